@@ -1,0 +1,105 @@
+"""The records and protocols that everything above the model talks through. No torch here.
+
+A thing that generates, chats or scores is known by its protocol alone, so a local model, a remote endpoint and a test's fake
+are interchangeable. `identity` names what answered (a binding id, or a remote's name and version) so that receipts can record it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "context"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation. `tool_calls` are OpenAI-style dictionaries; `tool_call_id` answers one of them."""
+
+    role: Role
+    content: str
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is picked. Greedy is `temperature=0`; a value of 1.0 (or 0, for penalties and top_k) means off.
+
+    Sources: nucleus (Holtzman et al. 2020), min-p (Nguyen et al. 2024), locally typical (Meister et al. 2023),
+    repetition penalty (Keskar et al. 2019), presence and frequency penalties as OpenAI's API defines them.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    logprobs: int = 0  # how many alternatives to report at each step
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One generated or scored token: natural-log probability under the model, and the best alternatives with theirs."""
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: FinishReason  # stop: a stop rule; length: max_tokens; context: the model's positions ran out
+    prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a stream. The last one has a `finish_reason`; text is never half a character."""
+
+    text: str
+    ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probability of a continuation given its context (natural log), per token, and whether greedy decoding would have written it."""
+
+    logprob: float
+    tokens: tuple[TokenLogprob, ...] = field(default=(), repr=False)
+    greedy: bool = False
+
+
+class Generator(Protocol):
+    identity: str
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling = ...) -> list[Completion]: ...
+    def stream(self, prompt: str, sampling: Sampling = ...) -> Iterator[Chunk]: ...
+
+
+class Chat(Protocol):
+    identity: str
+
+    def chat(self, messages: Sequence[Message], sampling: Sampling = ...) -> Completion: ...
+
+
+class Scorer(Protocol):
+    identity: str
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]: ...
