@@ -1,0 +1,69 @@
+"""`quire VERB ...`: a table of verbs. Only the file of the verb that was asked for is imported, so `--help` stays quick and torch-free.
+
+Exit codes: 0 done; 1 it is not the same model, or training cannot go on; 2 the input was wrong; 130 and 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import QuireError, nearest
+
+VERBS: dict[str, tuple[str, str]] = {
+    # verb: (module under quire.cli, what it does)
+    "quickstart": ("quickstart", "train, measure, break and prove a first model on real text in about five minutes"),
+    "train": ("train", "train a model from a recipe and --key value options"),
+    "resume": ("resume", "go on with a stopped run, with the same bits as if nothing had happened"),
+    "plan": ("plan", "parameters, memory, tokens and time of a recipe, before anything is trained"),
+    "runs": ("runs", "list the runs in a folder"),
+    "compare": ("compare", "two or more runs side by side"),
+    "report": ("report", "write a run's report as one HTML page"),
+    "generate": ("generate", "continue prompts"),
+    "chat": ("chat", "talk with a model in the terminal"),
+    "eval": ("eval", "bits per byte of a model on your text, beside gzip, bzip2 and xz"),
+    "verify": ("verify", "is it still the same model? prints the differences and writes the certificate"),
+    "inspect": ("inspect", "what is in a model folder"),
+    "tokenizer": ("tokenizer", "train a tokenizer, report on one, encode and decode"),
+    "doctor": ("doctor", "what this machine offers and what is installed"),
+}
+
+
+def usage() -> str:
+    lines = ["usage: quire VERB [options]     (quire VERB --help tells more)", ""]
+    lines += [f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join([*lines, "", "  --version   print the version"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb == "--version":
+        from .. import __version__
+
+        print(f"quire {__version__}")
+        return 0
+    if verb not in VERBS:
+        print(f"quire: there is no verb '{verb}'.{nearest(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        return int(importlib.import_module(f"quire.cli.{VERBS[verb][0]}").run(rest))
+    except QuireError as error:
+        print(f"quire {verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left (`quire generate ... | head`); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

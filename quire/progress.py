@@ -1,0 +1,113 @@
+"""One live line on a terminal, a plain line now and then elsewhere; both with the time left.
+
+Under a terminal the line rewrites itself; `block` shows a few more lines below it (a sample being written). In a pipe or a log file a line
+comes every few seconds, so logs stay short. `NO_COLOR` is honoured.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from typing import TextIO
+
+_EVERY_TERMINAL = 0.1  # seconds
+_EVERY_PLAIN = 10.0
+
+
+def duration(seconds: float) -> str:
+    """3725 -> '1:02:05', 65 -> '1:05'."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def count(number: float) -> str:
+    """1234567 -> '1.23M'."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:g}"
+
+
+def coloured(out: TextIO) -> bool:
+    return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+class Progress:
+    """`update(done, field='value', ...)` as work goes on; `note` for a line that stays; `close` at the end."""
+
+    def __init__(self, total: float, label: str, out: TextIO | None = None) -> None:
+        self.total, self.label = max(total, 1e-9), label
+        self.out = out or sys.stderr
+        self.live = self.out.isatty() and os.environ.get("TERM") != "dumb"
+        self.started = time.monotonic()
+        self.first: float | None = None  # work that was done before we started (a resumed run)
+        self._last = 0.0
+        self._lines = 0
+        self._text: list[str] = []
+        self._block: list[str] = []
+
+    def update(self, done: float, **fields: str) -> None:
+        if self.first is None:
+            self.first = done
+        now = time.monotonic()
+        finished = done >= self.total
+        if not finished and now - self._last < (_EVERY_TERMINAL if self.live else _EVERY_PLAIN):
+            return
+        self._last = now
+        self._text = [self._line(done, now, fields)]
+        self._draw()
+
+    def block(self, text: str, lines: int = 8) -> None:
+        """Shows text below the live line until it is replaced; on a plain stream it is left out (see `note`)."""
+        self._block = text.expandtabs(4).splitlines()[:lines]
+        if self.live:
+            self._draw()
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self._erase()
+        print(text, file=self.out, flush=True)
+        if self.live and self._text:
+            self._draw()
+
+    def close(self) -> None:
+        """Leaves the last state on the screen."""
+        self._block = []
+        if self.live and self._text:
+            self._draw()
+        self._lines = 0
+
+    def _line(self, done: float, now: float, fields: dict[str, str]) -> str:
+        share = min(done / self.total, 1.0)
+        worked = done - (self.first or 0)
+        left = (self.total - done) * (now - self.started) / worked if worked > 0 else None
+        parts = [self.label, f"{share:4.0%}", *(f"{name.replace('_', ' ')} {value}" for name, value in fields.items())]
+        parts.append("done in " + duration(now - self.started) if share >= 1 else f"{duration(left)} left" if left is not None else "...")
+        if not self.live:
+            return "  ".join(parts)
+        width = 12
+        full = round(share * width)
+        parts[1:2] = ["━" * full + "─" * (width - full), parts[1].strip()]
+        return "  ".join(parts)
+
+    def _erase(self) -> None:
+        if self.live and self._lines:
+            self.out.write(f"\x1b[{self._lines}F\x1b[J")
+            self._lines = 0
+
+    def _draw(self) -> None:
+        if not self.live:
+            print(self._text[0], file=self.out, flush=True)
+            return
+        columns = shutil.get_terminal_size().columns - 1
+        dim, plain = ("\x1b[2m", "\x1b[0m") if coloured(self.out) else ("", "")
+        self._erase()
+        for line in self._text:
+            self.out.write(line[:columns] + "\n")
+        for line in self._block:
+            self.out.write(f"{dim}  │ {line[: columns - 4]}{plain}\n")
+        self._lines = len(self._text) + len(self._block)
+        self.out.flush()
