@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ..errors import QuireError, nearest
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"quire: there is no verb '{verb}'.{nearest(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
+    warnings.showwarning = _warn
     try:
         return int(importlib.import_module(f"quire.cli.{VERBS[verb][0]}").run(rest))
     except QuireError as error:
@@ -63,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has left (`quire generate ... | head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A user reads the warning, not the line of code it came from."""
+    print(f"quire: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

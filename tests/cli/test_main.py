@@ -1,0 +1,29 @@
+"""The verb table: every verb exists, and what is misspelt is answered with the nearest."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from quire.cli import main as cli
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in cli.VERBS)
+
+
+def test_a_misspelt_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    assert "there is no verb 'trian'. Did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", list(cli.VERBS))
+def test_every_verb_has_a_file_and_tells_its_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"quire.cli.{cli.VERBS[verb][0]}")
+    with pytest.raises(SystemExit) as stopped:
+        module.run(["--help"])
+    assert stopped.value.code == 0
+    assert "--" in capsys.readouterr().out

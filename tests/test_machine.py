@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from quire import machine, progress
+from quire.errors import RecipeError
+
+
+def test_the_container_quota_cuts_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.threads.cache_clear()
+    monkeypatch.setattr(machine, "_read", lambda path: "150000 100000" if path.endswith("cpu.max") else "")
+    assert machine.threads() == 1
+    machine.threads.cache_clear()
+
+
+def test_memory_is_what_the_system_says() -> None:
+    total, available = machine.memory()
+    assert 0 < available <= total
+    assert 0 < machine.used_memory() <= machine.peak_memory() * 1.1
+
+
+def test_a_device_that_is_not_here_is_refused_by_name() -> None:
+    assert machine.device("cpu").type == "cpu"
+    with pytest.raises(RecipeError, match="device 'gpuu' is not known; use auto, cpu, cuda"):
+        machine.device("gpuu")
+
+
+def test_the_environment_names_versions_and_processor() -> None:
+    facts = machine.environment()
+    assert facts["torch"] and facts["processor"] and facts["threads"] >= 1
+
+
+def test_durations_and_counts_read_like_a_person_writes_them() -> None:
+    assert [progress.duration(s) for s in (5, 65, 3725)] == ["0:05", "1:05", "1:02:05"]
+    assert [progress.count(n) for n in (12, 1234, 1_234_567)] == ["12", "1.23k", "1.23M"]
+
+
+def test_a_log_file_gets_plain_lines_with_the_end_always() -> None:
+    out = io.StringIO()
+    line = progress.Progress(100, "work", out)
+    for done in range(101):
+        line.update(done, loss=f"{done}")
+    line.note("a word")
+    line.close()
+    text = out.getvalue()
+    assert "\x1b" not in text and "100%" in text and "loss 100" in text and text.endswith("a word\n")
+    assert len(text.splitlines()) < 5
