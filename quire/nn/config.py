@@ -50,6 +50,7 @@ class FFN:
     act: Literal["silu", "gelu", "gelu_tanh", "relu"]
     gated: bool = False
     bias: bool = False
+    dropout: bool = False  # also between the two products (T5)
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,20 @@ class MLMHead:
 
 
 @dataclass(frozen=True)
+class Pooler:
+    """BERT's summary of a row alone: dense and tanh over the first token; no vocabulary."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     width: int
     vocab: int
     context: int  # positions the model was made for
     encoder: Stack | None = None
     decoder: Stack | None = None
-    head: LMHead | MLMHead = LMHead()
+    head: LMHead | MLMHead | Pooler | None = LMHead()  # None: hidden states only
     dropout: float = 0.0
+    attention_dropout: float | None = None  # of attention's weights; None: as dropout
     init_std: float = 0.02
     init: Literal["gpt", "bert", "t5"] = "gpt"  # which paper's initialisation
 
@@ -110,6 +117,8 @@ class ModelConfig:
         for stack in (self.encoder, self.decoder):
             if stack:
                 total += _stack_parameters(stack, self.width)
+        if self.head is None or isinstance(self.head, Pooler):
+            return total + (0 if self.head is None else self.width * self.width + self.width)
         if isinstance(self.head, LMHead):
             return total + (0 if self.head.tied else self.vocab * self.width)
         total += self.width * self.width + self.width + 2 * self.width + self.vocab

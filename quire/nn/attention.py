@@ -1,0 +1,190 @@
+"""Attention (Vaswani et al. 2017) with grouped keys and values (Ainslie et al. 2023).
+
+Two forms of the same mathematics: `attend` through torch's fused kernel, and `attend_plain`, written out, which also returns the weights.
+The mask is built once a forward (`build_mask`), never per layer; where there is none, the fused kernel's own causal path runs.
+A query that may see no key at all (padding) attends to everything instead: its output is meaningless but never not-a-number.
+
+Shapes: B batch, T queries, S keys, H query heads, K key/value heads, C head channels, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quire.nn.cache import Cache
+from quire.nn.config import Attn
+from quire.nn.position import turn
+
+
+@dataclass
+class AttnContext:
+    """What attention must know beside the tokens; passed explicitly, so two forwards never share a hidden state.
+
+    positions (B, T): where they are not `cache.length` onward. keep (B, S) bool over *all* keys, cached ones included; False is padding.
+    segments (B, T): attention stays within equal numbers (packed documents). trace: a list that receives every attention's weights
+    (B, H, T, S) in the order of execution; the plain form runs then.
+    """
+
+    positions: Tensor | None = None
+    keep: Tensor | None = None
+    segments: Tensor | None = None
+    cache: Cache | None = None
+    trace: list[Tensor] | None = None
+
+
+@dataclass(slots=True)
+class Frame:
+    """What every layer of one stack shares during one forward: built once by the stack."""
+
+    causal: bool  # the kernel's own causal path; exclusive with mask
+    mask: Tensor | None  # (B or 1, H or 1, T, S): bool, True where a query may look, or numbers added to the scores
+    rotary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    cache: Cache | None = None
+    trace: list[Tensor] | None = None
+    memory: Tensor | None = None  # (B, S, D): the encoder's output
+    memory_mask: Tensor | None = None  # (B, 1, 1, S)
+
+
+def build_mask(
+    queries: int,
+    keys: int,
+    *,
+    causal: bool,
+    keep: Tensor | None = None,
+    segments: Tensor | None = None,
+    bias: Tensor | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor | None:
+    """Join everything that limits attention into one mask, or None when a query may see all keys.
+
+    The last query stands at the last key. keep (B, S), segments (B, S), bias (1, H, T, S). Returns bool (B or 1, 1, T, S), or, with a
+    bias, numbers (.., H, T, S) to add with -inf where a query may not look.
+    """
+    mask: Tensor | None = None
+    if causal and queries > 1:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril_(keys - queries)[None, None]
+    if segments is not None:
+        same = (segments[:, keys - queries :, None] == segments[:, None, :]).unsqueeze(1)  # (B, 1, T, S)
+        mask = same if mask is None else mask & same
+    if keep is not None:
+        kept = keep[:, None, None, :]  # (B, 1, 1, S)
+        mask = kept if mask is None else mask & kept
+        mask = mask | ~mask.any(-1, keepdim=True)  # a query with nothing to see would be 0/0
+    if bias is None:
+        return mask
+    return bias if mask is None else torch.where(mask, bias, float("-inf"))
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    keep: Tensor | None = None,
+    segments: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """q (B, H, T, C) over k, v (B, K, S, C) -> (B, H, T, C), through the fused kernel. H must be a multiple of K.
+
+    causal: the last query stands at the last key. keep (B, S), segments (B, S), bias (1, H, T, S) as in `build_mask`; `mask` is one
+    already built, and then the other three stay empty.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    if keep is not None or segments is not None or bias is not None or (causal and 1 < queries != keys):
+        mask = build_mask(queries, keys, causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
+        causal = False
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and queries == 1 and (mask is None or mask.shape[1] == 1):
+        # one query a head: the heads of a group become the queries of one, and no key is repeated
+        b, h, _, c = q.shape
+        out = F.scaled_dot_product_attention(q.reshape(b, k.shape[1], -1, c), k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+        return out.reshape(b, h, 1, c)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and queries > 1, scale=scale, enable_gqa=grouped
+    )
+
+
+def attend_plain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    keep: Tensor | None = None,
+    segments: Tensor | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The same as `attend`, written out: softmax(q k' * scale + mask) v. Returns (out (B, H, T, C), weights (B, H, T, S))."""
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    if mask is None:
+        mask = build_mask(q.shape[2], k.shape[2], causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(-1)
+    return F.dropout(weights, dropout, dropout > 0) @ v.to(weights.dtype), weights
+
+
+class Attention(nn.Module):
+    """Projections, rotation, cache and attention of one layer. `memory` makes it cross-attention: keys and values come from there."""
+
+    def __init__(self, attn: Attn, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attn, self.dropout = attn, dropout
+        self.head_dim, self.scale = attn.head_dim, attn.scale
+        self.layer = 0  # place in the stack: which part of the cache is ours
+        self.rotary = 0  # which of the frame's tables; set by the stack
+        inner, inner_kv = attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim
+        self.q = nn.Linear(width, inner, attn.bias)
+        self.k = nn.Linear(width, inner_kv, attn.bias)
+        self.v = nn.Linear(width, inner_kv, attn.bias)
+        self.o = nn.Linear(inner, width, attn.out_bias)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        b, t, _ = x.shape
+        return x.view(b, t, -1, self.head_dim).transpose(1, 2)  # (B, T, H*C) -> (B, H, T, C)
+
+    def forward(self, x: Tensor, frame: Frame, cross: bool = False) -> Tensor:
+        """x (B, T, D) -> (B, T, D)."""
+        q = self._heads(self.q(x))
+        if cross:
+            k, v = self._memory(frame)
+            causal, mask = False, frame.memory_mask
+        else:
+            k, v = self._heads(self.k(x)), self._heads(self.v(x))
+            if self.attn.rope is not None:
+                cos, sin = frame.rotary[self.rotary]
+                q, k = turn(q, cos, sin), turn(k, cos, sin)
+            if frame.cache is not None:
+                k, v = frame.cache.write(self.layer, k, v)
+            causal, mask = frame.causal, frame.mask
+        dropout = self.dropout if self.training else 0.0
+        if frame.trace is None:
+            out = attend(q, k, v, causal=causal, mask=mask, scale=self.scale, dropout=dropout)
+        else:
+            out, weights = attend_plain(q, k, v, causal=causal, mask=mask, scale=self.scale, dropout=dropout)
+            frame.trace.append(weights.detach())
+        b, _, t, _ = out.shape
+        return self.o(out.transpose(1, 2).reshape(b, t, -1))  # (B, H, T, C) -> (B, T, H*C)
+
+    def _memory(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        cache = frame.cache
+        if cache is not None and cache.cross[self.layer] is not None:
+            return cache.cross[self.layer]
+        pair = self._heads(self.k(frame.memory)), self._heads(self.v(frame.memory))
+        if cache is not None:
+            cache.cross[self.layer] = pair
+        return pair

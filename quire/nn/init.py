@@ -1,0 +1,74 @@
+"""Where training starts: the first weights, as each paper sets them, from the caller's generator alone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from quire.nn.attention import Attention
+from quire.nn.heads import LMHeadModule
+from quire.nn.layers import FeedForward
+from quire.nn.position import RelativeBias
+from quire.nn.transformer import Block, Transformer
+
+
+def initialise(model: Transformer, generator: torch.Generator) -> None:
+    """Set every weight of `model`; the same generator state gives the same weights.
+
+    gpt: normal(0, std), projections into the residual stream divided by sqrt(2 layers) (Radford et al. 2019). bert: normal(0, std) cut at
+    two deviations (Devlin et al. 2018). t5: by fan-in, queries also by sqrt(head_dim), which stands in for the scores' scale (Raffel et
+    al. 2020, as their code does). Norms start at one, biases at zero.
+    """
+    config = model.config
+    with torch.no_grad():
+        for module in model.modules():
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, Tensor):
+                bias.zero_()
+            if isinstance(module, nn.LayerNorm) or type(module).__name__ == "RMSNorm":
+                module.weight.fill_(1.0)
+            elif config.init != "t5" and isinstance(module, nn.Linear | nn.Embedding | RelativeBias | LMHeadModule):
+                weight = module._parameters.get("weight")
+                if weight is not None:
+                    _draw(weight, config.init_std, config.init == "bert", generator)
+        if config.init == "gpt":
+            for stack in (model.encoder, model.decoder):
+                for block in stack.layers if stack else ():
+                    parts = [block.attn.o, block.ffn.down] + ([block.cross.o] if block.cross else [])
+                    for part in parts:
+                        part.weight.div_(math.sqrt(len(parts) * len(stack.layers)))
+        elif config.init == "t5":
+            _t5(model, generator)
+
+
+def _draw(weight: Tensor, std: float, cut: bool, generator: torch.Generator) -> None:
+    if cut:
+        nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator=generator)
+    else:
+        weight.normal_(0.0, std, generator=generator)
+
+
+def _t5(model: Transformer, generator: torch.Generator) -> None:
+    width, factor = model.config.width, model.config.init_std
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            _draw(module.weight, factor, False, generator)
+        elif isinstance(module, RelativeBias):
+            _draw(module.weight, factor * width**-0.5, False, generator)
+        elif isinstance(module, LMHeadModule) and "weight" in module._parameters:
+            _draw(module.weight, factor * width**-0.5, False, generator)
+        elif isinstance(module, Block):
+            for attention in (module.attn, module.cross):
+                if isinstance(attention, Attention):
+                    inner = attention.attn.heads * attention.attn.head_dim
+                    _draw(attention.q.weight, factor * (width * attention.attn.head_dim) ** -0.5, False, generator)
+                    _draw(attention.k.weight, factor * width**-0.5, False, generator)
+                    _draw(attention.v.weight, factor * width**-0.5, False, generator)
+                    _draw(attention.o.weight, factor * inner**-0.5, False, generator)
+        elif isinstance(module, FeedForward):
+            for part in (module.gate, module.up):
+                if part is not None:
+                    _draw(part.weight, factor * width**-0.5, False, generator)
+            _draw(module.down.weight, factor * module.down.in_features**-0.5, False, generator)

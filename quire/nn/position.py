@@ -1,0 +1,93 @@
+"""Where a token stands: rotary tables (Su et al. 2021) and T5's relative buckets (Raffel et al. 2020).
+
+Tables are computed once in fp32 and grown on demand; one forward slices or gathers them once, whatever the number of layers.
+Neither is part of a checkpoint: rotary tables follow from theta, buckets from distances.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from quire.nn.config import Relative, Rope
+
+
+class Rotary:
+    """cos and sin for one (theta, head_dim), in the half-split layout: channel c turns with channel c + C/2.
+
+    `sin` is kept with its first half negated, so that turning is `x * cos + swap(x) * sin` where swap exchanges the halves.
+    """
+
+    def __init__(self, rope: Rope, head_dim: int) -> None:
+        self.rope, self.head_dim = rope, head_dim
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def _table(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        table = self._tables.get((device, dtype))
+        if table is None or table[0].shape[0] < length:
+            rows = max(length, 2 * table[0].shape[0] if table else 256)
+            half = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device)
+            frequency = 1.0 / (self.rope.theta ** (half / self.head_dim))  # (C/2,)
+            angle = torch.arange(rows, dtype=torch.float32, device=device)[:, None] * frequency  # (T, C/2)
+            cos, sin = angle.cos(), angle.sin()
+            table = torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+            self._tables[(device, dtype)] = table
+        return table
+
+    def __call__(
+        self, start: int, length: int, positions: Tensor | None, device: torch.device, dtype: torch.dtype, top: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """(cos, sin), each (T, C), or (B, 1, T, C) where `positions` (B, T) are given; `top` is one past the largest of those."""
+        if positions is None:
+            cos, sin = self._table(start + length, device, dtype)
+            return cos[start : start + length], sin[start : start + length]
+        cos, sin = self._table(top, device, dtype)
+        return cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate x (B, H, T, C) by its positions."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class RelativeBias(nn.Module):
+    """One learned number per head and bucket of distance, added to the scores of every layer of a stack.
+
+    Half of the buckets are exact distances, the rest grow logarithmically up to `max_distance`. A stack that looks both ways spends half
+    of them on each side.
+    """
+
+    def __init__(self, relative: Relative, heads: int, both_ways: bool) -> None:
+        super().__init__()
+        self.relative, self.both_ways = relative, both_ways
+        self.weight = nn.Parameter(torch.empty(relative.buckets, heads))
+        self._buckets: Tensor | None = None
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """Bucket numbers of `distance` = key position - query position, any shape."""
+        buckets, offset = self.relative.buckets, 0
+        if self.both_ways:
+            buckets //= 2
+            offset = (distance > 0) * buckets
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = buckets // 2
+        ratio = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.relative.max_distance / exact)
+        far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
+        return offset + torch.where(distance < exact, distance, far)
+
+    def forward(self, start: int, queries: int, keys: int) -> Tensor:
+        """Bias (1, H, T, S) of queries at start..start+T-1 over keys at 0..S-1."""
+        reach = start + queries
+        table = self._buckets
+        if table is None or table.device != self.weight.device or table.shape[0] < 2 * max(reach, keys):
+            # one row of buckets for every distance; a (T, S) square is a strided view into it
+            half = max(reach, keys, 256)
+            table = self._buckets = self.bucket(torch.arange(-half, half, device=self.weight.device))
+        zero = table.shape[0] // 2
+        row = self.weight.t()[:, table[zero - reach + 1 : zero + keys]]  # (H, reach - 1 + S): distances -(reach-1) .. S-1
+        # query t (from the top) starts its keys at distance -(start + t): unfold gives every window, newest query first
+        return row.unfold(1, keys, 1)[:, :queries].flip(1).unsqueeze(0)

@@ -1,0 +1,201 @@
+"""The one model: embeddings, one or two stacks of layers, and a head kept apart.
+
+    tokens -> embed (+ positions, + types, norm) -> [ attend, (cross-attend), feed forward ] x layers -> norm -> hidden -> head
+
+pre wiring   x = x + part(norm(x))            (GPT-2, LLaMA, T5)
+post wiring  x = norm(x + part(x))            (Vaswani et al. 2017, BERT)
+
+`forward` returns hidden states; logits are the head's business, so that a loss can make them a few rows at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from quire.errors import ContextError
+from quire.nn.attention import Attention, AttnContext, Frame, build_mask
+from quire.nn.batch import Batch
+from quire.nn.config import Layer, ModelConfig, Stack
+from quire.nn.heads import make_head
+from quire.nn.layers import FeedForward, make_norm
+from quire.nn.position import RelativeBias, Rotary
+
+
+class Block(nn.Module):
+    """One layer: attention, cross-attention where there is an encoder to look at, feed-forward part."""
+
+    def __init__(self, layer: Layer, config: ModelConfig) -> None:
+        super().__init__()
+        self.post, self.dropout = layer.wiring == "post", config.dropout
+        attention_dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
+        self.attn = Attention(layer.attn, config.width, attention_dropout)
+        self.norm_attn = make_norm(layer.norm, config.width)
+        if layer.cross is not None:
+            self.cross: Attention | None = Attention(layer.cross, config.width, attention_dropout)
+            self.norm_cross = make_norm(layer.norm, config.width)
+        else:
+            self.cross = None
+        self.ffn = FeedForward(layer.ffn, config.width, config.dropout if layer.ffn.dropout else 0.0)
+        self.norm_ffn = make_norm(layer.norm, config.width)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+    def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        if self.post:
+            x = self.norm_attn(x + self._drop(self.attn(x, frame)))
+            if self.cross is not None:
+                x = self.norm_cross(x + self._drop(self.cross(x, frame, cross=True)))
+            return self.norm_ffn(x + self._drop(self.ffn(x)))
+        x = x + self._drop(self.attn(self.norm_attn(x), frame))
+        if self.cross is not None:
+            x = x + self._drop(self.cross(self.norm_cross(x), frame, cross=True))
+        return x + self._drop(self.ffn(self.norm_ffn(x)))
+
+
+class Layers(nn.Module):
+    """One stack: what is added to the embeddings, the blocks, and what closes them."""
+
+    def __init__(self, stack: Stack, config: ModelConfig) -> None:
+        super().__init__()
+        self.context, self.dropout = config.context, config.dropout
+        self.causal = stack.layers[0].attn.causal
+        self.positions = nn.Embedding(stack.positions, config.width) if stack.positions else None
+        self.types = nn.Embedding(stack.types, config.width) if stack.types else None
+        self.embed_norm = make_norm(stack.embed_norm, config.width) if stack.embed_norm else None
+        self.relative = RelativeBias(stack.relative, stack.layers[0].attn.heads, not self.causal) if stack.relative else None
+        self.layers = nn.ModuleList(Block(layer, config) for layer in stack.layers)
+        self.norm = make_norm(stack.final_norm, config.width) if stack.final_norm else None
+        self.rotary: list[Rotary] = []
+        for i, (layer, block) in enumerate(zip(stack.layers, self.layers, strict=True)):
+            block.attn.layer = i
+            if block.cross is not None:
+                block.cross.layer = i
+            rope = layer.attn.rope
+            if rope is not None:
+                known = [(r.rope, r.head_dim) for r in self.rotary]
+                key = (rope, layer.attn.head_dim)
+                if key not in known:
+                    known.append(key)
+                    self.rotary.append(Rotary(*key))
+                block.attn.rotary = known.index(key)
+
+    def frame(self, x: Tensor, ctx: AttnContext, memory: Tensor | None, memory_keep: Tensor | None) -> Frame:
+        """Masks, tables and biases of this forward; x (B, T, D) is only looked at for its size, device and dtype."""
+        tokens, start = x.shape[1], 0 if ctx.cache is None else ctx.cache.length
+        keys = start + tokens
+        if ctx.keep is not None and ctx.keep.shape[1] != keys:
+            raise ContextError(f"keep has {ctx.keep.shape[1]} positions; it must cover all keys: {start} cached + {tokens} new = {keys}.")
+        bias = None if self.relative is None else self.relative(start, tokens, keys)
+        causal, mask = self.causal, None
+        if bias is not None or ctx.keep is not None or ctx.segments is not None or (causal and 1 < tokens != keys):
+            mask = build_mask(tokens, keys, causal=causal, keep=ctx.keep, segments=ctx.segments, bias=bias, device=x.device)
+            causal = False
+        frame = Frame(causal and tokens > 1, mask, cache=ctx.cache, trace=ctx.trace, memory=memory)
+        if memory_keep is not None:
+            frame.memory_mask = build_mask(1, memory_keep.shape[1], causal=False, keep=memory_keep)
+        if self.rotary:
+            dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+            top = 0 if ctx.positions is None else int(ctx.positions.max()) + 1
+            frame.rotary = [rotary(start, tokens, ctx.positions, x.device, dtype, top) for rotary in self.rotary]
+        return frame
+
+    def begin(self, x: Tensor, ctx: AttnContext, types: Tensor | None) -> Tensor:
+        """Add learned positions and types to embedded tokens (B, T, D), then norm and dropout."""
+        if self.positions is not None:
+            start, rows = 0 if ctx.cache is None else ctx.cache.length, self.positions.weight.shape[0]
+            end = start + x.shape[1]
+            if end > rows:
+                raise ContextError(f"{end} tokens were given; this model has learned positions for {rows}. Cut the text or split it.")
+            x = x + (self.positions.weight[start:end] if ctx.positions is None else self.positions(ctx.positions))
+        if self.types is not None:
+            x = x + (self.types.weight[0] if types is None else self.types(types))
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+    def forward(self, x: Tensor, frame: Frame, checkpointing: bool = False) -> Tensor:
+        for layer in self.layers:
+            x = checkpoint(layer, x, frame, use_reentrant=False, preserve_rng_state=self.dropout > 0) if checkpointing else layer(x, frame)
+        return x if self.norm is None else self.norm(x)
+
+
+class Transformer(nn.Module):
+    """A model of any kind, by its config. Weights are whatever torch made them: call `initialise`, or load."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False  # recompute activations in the backward pass instead of keeping them
+        self.embed = nn.Embedding(config.vocab, config.width)
+        self.encoder = Layers(config.encoder, config) if config.encoder else None
+        self.decoder = Layers(config.decoder, config) if config.decoder else None
+        self.head = make_head(config, self.embed)
+
+    def _run(
+        self,
+        stack: Layers,
+        tokens: Tensor,
+        ctx: AttnContext,
+        types: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_keep: Tensor | None = None,
+    ) -> Tensor:
+        x = stack.begin(self.embed(tokens), ctx, types)
+        recompute = self.checkpointing and self.training and torch.is_grad_enabled()
+        return stack(x, stack.frame(x, ctx, memory, memory_keep), recompute)
+
+    def encode(self, tokens: Tensor, ctx: AttnContext | None = None, types: Tensor | None = None) -> Tensor:
+        """tokens, types (B, T) -> hidden states of the encoder (B, T, D)."""
+        if self.encoder is None:
+            raise ContextError("This model has no encoder: it is a decoder alone.")
+        return self._run(self.encoder, tokens, ctx or AttnContext(), types)
+
+    def decode(
+        self,
+        tokens: Tensor,
+        ctx: AttnContext | None = None,
+        memory: Tensor | None = None,
+        memory_keep: Tensor | None = None,
+    ) -> Tensor:
+        """tokens (B, T) -> hidden states of the decoder (B, T, D), continuing from the context's cache, which moves on by T.
+
+        memory (B, S, D) with memory_keep (B, S) is what an encoder returned; with a cache it is read at the first call only.
+        """
+        if self.decoder is None:
+            raise ContextError("This model has no decoder: it is an encoder alone and writes nothing.")
+        ctx = ctx or AttnContext()
+        if ctx.cache is not None:
+            ctx.cache.room(tokens.shape[1])
+        hidden = self._run(self.decoder, tokens, ctx, None, memory, memory_keep)
+        if ctx.cache is not None:
+            ctx.cache.advance(tokens.shape[1])
+        return hidden
+
+    def forward(self, batch: Batch, ctx: AttnContext | None = None) -> Tensor:
+        """Hidden states (B, T, D) of the last stack. `ctx` overrides the batch, field by field."""
+        main = _context(batch, ctx)
+        if self.decoder is None:
+            return self.encode(batch.tokens, main, batch.types)
+        if self.encoder is None:
+            return self.decode(batch.tokens, main)
+        source = batch.source
+        if source is None:
+            raise ContextError("An encoder-decoder needs batch.source, the encoder's side; it was empty.")
+        memory = self.encode(source.tokens, _context(source, AttnContext(trace=main.trace)), source.types)
+        return self.decode(batch.tokens, main, memory, source.keep)
+
+
+def _context(batch: Batch, ctx: AttnContext | None) -> AttnContext:
+    if ctx is None:
+        return AttnContext(positions=batch.positions, keep=batch.keep, segments=batch.segments)
+    return AttnContext(
+        positions=batch.positions if ctx.positions is None else ctx.positions,
+        keep=batch.keep if ctx.keep is None else ctx.keep,
+        segments=batch.segments if ctx.segments is None else ctx.segments,
+        cache=ctx.cache,
+        trace=ctx.trace,
+    )
