@@ -150,7 +150,9 @@ class _Writer:
         # Away with an older sidecar first: were it left beside newer tokens by a crash, it would vouch for the wrong file.
         with durable.storage(folder, "write in"):
             (folder / f"{name}.json").unlink(missing_ok=True)
-        self.files = {f"{name}.{end}": _File(stack.enter_context(durable.writing(folder / f"{name}.{end}"))) for end in ("bin", "idx", "names")}
+        self.files = {
+            f"{name}.{end}": _File(stack.enter_context(durable.writing(folder / f"{name}.{end}"))) for end in ("bin", "idx", "names")
+        }
         self.sources: list[SourceRange] = []
         self.waiting: list[Document] = []
         self.waiting_bytes = self.tokens = self.text_bytes = self.documents = 0
@@ -237,7 +239,9 @@ def build(
         for writer in writers.values():
             writer.flush()
         if not writers["train"].documents:
-            raise DataError(f"no document is left to train on: the corpus has {len(digests)} documents and all of them are held out. Add text.")
+            raise DataError(
+                f"no document is left to train on: the corpus has {len(digests)} documents and all of them are held out. Add text."
+            )
     corpus = corpus_hash(digests)
     for name, writer in writers.items():
         if writer.documents:
