@@ -96,8 +96,8 @@ class Loader:
         fits = max(have // row, 0)
         less = f"lower train.batch to {fits} or less, " if fits else ""
         raise DataError(
-            f"the training text is smaller than one batch: it has {have:,} tokens, and a batch of {self.batch_rows} rows of {row} tokens needs "
-            f"{self.batch_rows * row:,}. Add text to data.sources, {less}or lower model.context."
+            f"the training text is smaller than one batch: it has {have:,} tokens, and a batch of {self.batch_rows} rows of {row} tokens "
+            f"needs {self.batch_rows * row:,}. Add text to data.sources, {less}or lower model.context."
         )
 
     @property

@@ -178,8 +178,8 @@ class _Writer:
         for document, ids in zip(self.waiting, rows, strict=True):
             if self.separator in ids:
                 raise DataError(
-                    f"the text of {document.name} became the separator token {self.separator}; a tokenizer must never read a special token in "
-                    "text. Train a tokenizer, or use one whose special tokens are marked as special."
+                    f"the text of {document.name} became the separator token {self.separator}; a tokenizer must never read a special token "
+                    "in text. Train a tokenizer, or use one whose special tokens are marked as special."
                 )
             start = self.tokens
             self.tokens += len(ids) + 1

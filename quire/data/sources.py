@@ -58,7 +58,8 @@ class Source:
         spec, weight = (found[1], float(found[2])) if found else (text, 1.0)
         if not math.isfinite(weight) or weight <= 0:
             raise DataError(
-                f"the source '{text}' has the weight {weight:g}; a weight is above 0 (2.0 shows the source twice an epoch). Leave it out instead."
+                f"the source '{text}' has the weight {weight:g}; a weight is above 0 (2.0 shows the source twice an epoch). "
+                "To leave the source out, do not list it."
             )
         if not spec.strip():
             raise DataError(f"a source is empty: {text!r}. Give a file, a folder, a glob or '{STDLIB}'.")
@@ -260,7 +261,8 @@ def _stdlib(tally: Tally) -> Iterator[tuple[Path, str, bool]]:
     top = Path(sysconfig.get_path("stdlib"))
     if not (top / "os.py").is_file():
         raise DataError(
-            f"this Python keeps no source of its standard library in {top} (an embedded or zipped build?). Give your own text in data.sources."
+            f"this Python keeps no source of its standard library in {top} (an embedded or zipped build?). "
+            "Give your own text in data.sources."
         )
     walk = Tally()  # caches, packages and data files of the installation are no one's corpus: only faults are worth a line
     for path, name, named in _walk(top, walk, "stdlib/"):
