@@ -1,0 +1,139 @@
+"""Nothing in README or docs/ is only said: every Python block is run, every shown output compared, every command line checked.
+
+The Python blocks of a page run in order in one namespace and in an empty folder that holds one tiny trained run, `runs/quickstart`. A `text` block
+right after a `python` block is what that block prints; numbers in it may differ by 2 % or by one in the last digit shown, since the last bits
+of a sum depend on the processor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = list(dict.fromkeys(PAGES))
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    line: int
+    text: str
+    output: str | None = None  # of a python block
+
+
+def blocks(page: Path) -> list[Block]:
+    found: list[Block] = []
+    inside: tuple[str, int, list[str]] | None = None
+    adjacent = False  # only blank lines since the last block
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        if inside is None:
+            if line.startswith("```"):
+                inside = (line[3:].strip(), number, [])
+            elif line.strip():
+                adjacent = False
+        elif line.startswith("```"):
+            language, start, lines = inside
+            if language == "text" and adjacent and found and found[-1].language == "python":
+                found[-1] = Block("python", found[-1].line, found[-1].text, "\n".join(lines))
+            else:
+                found.append(Block(language, start, "\n".join(lines)))
+            inside, adjacent = None, True
+        else:
+            inside[2].append(line)
+    assert inside is None, f"{page.name}:{inside[1]} opens a block that never ends"
+    return found
+
+
+def agrees(shown: str, printed: str) -> bool:
+    """Equal words, and numbers that are equal but for rounding."""
+
+    def parts(text: str) -> tuple[str, list[str]]:
+        tidy = "\n".join(line.rstrip() for line in text.strip().splitlines())
+        return NUMBER.sub("#", tidy), NUMBER.findall(tidy)
+
+    (words, numbers), (other_words, other_numbers) = parts(shown), parts(printed)
+    return words == other_words and all(_close(a, b) for a, b in zip(numbers, other_numbers, strict=True))
+
+
+def _close(a: str, b: str) -> bool:
+    if a == b:
+        return True
+    if "." not in a and "e" not in a:
+        return False  # a count is a count
+    last = 10.0 ** -len(a.partition(".")[2].partition("e")[0])
+    return abs(float(a) - float(b)) <= max(1.01 * last, 0.02 * abs(float(a)))
+
+
+def test_agreement_forgives_rounding_only() -> None:
+    assert agrees("loss 0.123 bits\n", "loss 0.124 bits  \n")
+    assert not agrees("loss 0.123 bits", "loss 0.223 bits")
+    assert not agrees("loss 0.123 bits", "loss 0.123 nats")
+    assert not agrees("12 rows", "13 rows")
+
+
+def run_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        # Padding makes the line numbers of a traceback those of the page.
+        code = compile("\n" * block.line + block.text, str(page), "exec")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+        if block.output is not None:
+            assert agrees(block.output, printed.getvalue()), f"{page.name}:{block.line} shows\n{block.output}\nand prints\n{printed.getvalue()}"
+
+
+PAGES_WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON, ids=lambda page: page.stem)
+def test_python_blocks_run_and_print_what_they_show(page: Path, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_python(page, workshop, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}, which is not there"
+
+
+def commands(page: Path) -> list[tuple[int, list[str]]]:
+    """(line, words) of each command line in the page's bash blocks; a backslash at the end of a line joins it to the next."""
+    found = []
+    for block in blocks(page):
+        if block.language in ("bash", "sh"):
+            for offset, line in enumerate(block.text.replace("\\\n", " " * 2).splitlines(), start=1):
+                words = shlex.split(line, comments=True)
+                if words:
+                    found.append((block.line + offset, words))
+    return found
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_named_verbs_and_targets_exist(page: Path) -> None:
+    from quire.cli.main import VERBS
+
+    for line, words in commands(page):
+        if words[0] == "quire":
+            assert words[1] in VERBS or words[1].startswith("--"), f"{page.name}:{line} names the verb '{words[1]}', which is not there"
+        if words[0] == "make":
+            targets = {word for word in words[1:] if "=" not in word}
+            assert targets <= make_targets(), f"{page.name}:{line} names {targets - make_targets()}, which the Makefile does not have"
