@@ -28,13 +28,15 @@ class TokenView(Protocol):
 
     `tokens` (N,) is one separator, then the documents, each followed by a separator; `offsets` (documents + 1,) says where each
     document begins, so document i with its closing separator is tokens[offsets[i]:offsets[i + 1]] and tokens[offsets[i] - 1] is always
-    a separator. `text_bytes` is the size of all the text in UTF-8.
+    a separator. `byte_offsets` (documents + 1,) says the same in bytes of UTF-8; `text_bytes` is the size of all the text.
     """
 
     @property
     def tokens(self) -> Array: ...
     @property
     def offsets(self) -> Array: ...
+    @property
+    def byte_offsets(self) -> Array: ...
     @property
     def text_bytes(self) -> int: ...
 
@@ -51,30 +53,42 @@ class Task(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def model_kind(self) -> Literal["decoder", "encoder", "seq2seq"]:
+        """The kind of model (`ModelConfig.kind`) that can learn it."""
+
+    @property
     def splittable(self) -> bool:
         """May a batch be split into micro-batches without changing the loss? All tasks here: yes."""
+
     @property
     def metric(self) -> str:
         """The figure of `evaluate` that decides which checkpoint is best."""
+
     @property
     def better(self) -> Literal["lower", "higher"]: ...
     @property
     def separator(self) -> int:
         """The token written after every document of a shard."""
+
     @property
     def context(self) -> int: ...
     @property
     def tokens_per_row(self) -> int:
         """Tokens of the corpus that a row uses up (an epoch is this times the number of rows)."""
+
     def describe(self) -> dict[str, Any]:
         """What decides the batches, as JSON: compared when a run is resumed."""
+
     def rows(self, view: TokenView, start: int, stop: int) -> Rows:
         """The rows of the stretch tokens[start:stop] of a shard, which begins and ends with whole documents."""
+
     def batch(self, rows: Sequence[Array], draw: np.random.Generator) -> Batch: ...
     def counts(self, batch: Batch) -> dict[str, int]:
         """The weight of every term, before any forward: {"lm": number of labels}. Keys equal those of `terms` and `batch.labels`."""
+
     def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
         """Summed losses in nats with their weights. `chunk`: rows of logits at a time (`token_loss`); 0: all at once."""
+
     def evaluate(self, model: nn.Module, view: TokenView, limit: int = 0, rows: int = 0) -> dict[str, float]:
         """Held-out figures; the same call on the same shard gives the same rows and masks. `limit`: tokens at most (0: all);
         `rows`: rows a forward (0: decide by size)."""
