@@ -1,0 +1,275 @@
+"""A model on disk is a Hugging Face folder: config.json beside safetensors. Opened strictly, saved durably, both by the family's one table.
+
+Opening reads headers only: every tensor must have its place and every place its tensor, or both sides are named. Weights that can run code
+when opened (pickles) and configs that ask for somebody's code are refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quire.durable import building, make_folder, write_json
+from quire.errors import ModelError, StorageError, WeightsError
+from quire.families.family import Entry, Family, Fields, Json, entries, family_for
+from quire.families.tensors import FLOATING, MAX_HEADER_BYTES, MAX_TENSORS, Slot, read_header, strict_json, write_tensors
+from quire.nn.config import ModelConfig
+from quire.nn.transformer import Transformer
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+MAX_CONFIG_BYTES = 1 << 20
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
+
+
+class ModelFolder:
+    """An opened folder: `path`, `config` (config.json as it is), `family`, `model_config`, `slots` (name on disk -> where it lies).
+
+    `unread` are fields of config.json that nothing reads; `ignored` are tensors of the file that are not loaded, each with its reason.
+    """
+
+    def __init__(self, path: Path, config: Json) -> None:
+        self.path, self.config = path, config
+        self.family: Family = family_for(config)
+        self.unread = _unread(self.family, config)
+        files = _weight_files(path)
+        self.slots, self.ignored, self._disk_names = _names(self.family, files)
+        self._open: dict[Path, Any] = {}
+        planned = self.family.build(config)
+        if self.family.adjust is not None:
+            planned = self.family.adjust(config, planned, self.slots.keys(), self._equal)
+        self.model_config: ModelConfig = planned
+        with torch.device("meta"):
+            self._shapes = {name: tuple(t.shape) for name, t in Transformer(planned).state_dict().items()}
+        self._entries: list[Entry] = entries(self.family.weights(planned), self._shapes)
+        self._check()
+
+    @classmethod
+    def open(cls, path: str | Path) -> ModelFolder:
+        """Read and check a folder without reading its weights.
+
+        Raises ModelError for a config that is unknown or asks for what is not computed, and WeightsError for weights that are pickled,
+        damaged, left over, missing or of another shape.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise ModelError(f"{path} is not a folder. A model is a folder with {CONFIG} and {WEIGHTS}.")
+        return cls(path, read_config(path))
+
+    def _equal(self, name: str, other: str) -> bool:
+        """Whether two tensors of the file hold the same numbers."""
+        if name not in self.slots or other not in self.slots or self.slots[name].shape != self.slots[other].shape:
+            return False
+        return torch.equal(self._tensor(name), self._tensor(other))
+
+    def _tensor(self, name: str) -> Tensor:
+        slot = self.slots[name]
+        try:
+            if slot.file not in self._open:
+                self._open[slot.file] = safe_open(str(slot.file), framework="pt")
+            return self._open[slot.file].get_tensor(self._disk_names[name])
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{slot.file} cannot be read: {error}. Fetch or save it again.") from None
+
+    def _check(self) -> None:
+        """Every place filled, every tensor used, every shape right."""
+        wanted = {entry.theirs for entry in self._entries}
+        repeats = {name: other for name, other in self.family.same if name in self.slots and name not in wanted}
+        for name, other in repeats.items():
+            if not self._equal(name, other):
+                raise WeightsError(
+                    f"{self.path}: {name} must repeat {other} (they are tied), but its numbers differ. Is tie_word_embeddings right?"
+                )
+            self.ignored[name] = f"repeats {other}"
+        left = sorted(self.slots.keys() - wanted - repeats.keys())
+        for name in list(left):
+            reason = next((why for pattern, why in self.family.recomputed.items() if re.fullmatch(pattern, name)), None)
+            if reason:
+                self.ignored[name] = reason
+                left.remove(name)
+        missing = sorted(wanted - self.slots.keys())
+        if left or missing:
+            raise WeightsError(
+                f"{self.path}: the weights do not fit {CONFIG} (architectures {self.config.get('architectures')}). "
+                f"In the file but not in the model: {_some(left)}. In the model but not in the file: {_some(missing)}. "
+                f"Correct {CONFIG}, or use the files that belong together."
+            )
+        for entry in self._entries:
+            self._check_shape(entry)
+
+    def _check_shape(self, entry: Entry) -> None:
+        slot = self.slots[entry.theirs]
+        if slot.dtype not in FLOATING:
+            raise WeightsError(f"{slot.file}: {entry.theirs} has dtype {slot.dtype}; weights are read in {', '.join(FLOATING)}.")
+        with torch.device("meta"):
+            ours = entry.op.save([torch.empty(self._shapes[name]) for name in entry.ours])
+        if tuple(ours.shape) != slot.shape:
+            raise WeightsError(
+                f"{slot.file}: {entry.theirs} has shape {list(slot.shape)}, but {CONFIG} makes it {list(ours.shape)}. "
+                "One of the two belongs to another model."
+            )
+
+    def build(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Transformer:
+        """The model with its weights, in `dtype` on `device`, ready for evaluation (`eval()`)."""
+        with torch.device("meta"):
+            model = Transformer(self.model_config)
+        state: dict[str, Tensor] = {}
+        for entry in self._entries:
+            parts = entry.op.load(self._tensor(entry.theirs), [self._shapes[name] for name in entry.ours])
+            for name, part in zip(entry.ours, parts, strict=True):
+                state[name] = part.to(device, dtype, copy=True).contiguous()
+        self._open.clear()
+        model.load_state_dict(state, strict=True, assign=True)
+        return model.eval()
+
+    @classmethod
+    def save(cls, path: str | Path, model: Transformer, config: Json, *, dtype: torch.dtype | None = None) -> ModelFolder:
+        """Write `model` with the config.json that describes it, and open the result.
+
+        dtype: of the file; None keeps the model's. A new folder appears whole; in an existing one each file is replaced whole and other
+        files stay. Raises ModelError when `config` describes another model, StorageError when the folder cannot be written.
+        """
+        path = Path(path)
+        family = family_for(config)
+        state = model.state_dict()
+        plan = entries(family.weights(model.config), state)
+        _same_model(family, config, model.config, [entry.theirs for entry in plan])
+        bare = (config.get("architectures") or [""])[0] in family.bare
+        tensors = []
+        for entry in plan:
+            tensor = entry.op.save([state[name] for name in entry.ours])
+            name = entry.theirs.removeprefix(family.prefix) if bare else entry.theirs
+            tensors.append((name, tensor if dtype is None else tensor.to(dtype)))
+        kind = str(tensors[0][1].dtype).removeprefix("torch.")
+        written = copy.deepcopy(config) | {"dtype": kind}
+        if path.exists() and any(path.iterdir()):
+            if (path / INDEX).exists():
+                raise StorageError(f"{path} holds a model in several files ({INDEX}); this save would contradict them. Choose another folder.")
+            make_folder(path)
+            _write(path, written, tensors)
+        else:
+            with building(path) as folder:
+                _write(folder, written, tensors)
+        return cls.open(path)
+
+
+def _write(folder: Path, config: Json, tensors: list[tuple[str, Tensor]]) -> None:
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_json(folder / CONFIG, config)
+
+
+def read_config(path: Path) -> Json:
+    """config.json of a folder. Raises ModelError when it is missing, damaged, or asks for code of its own."""
+    file = path / CONFIG
+    try:
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise ModelError(f"{file} has {file.stat().st_size} bytes; allowed are {MAX_CONFIG_BYTES}. It is no model's config.")
+        config = strict_json(file.read_bytes(), str(file))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}. A model is a folder with {CONFIG} and {WEIGHTS}.") from None
+    if "auto_map" in config:
+        raise ModelError(
+            f"{file} has auto_map: it asks to run {config['auto_map']!r}, code that comes with the weights. Quire runs no code of a model. "
+            "If the model is of a known family, remove auto_map."
+        )
+    return config
+
+
+def _weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a folder, each a plain name inside it."""
+    if (path / WEIGHTS).is_file():
+        return [path / WEIGHTS]
+    index = path / INDEX
+    if index.is_file():
+        if index.stat().st_size > MAX_HEADER_BYTES:
+            raise WeightsError(f"{index} has {index.stat().st_size} bytes; allowed are {MAX_HEADER_BYTES}.")
+        table = strict_json(index.read_bytes(), str(index)).get("weight_map")
+        if not isinstance(table, dict) or not 0 < len(table) <= MAX_TENSORS:
+            raise WeightsError(f"{index} has no weight_map of 1 to {MAX_TENSORS} tensors. Fetch or save it again.")
+        for name in table.values():
+            if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.\-]*\.safetensors", name, re.ASCII) or ".." in name:
+                raise WeightsError(f"{index} names the file {name!r}; allowed are plain names in the same folder that end in .safetensors.")
+        files = sorted({path / name for name in table.values()})
+        for file in files:
+            there = set(read_header(file))
+            listed = {name for name, where in table.items() if path / where == file}
+            if there != listed:
+                raise WeightsError(f"{index} and {file} disagree about {_some(sorted(there ^ listed))}. Fetch or save them again.")
+        return files
+    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    if pickles:
+        raise WeightsError(
+            f"{path} has its weights as {_some(pickles)}. Such files can run code when they are opened, so Quire reads safetensors only. "
+            "Open it once where you trust it, with transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder)."
+        )
+    raise WeightsError(f"{path} has no weights: neither {WEIGHTS} nor {INDEX} is there.")
+
+
+def _names(family: Family, files: list[Path]) -> tuple[dict[str, Slot], dict[str, str], dict[str, str]]:
+    """(name of the family's table -> slot, ignored, name of the table -> name on disk)."""
+    disk: dict[str, Slot] = {}
+    for file in files:
+        for name, slot in read_header(file).items():
+            if name in disk:
+                raise WeightsError(f"{name} is in {disk[name].file} and in {file}. Fetch or save them again.")
+            disk[name] = slot
+    headless = bool(family.prefix) and not any(name.startswith(family.prefix) for name in disk)
+    stems = {name for name in disk if headless and not name.startswith(("cls.", "lm_head."))}
+    slots: dict[str, Slot] = {}
+    origin: dict[str, str] = {}
+    for name, slot in disk.items():
+        known = family.prefix + name if name in stems else name
+        for old, new in family.renames:
+            known = known.removesuffix(old) + new if known.endswith(old) else known
+        if known in slots:
+            raise WeightsError(f"{slot.file}: {name} and {origin[known]} are the same weight ({known}). Fetch or save it again.")
+        slots[known], origin[known] = slot, name
+    return slots, {}, origin
+
+
+def _unread(family: Family, config: Json) -> tuple[str, ...]:
+    """Fields of config.json that the family does not look at."""
+    recorder, rest = _Recorder(config), Fields(config)
+    family.build(recorder)
+    rest.read = recorder.asked
+    return rest.close(family.harmless)
+
+
+class _Recorder(dict[str, Any]):
+    """A config that remembers which of its fields were looked at."""
+
+    def __init__(self, config: Json) -> None:
+        super().__init__(config)
+        self.asked: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
+        return super().get(name, default)
+
+
+def _same_model(family: Family, config: Json, model: ModelConfig, theirs: list[str]) -> None:
+    """Raise ModelError when config.json would describe another model than the one that is saved."""
+    said = family.build(config)
+    if family.adjust is not None:
+        # an output table of its own counts as different from the embedding, whatever the numbers: it is another parameter
+        never_equal: Callable[[str, str], bool] = lambda name, other: False  # noqa: E731
+        said = family.adjust(config, said, theirs, never_equal)
+    neutral = {"dropout": 0.0, "attention_dropout": None, "init_std": 0.0, "context": 1}
+    ours, said = replace(model, **neutral), replace(said, **neutral)
+    for item in fields(ModelConfig):
+        if getattr(ours, item.name) != getattr(said, item.name):
+            raise ModelError(
+                f"The config does not describe this model: {item.name} is {getattr(ours, item.name)!r} in the model and "
+                f"{getattr(said, item.name)!r} by {CONFIG}. Save it with the config that it was built from."
+            )
+
+
+def _some(names: list[str]) -> str:
+    return "nothing" if not names else ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
