@@ -74,12 +74,15 @@ class Definition:
     def kind(self) -> str:
         return str(self.model["type"])
 
+    def merges(self) -> list[list[str]]:
+        """Pairs of tokens in the order of merging; empty for a kind that has none."""
+        return [_pair(merge) for merge in self.model.get("merges") or []]
+
     def canonical(self) -> bytes:
         """The same bytes for the same tokenizer, however its file was laid out."""
         raw = {**self.raw, "model": {**self.model}}
-        merges = raw["model"].get("merges")
-        if merges is not None:
-            raw["model"]["merges"] = [_pair(merge) for merge in merges]
+        if "merges" in raw["model"]:
+            raw["model"]["merges"] = self.merges()
         facts = {"tokenizer": raw, "roles": self.roles, "special": self.special}
         return json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
@@ -177,9 +180,8 @@ def twin(definition: Definition) -> tuple[str, dict[str, str]]:
     else:
         model["vocab"] = [[secret.get(token, token), score] for token, score in model["vocab"]]
     if model.get("merges"):
-        pairs = (_pair(merge) for merge in model["merges"])
         prefix = model.get("continuing_subword_prefix") or ""
-        model["merges"] = [pair for pair in pairs if not _builds(pair, prefix, secret)]
+        model["merges"] = [pair for pair in definition.merges() if not _builds(pair, prefix, secret)]
     raw["model"] = model
     raw["added_tokens"] = [_respelt(entry, secret) for entry in definition.raw.get("added_tokens") or []]
     return json.dumps(raw, ensure_ascii=False), secret

@@ -223,13 +223,19 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with nothing added around it and no special token in it, whatever it spells."""
-        if self.fast is not None:
-            return self.fast.encode(text)
+        # Proving the fast path takes a moment, which one short text does not pay back.
+        fast = self.fast if len(text) > 1 << 16 else self.__dict__.get("fast")
+        if fast is not None:
+            _check_text(text)
+            found: list[int] = fast.encode(text)
+            return found
         return self._library_encode(text).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, on as many threads as the machine grants."""
         if self.fast is not None:
+            for text in texts:
+                _check_text(text)
             return self.fast.encode_batch(texts)
         return self.library_batch(texts)
 
@@ -334,6 +340,11 @@ class Tokenizer:
         return found
 
     why_not_fast: str = ""
+
+    def alone(self, id: int) -> list[int]:
+        """What the model makes of one vocabulary entry, taken as a whole piece of text: itself, unless it cannot be reached."""
+        with library("encoding"):
+            return [token.id for token in self._engine.model.tokenize(self.token(id))]
 
     # -- ids to text -------------------------------------------------------------------------------------------------------------
 
