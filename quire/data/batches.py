@@ -8,14 +8,14 @@ every step and not only on average. Masks and other draws come from a generator 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError, DataError
 from ..nn.batch import Batch
-from ..tasks.task import Array, Rows, Task
+from ..tasks.task import Array, RowArrays, Rows, Task
 from .shards import Shard
 
 _ROUNDS = 4
@@ -25,7 +25,7 @@ def _mix(x: Array) -> Array:
     """splitmix64's finaliser (Steele et al. 2014): every bit of the input reaches every bit of the output."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.asarray(x ^ (x >> np.uint64(31)))
 
 
 def permuted(numbers: Array, count: int, keys: Array) -> Array:
@@ -52,8 +52,8 @@ class _Stretch:
         self.share = weight * rows.count
         self.taken = 0
 
-    def next(self, want: int, stride: int) -> list[Array]:
-        out: list[Array] = []
+    def next(self, want: int, stride: int) -> Iterator[RowArrays]:
+        """The next `want` rows, in one part for each epoch they are in."""
         while want:
             epoch, cursor = divmod(self.taken, self.rows.count)
             now = min(want, self.rows.count - cursor)
@@ -61,10 +61,9 @@ class _Stretch:
             keys = draw.integers(0, 2**63, size=_ROUNDS, dtype=np.uint64)
             shift = int(draw.integers(stride)) if epoch else 0
             numbers = permuted(np.arange(cursor, cursor + now), self.rows.count, keys)
-            out.extend(self.rows.read(numbers, shift))
             self.taken += now
             want -= now
-        return out
+            yield self.rows.read(numbers, shift)
 
 
 class Loader:
@@ -116,10 +115,9 @@ class Loader:
 
     def next(self) -> Batch:
         """The batch of the next optimizer step."""
-        rows: list[Array] = []
-        for stretch, want in zip(self._stretches, self._quota(), strict=True):
-            if want:
-                rows.extend(stretch.next(want, self.task.tokens_per_row))
+        stride = self.task.tokens_per_row
+        parts = [part for stretch, want in zip(self._stretches, self._quota(), strict=True) for part in stretch.next(want, stride)]
+        rows = parts[0] if len(parts) == 1 else [row for part in parts for row in part]
         batch = self.task.batch(rows, np.random.default_rng([2, self.seed, self.step]))
         self.step += 1
         return batch

@@ -30,6 +30,8 @@ _WEIGHT = re.compile(r"^(.+)\*(\d+(?:\.\d+)?|\.\d+)$", re.DOTALL)
 _FOLDERS_WITHOUT_TEXT = {"__pycache__", "site-packages", "dist-packages", "node_modules"}
 _EXAMPLES = 5
 
+Digest = bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -83,7 +85,7 @@ class Tally:
     examples: dict[str, list[str]] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)  # documents by kind
     sources: dict[str, list[int]] = field(default_factory=dict)  # documents and bytes by source
-    digests: set[bytes] = field(default_factory=set, repr=False)  # about 0.1 kB a document: the one thing that grows with the corpus
+    digests: set[Digest] = field(default_factory=set, repr=False)  # about 0.1 kB a document: the one thing that grows with the corpus
 
     def skip(self, reason: str, example: str) -> None:
         self.skipped[reason] += 1

@@ -11,7 +11,6 @@ mask    its own document alone: `segments` number the documents of a row and `po
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..nn.heads import token_loss
 from ..text.tokenizer import Tokenizer
 from .rows import Windows
 from .score import byte_lengths, score_stream, segment
-from .task import Array, Term, TokenView
+from .task import Array, RowArrays, Term, TokenView
 
 
 class Causal:
@@ -53,8 +52,8 @@ class Causal:
     def rows(self, view: TokenView, start: int, stop: int) -> Windows:
         return Windows(view.tokens, start, stop, self.context + 1, self.context)
 
-    def batch(self, rows: Sequence[Array], draw: np.random.Generator) -> Batch:
-        tokens = np.stack(rows)
+    def batch(self, rows: RowArrays, draw: np.random.Generator) -> Batch:
+        tokens = np.asarray(rows)
         batch = Batch(torch.from_numpy(tokens[:, :-1]), {"lm": torch.from_numpy(tokens[:, 1:])})
         if self.boundaries == "mask":
             batch.segments, batch.positions = map(torch.from_numpy, segment(tokens[:, :-1], self.separator))

@@ -12,7 +12,6 @@ are, comes from cutting the hidden and the kept tokens each at random into that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +24,7 @@ from ..nn.heads import token_loss
 from ..text.tokenizer import Tokenizer
 from .rows import Windows
 from .score import byte_lengths, bytes_of, evaluating
-from .task import Array, Term, TokenView
+from .task import Array, RowArrays, Term, TokenView
 
 _EVALUATION_ROWS = 16  # part of the figure's definition: masks are drawn batch by batch
 
@@ -117,8 +116,8 @@ class Denoise:
     def rows(self, view: TokenView, start: int, stop: int) -> Windows:
         return Windows(view.tokens, start, stop, self.tokens_per_row, self.tokens_per_row)
 
-    def batch(self, rows: Sequence[Array], draw: np.random.Generator) -> Batch:
-        tokens = np.stack(rows)  # (B, N)
+    def batch(self, rows: RowArrays, draw: np.random.Generator) -> Batch:
+        tokens = np.asarray(rows)  # (B, N)
         count, ends = len(tokens), np.full((len(tokens), 1), self.separator, dtype=np.int64)
         hidden, number = noise(count, tokens.shape[1], self.hidden, self.spans, draw)
         first = np.diff(number, axis=1, prepend=-1) > 0  # of a span, kept or hidden

@@ -10,7 +10,6 @@ average and is off by at most half a word. The random second part is that of ano
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..nn.heads import token_loss
 from ..text.tokenizer import Tokenizer
 from .rows import Pieces, Windows
 from .score import evaluating
-from .task import Array, Rows, Term, TokenView
+from .task import Array, RowArrays, Rows, Term, TokenView
 from .words import Words
 
 NEXT, RANDOM = 0, 1  # labels of the second term, as BERT's checkpoints have them
@@ -72,13 +71,13 @@ class Masked:
             return Pieces(view.tokens, view.offsets, start, stop, self.tokens_per_row)
         return Windows(view.tokens, start, stop, self.tokens_per_row, self.tokens_per_row)
 
-    def batch(self, rows: Sequence[Array], draw: np.random.Generator) -> Batch:
+    def batch(self, rows: RowArrays, draw: np.random.Generator) -> Batch:
         if self.next_sentence:
             tokens, types, keep, follows = self._pairs(rows, draw)
             labels = {"nsp": torch.from_numpy(follows)}
         else:
             tokens, labels = np.full((len(rows), self.context), self.separator, dtype=np.int64), {}
-            tokens[:, 0], tokens[:, 1:-1] = self.cls, np.stack(rows)
+            tokens[:, 0], tokens[:, 1:-1] = self.cls, np.asarray(rows)
         chosen = self.choose(tokens, draw)
         hidden, wanted = self.corrupt(tokens, chosen, draw), np.where(chosen, tokens, IGNORE)
         batch = Batch(torch.from_numpy(hidden), {"mlm": torch.from_numpy(wanted), **labels})
@@ -86,7 +85,7 @@ class Masked:
             batch.types, batch.keep = torch.from_numpy(types), torch.from_numpy(keep)
         return batch
 
-    def _pairs(self, rows: Sequence[Array], draw: np.random.Generator) -> tuple[Array, Array, Array, Array]:
+    def _pairs(self, rows: RowArrays, draw: np.random.Generator) -> tuple[Array, Array, Array, Array]:
         """tokens, types, keep (B, T) and labels (B,): every row cut in two at a random place, half of the second parts exchanged."""
         if len(rows) < 2:
             raise DataError(
@@ -125,7 +124,8 @@ class Masked:
         take = (before + size[order] / 2 < want[row]) | (before == 0)
         taken = np.zeros(len(first), dtype=bool)
         taken[order] = take & (size[order] > 0)
-        return taken[word].reshape(tokens.shape) & text
+        chosen: Array = taken[word].reshape(tokens.shape) & text
+        return chosen
 
     def corrupt(self, tokens: Array, chosen: Array, draw: np.random.Generator) -> Array:
         """80 % of the chosen tokens become the mask, 10 % any ordinary token, 10 % stay."""

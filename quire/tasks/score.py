@@ -33,7 +33,7 @@ class Scored:
 
     nats: float
     tokens: int
-    text_bytes: float
+    text_bytes: int
 
     @property
     def loss(self) -> float:
@@ -66,7 +66,7 @@ def byte_lengths(tokenizer: Tokenizer) -> Array:
     return lengths
 
 
-def bytes_of(counts: Array, view: TokenView, lengths: Array) -> float:
+def bytes_of(counts: Array, view: TokenView, lengths: Array) -> int:
     """Bytes of text behind `counts` (V,) tokens of a shard, from the tokens' own lengths, scaled so that the whole shard comes out exact.
 
     For a byte-level vocabulary the scale is 1. One that normalises text (lower case, unknown words) is spread evenly.
@@ -75,7 +75,7 @@ def bytes_of(counts: Array, view: TokenView, lengths: Array) -> float:
     for start in range(0, len(view.tokens), 1 << 22):
         whole += np.bincount(view.tokens[start : start + (1 << 22)], minlength=len(lengths))[: len(lengths)]
     known = int(whole @ lengths)
-    return float(counts @ lengths) * view.text_bytes / known if known else 0.0
+    return round(int(counts @ lengths) * view.text_bytes / known) if known else 0
 
 
 @dataclass(frozen=True)

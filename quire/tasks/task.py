@@ -20,6 +20,7 @@ from ..nn.batch import Batch
 from ..text.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
+RowArrays = Sequence[Array] | Array  # one array a row, or one matrix when all are of one length
 Term = tuple[Tensor, int]  # the summed loss, and how many things it sums over
 
 
@@ -46,7 +47,7 @@ class Rows(Protocol):
 
     @property
     def count(self) -> int: ...
-    def read(self, numbers: Array, shift: int = 0) -> Sequence[Array]: ...
+    def read(self, numbers: Array, shift: int = 0) -> RowArrays: ...
 
 
 class Task(Protocol):
@@ -82,7 +83,7 @@ class Task(Protocol):
     def rows(self, view: TokenView, start: int, stop: int) -> Rows:
         """The rows of the stretch tokens[start:stop] of a shard, which begins and ends with whole documents."""
 
-    def batch(self, rows: Sequence[Array], draw: np.random.Generator) -> Batch: ...
+    def batch(self, rows: RowArrays, draw: np.random.Generator) -> Batch: ...
     def counts(self, batch: Batch) -> dict[str, int]:
         """The weight of every term, before any forward: {"lm": number of labels}. Keys equal those of `terms` and `batch.labels`."""
 
