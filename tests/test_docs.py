@@ -1,8 +1,8 @@
 """Nothing in README or docs/ is only said: every Python block is run, every shown output compared, every command line checked.
 
-The Python blocks of a page run in order in one namespace and in an empty folder that holds one tiny trained run, `runs/quickstart`. A `text` block
-right after a `python` block is what that block prints; numbers in it may differ by 2 % or by one in the last digit shown, since the last bits
-of a sum depend on the processor.
+The Python blocks of a page run in order in one namespace and in a folder that holds one tiny trained run, `runs/quickstart`. A `text`
+block right after a `python` block is what that block prints; numbers in it may differ by 2 % or by one in the last digit shown, since the
+last bits of a sum depend on the processor.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def run_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with contextlib.redirect_stdout(printed):
             exec(code, names)
         if block.output is not None:
-            assert agrees(block.output, printed.getvalue()), f"{page.name}:{block.line} shows\n{block.output}\nand prints\n{printed.getvalue()}"
+            told = f"{page.name}:{block.line} shows\n{block.output}\nand prints\n{printed.getvalue()}"
+            assert agrees(block.output, printed.getvalue()), told
 
 
 PAGES_WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
@@ -137,3 +138,44 @@ def test_named_verbs_and_targets_exist(page: Path) -> None:
         if words[0] == "make":
             targets = {word for word in words[1:] if "=" not in word}
             assert targets <= make_targets(), f"{page.name}:{line} names {targets - make_targets()}, which the Makefile does not have"
+
+
+def recipe_keys(part: type | None = None, prefix: str = "") -> set[str]:
+    import dataclasses
+    import typing
+
+    from quire.train.recipe import TrainRecipe
+
+    part = part or TrainRecipe
+    keys = set()
+    for name, hint in typing.get_type_hints(part).items():
+        keys.add(prefix + name)
+        if dataclasses.is_dataclass(hint):
+            assert isinstance(hint, type)
+            keys |= recipe_keys(hint, f"{prefix}{name}.")
+    return keys
+
+
+def training_arguments() -> set[str]:
+    """The fields of the installed `TrainingArguments`, read from its source: importing it takes seconds."""
+    import ast
+    import importlib.util
+
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse((Path(spec.origin).parent / "training_args.py").read_text(encoding="utf-8"))
+    (found,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments"]
+    return {node.target.id for node in found.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+
+
+def test_training_arguments_page_is_complete() -> None:
+    page = (ROOT / "docs" / "training-arguments.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("| `")]
+    rows = [row for row in rows if row[0] != "`TrainingArguments`"]
+    theirs = [row[0].strip("`") for row in rows]
+    assert len(theirs) == len(set(theirs)), "a name stands twice"
+    installed = {name for name in training_arguments() if not name.startswith("_")}
+    assert set(theirs) <= installed, f"not fields of TrainingArguments: {sorted(set(theirs) - installed)}"
+    assert installed <= set(theirs), f"fields without a row: {sorted(installed - set(theirs))}"
+    ours = {name for row in rows if len(row) == 3 for name in re.findall(r"`([a-z_.]+)`", row[1])}
+    assert ours <= recipe_keys(), f"not keys of a recipe: {sorted(ours - recipe_keys())}"
