@@ -3,23 +3,26 @@
 A sample stops where its token budget ends, usually in the middle of something, and that is not the model's mistake. So the definition is:
 
 1. Take the prompt and its completion as one text, and cut it after its last complete line.
-2. While the interpreter says that the text is *unfinished* (an open bracket or string, a `def` without a body), drop its last line. An
-   unfinished tail is not counted; an *error* is: anything that no continuation could mend rejects the sample.
-3. The sample is accepted when what is left parses and holds at least one whole statement of which the model wrote a part.
+2. An *error*, anything that no continuation could mend, rejects the sample. An *unfinished* end (an open bracket or string, a `def` whose body
+   has only begun) does not: the interpreter tells the two apart, as it does at its prompt.
+3. The model must have written code: a whole statement, or where the end is unfinished a whole line of code and the beginning of another.
 
-By 3 an empty completion, blank lines, comments and one endless string are rejected, so a model gains nothing by saying nothing. The text is
-compiled to a syntax tree and never run.
+So every piece of real Python counts, whichever line it is cut after, and by 3 a model gains nothing by saying nothing: an empty completion,
+blank lines, comments, one endless string or a `def` followed by nothing are rejected. The text is compiled to a syntax tree and never run.
 """
 
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 import warnings
 from collections.abc import Iterable
 from typing import Literal
 
 _UNFINISHED_ALLOWED = 0x4000  # CPython's PyCF_ALLOW_INCOMPLETE_INPUT (3.11+), which `codeop` uses for the interactive prompt
-_LONGEST = 16_384  # characters; a longer sample is cut, as the parser's time and depth grow with it
+_LONGEST = 65_536  # characters; a longer sample is cut, as the parser's time and depth grow with it
+_NOT_CODE = {tokenize.NL, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER, tokenize.NEWLINE}
 
 
 def _parse(text: str) -> ast.Module | Literal["unfinished", "error"]:
@@ -38,23 +41,42 @@ def _parse(text: str) -> ast.Module | Literal["unfinished", "error"]:
 def parses(completion: str, prompt: str = "") -> bool:
     """Is `completion`, written after `prompt`, Python so far? See the definition above."""
     text = (prompt + completion)[:_LONGEST]
-    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
-    shortest = len(prompt)
-    while lines and sum(map(len, lines)) > shortest:
-        tree = _parse("".join(lines))
-        if tree == "error":
-            return False
-        if isinstance(tree, ast.Module):
-            return _wrote_a_statement(tree, prompt)
-        lines.pop()
-    return False
+    text = text[: text.rfind("\n") + 1]
+    if len(text) <= len(prompt):
+        return False
+    tree = _parse(text)
+    if isinstance(tree, ast.Module):
+        return _wrote_a_statement(tree, prompt)
+    return tree == "unfinished" and _wrote_two_lines(text, prompt)
+
+
+def _end_of(prompt: str) -> tuple[int, str]:
+    """(line, counted from 1, of the prompt's end; the text of that line)."""
+    lines = prompt.split("\n")
+    return len(lines), lines[-1]
 
 
 def _wrote_a_statement(tree: ast.Module, prompt: str) -> bool:
     """Does a statement of the tree end beyond the prompt's end?"""
-    before = prompt.split("\n")
-    end = (len(before), len(before[-1].encode()))  # line from 1, column in UTF-8 bytes, as the tree counts
+    line, last = _end_of(prompt)
+    end = (line, len(last.encode()))  # the tree counts columns in UTF-8 bytes
     return any((node.end_lineno or 0, node.end_col_offset or 0) > end for node in tree.body)
+
+
+def _wrote_two_lines(text: str, prompt: str) -> bool:
+    """Does a line of code end beyond the prompt's end, and does other code begin after it?"""
+    line, last = _end_of(prompt)
+    finished = False
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.NEWLINE:
+                finished = finished or token.end > (line, len(last))
+            elif finished and token.type not in _NOT_CODE:
+                return True
+    except (tokenize.TokenError, SyntaxError):
+        # The unfinished end itself, an open string or bracket: that is code which has begun.
+        return finished
+    return False
 
 
 def share_that_parses(completions: Iterable[str], prompt: str = "") -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import inspect
 import lzma
 import math
 import random
+import textwrap
 
 import numpy as np
 import pytest
@@ -110,7 +112,10 @@ def test_compressors_refuse_nothing() -> None:
         ("x(a):\n    y = 1\n    '''an open string\n    over lines\n", True),
         ("x(a):\n    try:\n        y = 1\n    except E:\n        pass\n", True),
         ("x(a):\n    return '\\d'\n", True),  # an invalid escape warns, and is Python
-        ("x(a):\n    '''an open string\n    from the start\n", False),  # not one whole statement
+        ("x(a):\n    '''an open string\n    from the start\n", True),  # a docstring that has begun
+        ("x(a,\n    b):\n    if a:\n", True),
+        ("x(a):\n", False),  # a header followed by nothing ...
+        ("x(a):\n\n\n    # or by a comment\n\n", False),
         ("x(a):\n    return (a\n    b = 2\n    c = 3)\n", False),
         ("x(a b):\n    pass\n", False),
         ("x(a):\npass\n", False),
@@ -140,6 +145,15 @@ def test_saying_nothing_gains_nothing() -> None:
     assert parses("import sys\n", whole)
     assert parses(".path\n", "import os")
     assert parses("    return 1\n", "def f():\n    '''Ünïcode.'''\n")
+
+
+def test_real_python_counts_wherever_it_is_cut() -> None:
+    source = inspect.getsource(random) + "\n\n" + inspect.getsource(textwrap)
+    pieces = [part + "\n" for part in source.split("\n\ndef ") if part[:1].isalpha() or part[:1] == "_"]
+    generator = random.Random(0)
+    cuts = [piece[: generator.randint(150, 400)] for piece in pieces for _ in range(5)]
+    assert len(cuts) > 30
+    assert share_that_parses(cuts, "def ") > 0.95  # the others hold no whole line but a header
 
 
 def test_share() -> None:
