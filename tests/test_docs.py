@@ -179,3 +179,27 @@ def test_training_arguments_page_is_complete() -> None:
     assert installed <= set(theirs), f"fields without a row: {sorted(installed - set(theirs))}"
     ours = {name for row in rows if len(row) == 3 for name in re.findall(r"`([a-z_.]+)`", row[1])}
     assert ours <= recipe_keys(), f"not keys of a recipe: {sorted(ours - recipe_keys())}"
+
+
+def test_the_readme_begins_with_something_that_works() -> None:
+    first = blocks(ROOT / "README.md")[0]
+    assert first.line < 15 and [words[:2] for _, words in commands(ROOT / "README.md")][:2] == [["make", "quickstart"], ["make", "test"]]
+
+
+def test_the_readme_lists_every_verb() -> None:
+    from quire.cli.main import VERBS
+
+    listed = re.findall(r"^\| `quire (\w+)` \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert [verb for verb, _ in listed] == list(VERBS)
+    for verb, text in listed:
+        assert text.replace("`", "") == VERBS[verb][1], f"README says of '{verb}' what `quire --help` does not"
+
+
+def test_files_named_in_documentation_and_docstrings_exist() -> None:
+    names = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = {name for name in re.findall(r"\b\w+\.py\b", page)} - names
+    assert not missing, f"docs/architecture.md names {sorted(missing)}, which are not there"
+    for path in sorted((ROOT / "quire").rglob("*.py")):
+        for name in re.findall(r"\bdocs/[\w/.-]+\.md\b", path.read_text(encoding="utf-8")):
+            assert (ROOT / name).exists(), f"{path.relative_to(ROOT)} names {name}, which is not there"
