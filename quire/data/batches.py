@@ -83,26 +83,23 @@ class Loader:
                 if found.count:
                     weight = source.weight if weights is None else weights[i]
                     self._stretches.append(_Stretch(found, weight, self.seed, len(self._stretches)))
+        self._refuse_small()
         total = sum(stretch.share for stretch in self._stretches)
         self._shares = [stretch.share / total for stretch in self._stretches]
-        self.tokens_per_epoch = round(total * task.tokens_per_row)
-        self._refuse_small()
+        used = sum(stretch.weight * stretch.rows.used for stretch in self._stretches)
+        self.tokens_per_epoch = round(used)
+        self.tokens_per_step = round(rows * used / total)  # tokens of the corpus that one batch uses up
 
     def _refuse_small(self) -> None:
-        have, row = sum(shard.token_count for shard in self.shards), self.task.tokens_per_row
-        if sum(stretch.rows.count for stretch in self._stretches) >= self.batch_rows and have >= self.batch_rows * row:
+        there, row = sum(stretch.rows.whole for stretch in self._stretches), self.task.tokens_per_row
+        if there >= self.batch_rows:
             return
-        fits = max(have // row, 0)
-        less = f"lower train.batch to {fits} or less, " if fits else ""
+        less = f"lower train.batch to {there} or less, " if there else ""
         raise DataError(
-            f"the training text is smaller than one batch: it has {have:,} tokens, and a batch of {self.batch_rows} rows of {row} tokens "
-            f"needs {self.batch_rows * row:,}. Add text to data.sources, {less}or lower model.context."
+            f"the training text is smaller than one batch: it has {sum(shard.token_count for shard in self.shards):,} tokens, which make "
+            f"{there:,} rows of {row:,}, and a batch needs {self.batch_rows:,} rows ({self.batch_rows * row:,} tokens). "
+            f"Add text to data.sources, {less}or lower model.context."
         )
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens of the corpus that one batch uses up."""
-        return self.batch_rows * self.task.tokens_per_row
 
     @property
     def steps_per_epoch(self) -> float:
@@ -137,11 +134,11 @@ class Loader:
     def _facts(self) -> dict[str, Any]:
         """What a saved place in the data is worth only together with."""
         return {
+            "shards": [{"name": shard.name, "sha256": shard.sha256} for shard in self.shards],
             "seed": self.seed,
             "rows": self.batch_rows,
             "task": self.task.describe(),
             "weights": [stretch.weight for stretch in self._stretches],
-            "shards": [{"name": shard.name, "sha256": shard.sha256} for shard in self.shards],
         }
 
     def state(self) -> dict[str, Any]:

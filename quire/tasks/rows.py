@@ -18,7 +18,9 @@ class Windows:
 
     def __init__(self, tokens: Array, start: int, stop: int, span: int, stride: int) -> None:
         self.tokens, self.start, self.length, self.span, self.stride = tokens, start, stop - start, span, stride
-        self.count = max(1, self.length // stride) if self.length > 0 else 0
+        self.whole = self.length // stride
+        self.count = max(1, self.whole) if self.length > 0 else 0
+        self.used = self.count * stride
 
     def read(self, numbers: Array, shift: int = 0) -> Array:
         rows = np.empty((len(numbers), self.span), dtype=np.int64)
@@ -47,7 +49,7 @@ class Pieces:
         self.pieces = -(-self.lengths // span)
         self.ends = np.cumsum(self.pieces)
         self.count = int(self.ends[-1]) if len(self.ends) else 0
-        self.dropped = int((~keep).sum())
+        self.whole, self.used = self.count, int(self.lengths.sum())
 
     def read(self, numbers: Array, shift: int = 0) -> list[Array]:
         documents = np.searchsorted(self.ends, numbers, side="right")

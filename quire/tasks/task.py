@@ -47,6 +47,14 @@ class Rows(Protocol):
 
     @property
     def count(self) -> int: ...
+    @property
+    def whole(self) -> int:
+        """How many of them no token is in twice: fewer than `count` only where a stretch is shorter than a row."""
+
+    @property
+    def used(self) -> int:
+        """Tokens of the corpus that one pass reads."""
+
     def read(self, numbers: Array, shift: int = 0) -> RowArrays: ...
 
 
@@ -75,7 +83,7 @@ class Task(Protocol):
     def context(self) -> int: ...
     @property
     def tokens_per_row(self) -> int:
-        """Tokens of the corpus that a row uses up (an epoch is this times the number of rows)."""
+        """The most tokens of the corpus that a row uses up."""
 
     def describe(self) -> dict[str, Any]:
         """What decides the batches, as JSON: compared when a run is resumed."""
