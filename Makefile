@@ -14,8 +14,8 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 ARGS ?=
 
 BIN := $(VENV)/bin
-# PIP_CONSTRAINT also reaches the environment in which pip builds the package.
-PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-warn-script-location
+# Through the environment, so that the versions also hold where pip builds the package (two names: pip 25.3 divided them).
+PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-warn-script-location
 
 .PHONY: quickstart test check bench clean
 .DELETE_ON_ERROR:
