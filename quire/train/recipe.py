@@ -84,16 +84,20 @@ class TrainPart:
     checkpointing: bool = False  # recompute activations in the backward pass
     loss_chunk: int = 0  # rows of logits at a time; 0: decide by size
     eval_every: int = 0  # steps; 0: about ten times a run
+    eval_tokens: int = 50_000  # held-out tokens of an evaluation within the run; 0: all of them (the last evaluation always reads all)
     sample_every: int = 0  # steps; 0: with each evaluation
     save_every: int = 0  # steps; 0: about ten times a run
     keep_last: int = usual(2, 1, 100)
+    keep: Literal["best", "last"] = "best"  # which weights become the model folder
     patience: int = 0  # evaluations without a better one before stopping; 0: never
-    max_bad: int = usual(5, 0, 1000)  # steps in a row that may be skipped for a gradient that is not finite
+    max_bad: int = usual(5, 0, 1000)  # steps in a row that may be skipped for a gradient that must not be applied
+    spike: float = usual(20.0, 0.0, 1000.0)  # skip a step whose gradient norm is over so many times its running mean; 0: never
 
 
 @dataclass(frozen=True)
 class LogPart:
     prompts: tuple[str, ...] = ()  # completed at every sample
+    samples: int = usual(4, 1, 64)  # completions of each prompt; the share of them that parses is reported where the prompt is Python
     sample_tokens: int = usual(64, 1, 4096)
     hooks: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
 

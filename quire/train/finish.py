@@ -1,0 +1,52 @@
+"""The end of a run: the held-out figures that are quoted, and the model folder that leaves the house."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..binding import Binding, Contract
+from ..families import ModelFolder
+from ..metrics.compressors import compressors
+from ..nn.transformer import Transformer
+from ..tasks.causal import Causal
+from ..tasks.score import score_files, score_stream, total
+from ..text.template import CHATML, Template
+from ..text.tokenizer import Tokenizer
+from .meters import finite
+from .prepare import Prepared
+
+_COMPRESSIBLE = 64 << 20  # bytes of held-out text up to which real compressors are run beside the model
+
+
+def evaluate(parts: Prepared, model: Transformer) -> dict[str, Any]:
+    """All of the held-out text in fp32. A decoder's bits per byte, file by file and as one stream, beside gzip, bzip2 and xz."""
+    shard, task = parts.held_out, parts.task
+    if shard is None:
+        return {}
+    facts = {"corpus_hash": shard.corpus, "held_out_bytes": shard.text_bytes}
+    if not isinstance(task, Causal):
+        return {**finite(task.evaluate(model, shard)), "metric": task.metric, **facts}
+    separator = task.separator if task.boundaries == "mask" else None
+    one_stream = score_stream(model, shard, task.context, task.lengths, separator=separator)
+    per_file = total(score_files(model, shard, task.context))
+    figures: dict[str, Any] = {"bits_per_byte": {"per_file": per_file.bits_per_byte, "one_stream": one_stream.bits_per_byte}}
+    if parts.tokenizer.exact and shard.text_bytes <= _COMPRESSIBLE:
+        texts = [parts.tokenizer.decode(shard.document(i).tolist()) for i in range(shard.documents)]
+        figures["compressors"] = compressors(texts)
+    return {**finite(figures), **facts}
+
+
+def write_model(path: Path, parts: Prepared, model: Transformer, lineage: dict[str, Any]) -> None:
+    """config.json, weights, tokenizer, template, stop rule and binding: a folder that other tools open as it is."""
+    ModelFolder.save(path, model, parts.config)
+    start = parts.tokenizer.pad if model.config.kind == "seq2seq" else None
+    Contract(parts.tokenizer, template(parts.tokenizer), decoder_start=start).save(path)
+    Binding.of(path, lineage).write(path)
+
+
+def template(tokenizer: Tokenizer) -> Template | None:
+    """ChatML where the tokenizer has reserved its marks; None leaves a base model without a template."""
+    if {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.special_tokens):
+        return Template(CHATML, tokenizer)
+    return None

@@ -1,0 +1,174 @@
+"""From a recipe to what a run needs: a tokenizer, shards, a task, a loader, a model. Whatever a killed run left whole is used again.
+
+    sources -> check -> tokenizer (trained on the training side alone, or opened) -> shards -> task -> loader -> model
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import durable
+from ..data import check, shards, sources
+from ..data.batches import Loader
+from ..data.shards import Shard
+from ..errors import ModelError, RecipeError
+from ..families import ModelFolder, family_for
+from ..families.family import FAMILIES
+from ..nn.config import ModelConfig, Sizes
+from ..nn.init import initialise
+from ..nn.transformer import Transformer
+from ..tasks.task import Task, make
+from ..text import training
+from ..text.tokenizer import Tokenizer
+from .folder import RunFolder
+from .recipe import TrainRecipe
+
+Say = Callable[[str], None]
+_KIND = {"causal": "decoder", "masked": "encoder", "denoise": "seq2seq"}
+_BUDGETS = ("steps", "tokens", "epochs", "minutes")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that a run reads, and its model with the first weights (or those of `model.start`)."""
+
+    tokenizer: Tokenizer
+    train: Shard
+    held_out: Shard | None
+    task: Task
+    loader: Loader
+    config: dict[str, Any]  # the model's config.json
+    model: Transformer
+
+
+def settle(recipe: TrainRecipe) -> TrainRecipe:
+    """The recipe with its run folder named. Raises RecipeError for a combination that cannot be meant."""
+    part = recipe.train
+    given = [name for name in _BUDGETS if getattr(part, name)]
+    if len(given) != 1:
+        what = "none is given" if not given else f"given are {', '.join(f'{name} = {getattr(part, name)}' for name in given)}"
+        raise RecipeError(f"how long to train must be said by exactly one of train.{', train.'.join(_BUDGETS)}; {what}")
+    for name in ("steps", "tokens", "epochs", "minutes", "batch", "micro_batch", "threads", "loss_chunk"):
+        if getattr(part, name) < 0:
+            raise RecipeError(f"train.{name} = {getattr(part, name)} must not be negative")
+    if part.batch < 1:
+        raise RecipeError(f"train.batch = {part.batch} must be 1 or more rows a step")
+    if part.micro_batch > part.batch:
+        raise RecipeError(f"train.micro_batch = {part.micro_batch} is more than train.batch = {part.batch}, which is split into it")
+    if recipe.optim.lr <= 0 or not 0 <= recipe.optim.warmup <= 1 or not 0 <= recipe.optim.decay <= 1:
+        raise RecipeError(
+            f"optim.lr = {recipe.optim.lr} must be above 0; optim.warmup = {recipe.optim.warmup} and optim.decay = {recipe.optim.decay} "
+            "must be shares of the steps between 0 and 1"
+        )
+    if not recipe.model.start:
+        _agree(recipe, recipe.model.family)
+    return recipe if recipe.out else dataclasses.replace(recipe, out=f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _agree(recipe: TrainRecipe, family: str) -> None:
+    kind, wanted = FAMILIES[family].kind, _KIND[recipe.task.name]
+    if kind != wanted:
+        fits = " or ".join(sorted({found.names[0] for found in FAMILIES.values() if found.kind == wanted}))
+        raise RecipeError(
+            f"task.name = '{recipe.task.name}' trains a {wanted}, and family '{family}' is a {kind}. Use model.family = {fits}."
+        )
+
+
+def prepare(run: RunFolder, recipe: TrainRecipe, say: Say) -> Prepared:
+    """Builds everything in the run folder, or opens and verifies what is there already. Hold the lock."""
+    have = (run.data / "train.json").is_file() and run.tokenizer.is_dir()
+    if have:
+        tokenizer = Tokenizer.open(run.tokenizer)
+        task = _task(recipe, tokenizer)
+        found = {name: Shard.open(run.data, name, verify=True) for name in ("train", "held_out") if (run.data / f"{name}.json").is_file()}
+    else:
+        report = check.check(recipe.data.sources, recipe.data.field, recipe.data.held_out)
+        for line in report.lines():
+            say(line)
+        run.write("data.json", report.json())
+        tokenizer = _tokenizer(run, recipe, report.cut, say)
+        task = _task(recipe, tokenizer)
+        documents = sources.read(recipe.data.sources, recipe.data.field)
+        found = shards.build(run.data, documents, tokenizer, task.separator, report.cut)
+    shard = found["train"]
+    loader = Loader([shard], None, task, recipe.train.batch, recipe.model.context, recipe.seed)
+    say(f"training text: {shard.token_count:,} tokens, {shard.text_bytes / max(1, shard.token_count):.2f} bytes a token")
+    config, model = build_model(recipe, tokenizer)
+    return Prepared(tokenizer, shard, found.get("held_out"), task, loader, config, model)
+
+
+def _task(recipe: TrainRecipe, tokenizer: Tokenizer) -> Task:
+    return make(recipe.task, tokenizer, recipe.model.context, recipe.data.boundaries)
+
+
+def _tokenizer(run: RunFolder, recipe: TrainRecipe, cut: int, say: Say) -> Tokenizer:
+    """Opened from the recipe's path or the start model's folder, else trained on the training side of the split."""
+    part = recipe.tokenizer
+    path = part.path or recipe.model.start
+    if path:
+        tokenizer = Tokenizer.open(path)
+    else:
+
+        def texts() -> Iterator[str]:
+            for document in sources.read(recipe.data.sources, recipe.data.field):
+                if sources.split(document, cut) == "train":
+                    yield document.text
+
+        start = time.perf_counter()
+        tokenizer = training.train(part.kind, texts(), part.vocab, lowercase=part.lowercase, special=recipe.task.name)
+        say(f"tokenizer: {part.kind}, {tokenizer.vocab_size:,} tokens, trained in {time.perf_counter() - start:.1f} s")
+    with durable.building(run.tokenizer) as partial:
+        tokenizer.save(partial)
+    return Tokenizer.open(run.tokenizer)
+
+
+def build_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> tuple[dict[str, Any], Transformer]:
+    """(config.json, the model): with first weights from the recipe's seed, or as `model.start` has it."""
+    part = recipe.model
+    if part.start:
+        folder = ModelFolder.open(Path(part.start))
+        _agree(recipe, folder.family.names[0])
+        _fits(folder.model_config, recipe, tokenizer)
+        return folder.config, folder.build()
+    config = new_config(recipe, tokenizer.vocab_size, tokenizer)
+    model = Transformer(family_for(config).build(config))
+    initialise(model, torch.Generator().manual_seed(recipe.seed))
+    return config, model
+
+
+def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+    """A stock config.json for the recipe's sizes."""
+    part = recipe.model
+    ids = {} if tokenizer is None else {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
+    sizes = Sizes(
+        vocab=vocab,
+        width=part.width,
+        layers=part.layers,
+        heads=part.heads,
+        kv_heads=part.kv_heads,
+        hidden=part.hidden,
+        context=part.context,
+        tied=part.tied,
+        dropout=part.dropout,
+        **ids,
+    )
+    return FAMILIES[part.family].new(sizes)
+
+
+def _fits(config: ModelConfig, recipe: TrainRecipe, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocab_size > config.vocab:
+        raise ModelError(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model {recipe.model.start} an embedding for {config.vocab:,}. "
+            "Use the tokenizer that belongs to the model."
+        )
+    if recipe.model.context > config.context:
+        raise RecipeError(
+            f"model.context = {recipe.model.context} is more than the {config.context} positions of {recipe.model.start}; give at most that"
+        )

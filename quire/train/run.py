@@ -1,0 +1,252 @@
+"""The way through: a recipe becomes a run folder with a trained, measured, bound and certified model in it.
+
+    prepare -> calibrate (frozen into the recipe) -> fit -> evaluate -> model/ with its contract, binding and certificate
+
+`train` begins a run, `resume` goes on with one; both end in the same place, with the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import certify, machine
+from ..errors import CheckpointError, TrainingError
+from . import meters, state
+from .calibrate import Calibration, calibrate
+from .finish import evaluate, write_model
+from .folder import RunFolder, differences
+from .meters import Meters, Observer, rewind
+from .parallel import Compute, compile_layers, compute
+from .plan import Plan, estimate_memory, loss_chunk, parameters_by_part
+from .prepare import Prepared, Say, prepare, settle
+from .recipe import TrainRecipe
+from .trainer import Outcome, Trainer
+from .watch import Watch
+
+__all__ = ["CheckpointWarning", "Result", "RunFolder", "resume", "train"]
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was damaged and the one before it is used."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left: its folder, how it ended, the held-out evaluation and the model folder (both only of a finished run)."""
+
+    folder: Path
+    outcome: Outcome
+    plan: Plan
+    evaluation: dict[str, Any]
+    model: Path | None
+
+    def json(self) -> dict[str, Any]:
+        outcome = dataclasses.asdict(self.outcome)
+        return {
+            "run": str(self.folder),
+            **outcome,
+            "plan": self.plan.json(),
+            "evaluation": self.evaluation,
+            "model": None if self.model is None else str(self.model),
+        }
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def train(
+    recipe: TrainRecipe, *, observers: Sequence[Observer] = (), stop_at: int = 0, say: Say = _silent, on_plan: Any = None
+) -> Result:
+    """Trains a model in a new run folder, `recipe.out`.
+
+    observers see every step, evaluation and sample; `stop_at` ends the sitting at that step (the schedule is still that of the whole run);
+    `say` gets lines for a person; `on_plan` gets the plan before the first step. Raises the errors of the parts, all of them QuireErrors.
+    """
+    recipe = settle(recipe)
+    hooks = meters.trackers(recipe.log.hooks)
+    run = RunFolder.fresh(recipe.out)
+    with run.lock():
+        RunFolder.fresh(recipe.out)  # nobody came first while we waited for the lock
+        run.write_recipe(recipe)
+        return _sitting(run, recipe, Meters(run.path, observers, hooks), None, stop_at, say, on_plan)
+
+
+def resume(
+    folder: Path | str,
+    *,
+    inexact: bool = False,
+    observers: Sequence[Observer] = (),
+    stop_at: int = 0,
+    say: Say = _silent,
+    on_plan: Any = None,
+) -> Result:
+    """Goes on with a stopped or killed run as if nothing had happened; a finished one is left as it is.
+
+    Raises CheckpointError when torch, the processor or the threads are not those of the run (`inexact` allows it), when the data changed,
+    or when no checkpoint is whole.
+    """
+    run = RunFolder.open(folder)
+    with run.lock():
+        run.sweep()
+        recipe = run.read_recipe()
+        found, damaged = state.newest(run.checkpoints)
+        for line in damaged:
+            warnings.warn(f"{line}. Going on from step {found.step if found else 0} instead.", CheckpointWarning, stacklevel=2)
+        rewind(run.path, found.step if found else 0)
+        lines = Meters(run.path, observers, meters.trackers(recipe.log.hooks))
+        for line in damaged:
+            lines.event(found.step if found else 0, "damaged", line)
+        if found is not None:
+            _same_machine(run, recipe, found, inexact, lines)
+        return _sitting(run, recipe, lines, found, stop_at, say, on_plan)
+
+
+def _same_machine(run: RunFolder, recipe: TrainRecipe, found: state.Checkpoint, inexact: bool, lines: Meters) -> None:
+    compute(recipe.train)  # sets the threads that are compared
+    unlike = differences(found.facts["environment"])
+    if unlike and not inexact:
+        raise CheckpointError(
+            f"{run.path} cannot go on with the same bits here: {'; '.join(unlike)}. "
+            f"Resume where it was started, or accept other roundings: quire resume {run.path} --inexact"
+        )
+    if unlike:
+        lines.event(found.step, "inexact", "; ".join(unlike))
+
+
+def _sitting(
+    run: RunFolder, recipe: TrainRecipe, lines: Meters, checkpoint: state.Checkpoint | None, stop_at: int, say: Say, on_plan: Any
+) -> Result:
+    """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
+    settings = compute(recipe.train)
+    run.write("environment.json", machine.environment())
+    parts = prepare(run, recipe, say)
+    chunk = loss_chunk(recipe, parts.model.config.vocab)
+    watch = Watch(parts.task, parts.tokenizer, parts.held_out, recipe.train, recipe.log)
+    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, chunk)
+    if run.read("plan.json"):
+        plan = Plan(**run.read("plan.json"))
+        if plan.compile:
+            compile_layers(parts.model)
+    else:
+        recipe, plan = _freeze(run, recipe, parts, trainer, settings, chunk)
+    if on_plan:
+        on_plan(plan)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        lines.event(checkpoint.step, "resumed")
+        if checkpoint.step >= trainer.every.eval:
+            watch.told()
+    lines.start(dataclasses.asdict(recipe), trainer.step)
+    try:
+        outcome = _fit(run, trainer, stop_at)
+    finally:
+        lines.finish()
+    if outcome.state != "finished":
+        return Result(run.path, outcome, plan, {}, None)
+    evaluation = _finish(run, recipe, parts, trainer, outcome, say)
+    return Result(run.path, outcome, plan, evaluation, run.model)
+
+
+def _fit(run: RunFolder, trainer: Trainer, stop_at: int) -> Outcome:
+    """Trains, and writes into status.json how it ended."""
+    run.status("running", trainer.step, trainer.steps, trainer.patience.best, trainer.seconds)
+    ended = "failed"
+    try:
+        outcome = trainer.fit(stop_at)
+        ended = "running" if outcome.state == "finished" else "stopped"  # finished only once its model is written
+        return outcome
+    except KeyboardInterrupt:
+        ended = "stopped"
+        raise
+    except TrainingError as error:
+        trainer.meters.event(trainer.step, "stopped", str(error))
+        raise
+    finally:
+        run.status(ended, trainer.step, trainer.steps, trainer.patience.best, trainer.elapsed())
+
+
+def _freeze(
+    run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, settings: Compute, chunk: int
+) -> tuple[TrainRecipe, Plan]:
+    """Measures what must be measured and writes recipe and plan with nothing left open."""
+    part = recipe.train
+    deadline = time.perf_counter() + 60 * part.minutes
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(part, steps=part.steps or _steps(recipe, parts)))
+    measured = calibrate(trainer, recipe, deadline)
+    settled = dataclasses.replace(
+        recipe.train,
+        steps=measured.steps,
+        tokens=0,
+        epochs=0.0,
+        minutes=0.0,
+        micro_batch=part.micro_batch or part.batch,
+        dtype=settings.dtype,
+        threads=settings.threads,
+        compile="on" if measured.compile else "off",
+        loss_chunk=chunk,
+    )
+    recipe = dataclasses.replace(recipe, train=settled)
+    trainer.settle(recipe)
+    plan = _plan(recipe, parts, measured, settings, chunk, part.minutes)
+    run.write_recipe(recipe)
+    run.write("plan.json", plan.json())
+    return recipe, plan
+
+
+def _steps(recipe: TrainRecipe, parts: Prepared) -> int:
+    """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
+    part, a_step = recipe.train, parts.loader.tokens_per_step
+    wanted = part.tokens or part.epochs * parts.loader.tokens_per_epoch
+    return max(1, math.ceil(wanted / a_step)) if wanted else 0
+
+
+def _plan(
+    recipe: TrainRecipe, parts: Prepared, measured: Calibration, settings: Compute, chunk: int, minutes: float
+) -> Plan:
+    part, tokens = recipe.train, recipe.train.steps * parts.loader.tokens_per_step
+    timed = measured.seconds > 0
+    return Plan(
+        parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+        parameters_by_part=parameters_by_part(parts.model),
+        memory_mb=estimate_memory(parts.model.config, recipe, settings, chunk),
+        steps=part.steps,
+        tokens=tokens,
+        epochs=round(tokens / max(1, parts.loader.tokens_per_epoch), 4),
+        minutes=minutes or (part.steps * measured.seconds / 60 if timed else None),
+        tokens_per_s=parts.loader.tokens_per_step / measured.seconds if timed else None,
+        batch=part.batch,
+        micro_batch=part.micro_batch,
+        context=recipe.model.context,
+        loss_chunk=chunk,
+        dtype=settings.dtype,
+        device=str(settings.device),
+        threads=settings.threads,
+        compile=measured.compile,
+        notes=[measured.note] if measured.note else [],
+    )
+
+
+def _finish(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, outcome: Outcome, say: Say) -> dict[str, Any]:
+    """Evaluates the weights that are kept, and writes the model folder with its binding and certificate."""
+    best = outcome.best.get("step", outcome.step)
+    if recipe.train.keep == "best" and best != outcome.step:
+        try:
+            state.load_weights(trainer.model, state.open_at(run.checkpoints, best).weights())
+            say(f"kept: the weights of step {best}, the best by {outcome.best['metric']}")
+        except CheckpointError as error:
+            warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
+    evaluation = evaluate(parts, trainer.model)
+    run.write("evaluation.json", evaluation)
+    write_model(run.model, parts, trainer.model, {"run": run.path.name, "step": outcome.step, "corpus": parts.train.corpus})
+    certificate = certify.certify(run.model)
+    certify.write(certificate, run.model)
+    run.status("finished", outcome.step, outcome.steps, outcome.best, trainer.elapsed())
+    return evaluation

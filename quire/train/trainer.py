@@ -1,0 +1,275 @@
+"""The one loop. Read `fit` and `learn` from top to bottom; everything else here serves them.
+
+A step takes the rows of one optimizer step, splits them into micro-batches, and divides every loss term by its weight over the whole
+window, counted before the first forward: 1 x 8 rows give the gradient of 8 x 1. The gradient is looked at before it may touch a weight.
+Three hooks follow a step: evaluation, sampling and saving. All randomness of a step comes from (seed, step), so a checkpoint needs no
+generator's state and nothing outside can disturb it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .. import machine
+from ..errors import RecipeError, TrainingError
+from ..nn.batch import Batch
+from ..nn.transformer import Transformer
+from ..tasks.task import Task
+from . import state
+from .check import Health, Patience, refuse_untrained
+from .folder import RunFolder
+from .meters import Meters, Row
+from .optimizer import Optimizer, schedule
+from .parallel import Compute, LossScale, global_norm, scale_all
+from .recipe import TrainRecipe
+from .watch import Watch
+
+
+class Data(Protocol):
+    """Where a run's batches come from (`data.batches.Loader` is one)."""
+
+    @property
+    def tokens_per_step(self) -> int: ...
+    def next(self) -> Batch: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: finished, stopped (and why), at which step, with which best evaluation."""
+
+    state: str
+    step: int
+    steps: int
+    why: str = ""
+    signal: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Every:
+    """After how many steps each hook runs; 0: never."""
+
+    eval: int
+    sample: int
+    save: int
+
+
+class Trainer:
+    """Trains `model` for `recipe.train.steps` steps, from wherever `restore` has put it."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        recipe: TrainRecipe,
+        model: Transformer,
+        task: Task,
+        loader: Data,
+        compute: Compute,
+        meters: Meters,
+        watch: Watch | None = None,
+        chunk: int = 0,
+    ) -> None:
+        part = recipe.train
+        self.run, self.task, self.loader, self.compute, self.meters, self.watch = run, task, loader, compute, meters, watch
+        self.model = model.to(compute.device)
+        self.model.checkpointing = part.checkpointing
+        self.micro = part.micro_batch or part.batch
+        if self.micro < part.batch and not task.splittable:
+            raise RecipeError(f"train.micro_batch = {self.micro}: the loss of task '{task.name}' cannot be split; set it to 0")
+        self.chunk = chunk
+        self.optimizer = Optimizer(model, recipe.optim)
+        self.scale, self.health = LossScale(compute.dtype), Health(part)
+        self.patience = Patience(task.metric, task.better, part.patience)
+        self.stop = Stop()
+        self.step = self.tokens = 0
+        self.seconds = 0.0  # of earlier sittings
+        self.began = time.perf_counter()
+        self.saved_at = -1
+        self.settle(recipe)
+
+    def settle(self, recipe: TrainRecipe) -> None:
+        """Takes over a recipe whose steps are known now (`train.minutes` were measured)."""
+        part = recipe.train
+        self.recipe, self.steps = recipe, part.steps
+        tenth = max(1, -(-self.steps // 10))
+        self.every = Every(part.eval_every or tenth, part.sample_every or part.eval_every or tenth, part.save_every or tenth)
+
+    def fit(self, stop_at: int = 0) -> Outcome:
+        """Trains to the last step, or to `stop_at`, or until a signal or patience says so. Whatever the reason, the state is saved.
+
+        Raises TrainingError when the run has diverged (its state is saved too) and StorageError when the disk takes no checkpoint.
+        """
+        end = min(self.steps, stop_at or self.steps)
+        devices = [self.compute.device] if self.compute.device.type == "cuda" else []
+        self.began = time.perf_counter()
+        with self.stop.listening(), torch.random.fork_rng(devices):
+            try:
+                while self.step < end and not self.stop.signal and not self.patience.over:
+                    self.on_step(self.learn(self.loader.next()))
+                    better = self.due(self.every.eval) and self.on_eval()
+                    if self.due(self.every.sample):
+                        self.on_sample()
+                    if better or self.due(self.every.save):
+                        self.on_save()
+            except TrainingError:  # no skipped step has touched the weights: they are worth keeping
+                self.on_save()
+                raise
+            self.on_save()
+        finished = self.step >= self.steps or self.patience.over
+        why = f"no better {self.patience.metric} for {self.patience.since} evaluations" if self.patience.over else ""
+        return Outcome("finished" if finished else "stopped", self.step, self.steps, why, self.stop.signal, self.patience.best)
+
+    def due(self, every: int) -> bool:
+        return bool(every) and (self.step % every == 0 or self.step == self.steps)
+
+    def learn(self, batch: Batch, share: float | None = None) -> Row:
+        """One optimizer step on a whole batch; `share` of the learning rates, or what the schedule says. Returns the step's figures."""
+        start = time.perf_counter()
+        number = self.step + 1
+        share = schedule(self.recipe.optim, self.step, self.steps) if share is None else share
+        torch.manual_seed(step_seed(self.recipe.seed, number))
+        weights = self.task.counts(batch)
+        refuse_untrained(number, weights)
+        self.model.train()
+        sums = self._gradients(batch, weights)
+        gradients = self.optimizer.gradients()
+        names = list(sums)
+        *means, norm = torch.stack([sums[name] for name in names] + [global_norm(gradients).to(self.compute.device)]).tolist()
+        loss, norm = sum(means), norm / self.scale.value
+        skipped = self.health.judge(number, loss, norm, self.scale)
+        if not skipped:
+            clip = self.recipe.optim.clip
+            scale_all(gradients, (min(1.0, clip / norm) if clip and norm else 1.0) / self.scale.value)
+            self.optimizer.rate(share)
+            self.optimizer.step()
+            self.scale.went_well()
+        del gradients
+        self.optimizer.zero()
+        self.step, self.tokens = number, self.tokens + self.loader.tokens_per_step
+        took = time.perf_counter() - start
+        return {
+            "step": number,
+            "tokens": self.tokens,
+            "loss": loss,
+            **({f"loss_{name}": mean for name, mean in zip(names, means)} if len(names) > 1 else {}),
+            "lr": self.recipe.optim.lr * share,
+            "grad_norm": norm,
+            "tokens_per_s": self.loader.tokens_per_step / took,
+            "memory_mb": self.compute.peak_memory() // 2**20,
+            "seconds": self.elapsed(),
+            **({"skipped": skipped} if skipped else {}),
+        }
+
+    def _gradients(self, batch: Batch, weights: dict[str, int]) -> dict[str, Tensor]:
+        """Adds up the gradients of the window; returns each term's mean loss on the device, without waiting for it."""
+        sums: dict[str, Tensor] = {}
+        for micro in batch.split(self.micro):
+            with self.compute.autocast():
+                terms = self.task.terms(self.model, micro.to(self.compute.device), self.chunk)
+            means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
+            (torch.stack(list(means.values())).sum() * self.scale.value).backward()  # type: ignore[no-untyped-call]
+            for name, mean in means.items():
+                sums[name] = sums[name] + mean.detach().float() if name in sums else mean.detach().float()
+        return sums
+
+    def on_step(self, row: Row) -> None:
+        if "skipped" in row:
+            self.meters.event(self.step, "skipped", row["skipped"])
+        self.meters.step(row)
+
+    def on_eval(self) -> bool:
+        """Evaluates; True when it is the best so far."""
+        if self.watch is None:
+            return False
+        self.optimizer.zero()
+        with self.compute.autocast():
+            figures = self.watch.evaluate(self.model)
+            surprise = self.watch.surprise(self.model)
+        if not figures:
+            return False
+        self.meters.eval({"step": self.step, **figures, "seconds": self.elapsed()})
+        if surprise:
+            self.meters.surprise({"step": self.step, **surprise})
+        better = self.patience.see(self.step, figures)
+        self.run.status("running", self.step, self.steps, self.patience.best, self.elapsed())
+        return better
+
+    def on_sample(self) -> None:
+        for row in self.watch.sample(self.model) if self.watch else ():
+            self.meters.sample({"step": self.step, **row})
+
+    def on_save(self) -> None:
+        if self.saved_at == self.step:
+            return
+        self.meters.event(self.step, "saved")
+        facts = {
+            "tokens": self.tokens,
+            "seconds": self.elapsed(),
+            "loader": self.loader.state(),
+            "scale": self.scale.state(),
+            "health": self.health.state(),
+            "patience": self.patience.state(),
+            "environment": machine.environment(),
+        }
+        state.save(self.run.checkpoints, self.step, state.weights_of(self.model), self.optimizer.tensors(), facts)
+        self.saved_at = self.step
+        best = self.patience.best.get("step")
+        state.prune(self.run.checkpoints, self.recipe.train.keep_last, [] if best is None else [best])
+        self.run.status("running", self.step, self.steps, self.patience.best, self.elapsed())
+
+    def restore(self, checkpoint: state.Checkpoint) -> None:
+        """Puts everything back to where the checkpoint was made. Raises CheckpointError when it is of another model or other data."""
+        facts = checkpoint.facts
+        self.loader.load_state(facts["loader"])
+        state.load_weights(self.model, checkpoint.weights())
+        self.optimizer.load(checkpoint.optimizer())
+        self.scale.load_state(facts["scale"])
+        self.health.load_state(facts["health"])
+        self.patience.load_state(facts["patience"])
+        self.step, self.tokens, self.seconds = checkpoint.step, facts["tokens"], facts["seconds"]
+        self.saved_at = checkpoint.step
+
+    def elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.began
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of torch's generators for one step."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8], "little") >> 1
+
+
+class Stop:
+    """Ctrl-C and SIGTERM: the first lets the step end and the state be saved, a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals reach the main thread alone
+            return
+        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
