@@ -151,7 +151,7 @@ class ModelFolder:
         written = copy.deepcopy(config) | {"dtype": kind}
         if path.exists() and any(path.iterdir()):
             if (path / INDEX).exists():
-                raise StorageError(f"{path} holds a model in several files ({INDEX}); this save would contradict them. Choose another folder.")
+                raise StorageError(f"{path} holds a model in several files ({INDEX}); a save would contradict them. Use another folder.")
             make_folder(path)
             _write(path, written, tensors)
         else:

@@ -42,6 +42,7 @@ class Frame:
 
     causal: bool  # the kernel's own causal path; exclusive with mask
     mask: Tensor | None  # (B or 1, H or 1, T, S): bool, True where a query may look, or numbers added to the scores
+    narrow: torch.dtype | None = None  # autocast's dtype while it is on
     rotary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     cache: Cache | None = None
     trace: list[Tensor] | None = None

@@ -1,28 +1,89 @@
-"""Norms and feed-forward parts."""
+"""Norms and feed-forward parts.
+
+A norm may return its output in another dtype (`narrow`): under autocast several products read one norm, and each would cast it again.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from quire.nn.config import FFN, Norm
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019); the division in fp32."""
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019); the division in fp32.
+
+    torch fuses this on a GPU; on a CPU it runs as seven passes over memory and more backward, so a CPU gets a function of its own.
+    """
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+    def forward(self, x: Tensor, narrow: torch.dtype | None = None) -> Tensor:
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            y = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return y if narrow is None else y.to(narrow)
+        if torch.is_grad_enabled():
+            return _RMS.apply(x, self.weight, self.eps, narrow)
+        if x.dtype == torch.float32 and narrow is None and x.numel() == self.weight.numel():
+            # one token: four calls, of which two touch the numbers; a dot product and a Python float replace five
+            row = x.view(-1)
+            return (x * self.weight).mul_((torch.dot(row, row).item() / row.numel() + self.eps) ** -0.5)
+        return _rms(x, _rms_factor(x, self.eps), self.weight, narrow)
 
 
-def make_norm(norm: Norm, width: int) -> nn.Module:
-    return RMSNorm(width, norm.eps) if norm.kind == "rms" else nn.LayerNorm(width, norm.eps)
+def _rms_factor(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps), (.., 1), at least in fp32."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _rms(x: Tensor, factor: Tensor, weight: Tensor, narrow: torch.dtype | None) -> Tensor:
+    y = x * factor  # fp32 even when x is not
+    if narrow is None or narrow == y.dtype:
+        return y.mul_(weight) if y.dtype == x.dtype else y.to(x.dtype).mul_(weight)
+    return torch.mul(y, weight, out=torch.empty_like(y, dtype=narrow))  # multiplied in fp32, rounded as it is written
+
+
+class _RMS(torch.autograd.Function):
+    """The backward pass borrows layer norm's fused kernel, told that the mean is zero; what that kernel subtracts for the mean is added back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, narrow: torch.dtype | None) -> Tensor:
+        factor = _rms_factor(x, eps)
+        ctx.save_for_backward(x, weight, factor)
+        return _rms(x, factor, weight, narrow)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factor = ctx.saved_tensors
+        width, dtype = x.shape[-1], factor.dtype
+        grad, wide = grad.to(dtype), weight.to(dtype)
+        grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
+            grad, x.to(dtype), [width], torch.zeros_like(factor), factor, wide, None, [True, True, False]
+        )
+        grad_x.add_((grad @ wide).unsqueeze(-1).mul_(factor).div_(width))
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
+
+
+class LayerNorm(nn.LayerNorm):
+    """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016)."""
+
+    def forward(self, x: Tensor, narrow: torch.dtype | None = None) -> Tensor:
+        y = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return y if narrow is None else y.to(narrow)
+
+
+def make_norm(norm: Norm, width: int) -> RMSNorm | LayerNorm:
+    return RMSNorm(width, norm.eps) if norm.kind == "rms" else LayerNorm(width, norm.eps)
 
 
 def activate(name: str, x: Tensor) -> Tensor:

@@ -28,11 +28,12 @@ class Rotary:
         table = self._tables.get((device, dtype))
         if table is None or table[0].shape[0] < length:
             rows = max(length, 2 * table[0].shape[0] if table else 256)
-            half = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device)
-            frequency = 1.0 / (self.rope.theta ** (half / self.head_dim))  # (C/2,)
-            angle = torch.arange(rows, dtype=torch.float32, device=device)[:, None] * frequency  # (T, C/2)
-            cos, sin = angle.cos(), angle.sin()
-            table = torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
+            with torch.inference_mode(False):  # an evaluation may be the first to come here, and a backward pass the second
+                half = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device)
+                frequency = 1.0 / (self.rope.theta ** (half / self.head_dim))  # (C/2,)
+                angle = torch.arange(rows, dtype=torch.float32, device=device)[:, None] * frequency  # (T, C/2)
+                cos, sin = angle.cos(), angle.sin()
+                table = torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
             self._tables[(device, dtype)] = table
         return table
 
@@ -86,7 +87,8 @@ class RelativeBias(nn.Module):
         if table is None or table.device != self.weight.device or table.shape[0] < 2 * max(reach, keys):
             # one row of buckets for every distance; a (T, S) square is a strided view into it
             half = max(reach, keys, 256)
-            table = self._buckets = self.bucket(torch.arange(-half, half, device=self.weight.device))
+            with torch.inference_mode(False):  # kept: a backward pass may need it after an evaluation made it
+                table = self._buckets = self.bucket(torch.arange(-half, half, device=self.weight.device))
         zero = table.shape[0] // 2
         row = self.weight.t()[:, table[zero - reach + 1 : zero + keys]]  # (H, reach - 1 + S): distances -(reach-1) .. S-1
         # query t (from the top) starts its keys at distance -(start + t): unfold gives every window, newest query first

@@ -45,15 +45,16 @@ class Block(nn.Module):
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
+        narrow = frame.narrow  # autocast's dtype: what several products read is cast once, here
         if self.post:
-            x = self.norm_attn(x + self._drop(self.attn(x, frame)))
+            x = self.norm_attn(x + self._drop(self.attn(x if narrow is None else x.to(narrow), frame)))
             if self.cross is not None:
                 x = self.norm_cross(x + self._drop(self.cross(x, frame, cross=True)))
-            return self.norm_ffn(x + self._drop(self.ffn(x)))
-        x = x + self._drop(self.attn(self.norm_attn(x), frame))
+            return self.norm_ffn(x + self._drop(self.ffn(x if narrow is None else x.to(narrow))))
+        x = x + self._drop(self.attn(self.norm_attn(x, narrow), frame))
         if self.cross is not None:
-            x = x + self._drop(self.cross(self.norm_cross(x), frame, cross=True))
-        return x + self._drop(self.ffn(self.norm_ffn(x)))
+            x = x + self._drop(self.cross(self.norm_cross(x, narrow), frame, cross=True))
+        return x + self._drop(self.ffn(self.norm_ffn(x, narrow)))
 
 
 class Layers(nn.Module):
@@ -94,13 +95,16 @@ class Layers(nn.Module):
         if bias is not None or ctx.keep is not None or ctx.segments is not None or (causal and 1 < tokens != keys):
             mask = build_mask(tokens, keys, causal=causal, keep=ctx.keep, segments=ctx.segments, bias=bias, device=x.device)
             causal = False
-        frame = Frame(causal and tokens > 1, mask, cache=ctx.cache, trace=ctx.trace, memory=memory)
+        device = x.device.type
+        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        if memory is not None and narrow is not None:
+            memory = memory.to(narrow)
+        frame = Frame(causal and tokens > 1, mask, narrow, cache=ctx.cache, trace=ctx.trace, memory=memory)
         if memory_keep is not None:
             frame.memory_mask = build_mask(1, memory_keep.shape[1], causal=False, keep=memory_keep)
         if self.rotary:
-            dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
             top = 0 if ctx.positions is None else int(ctx.positions.max()) + 1
-            frame.rotary = [rotary(start, tokens, ctx.positions, x.device, dtype, top) for rotary in self.rotary]
+            frame.rotary = [rotary(start, tokens, ctx.positions, x.device, narrow or x.dtype, top) for rotary in self.rotary]
         return frame
 
     def begin(self, x: Tensor, ctx: AttnContext, types: Tensor | None) -> Tensor:
