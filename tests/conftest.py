@@ -66,3 +66,40 @@ def no_network() -> Iterator[None]:
     socket.socket.connect = guarded  # type: ignore[method-assign, assignment]
     yield
     socket.socket.connect = connect  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a little real text: fourteen modules of the standard library."""
+    import sysconfig
+
+    folder = tmp_path_factory.mktemp("texts")
+    library = Path(sysconfig.get_path("stdlib"))
+    names = "abc bisect code codeop colorsys contextlib copy fnmatch heapq keyword operator reprlib shlex textwrap".split()
+    for name in names:
+        (folder / f"{name}.py").write_bytes((library / f"{name}.py").read_bytes()[:6000])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
+    """Where the documentation's blocks run: recipes/, my_texts/ and a finished run in runs/quickstart, trained for a few steps."""
+    import shutil
+
+    from quire.train.recipe import DataPart, LogPart, ModelPart, TokenizerPart, TrainPart, TrainRecipe
+    from quire.train.run import train
+
+    folder = tmp_path_factory.mktemp("workshop")
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    shutil.copytree(texts, folder / "my_texts")
+    train(
+        TrainRecipe(
+            out=str(folder / "runs" / "quickstart"),
+            model=ModelPart(family="llama", width=32, layers=2, heads=4, kv_heads=2, context=64),
+            tokenizer=TokenizerPart(vocab=400),
+            data=DataPart(sources=(str(texts),), held_out=0.15),
+            train=TrainPart(steps=12, batch=4, threads=1, dtype="fp32", compile="off", eval_every=6, save_every=6),
+            log=LogPart(prompts=("def parse_",), sample_tokens=8),
+        )
+    )
+    return folder
