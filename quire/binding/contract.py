@@ -1,0 +1,252 @@
+"""The contract: everything beside the weights that decides what a model reads and when it stops.
+
+Tokenizer, chat template, special ids, stop rule and loss-mask rule are one object with one hash, used by the trainer, the evaluator, `load`
+and every server alike. In other stacks these five live in five places, and most silent failures come from two of them disagreeing.
+
+On disk it is what other tools read: tokenizer.json, tokenizer_config.json, chat_template.jinja and generation_config.json. The special ids
+say also what is put around a plain text (`before`, `after`), which a tokenizer.json keeps in its post-processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .. import durable
+from ..errors import DataError, ModelError
+from ..text.definition import parse_json, read_optional
+from ..text.template import Template
+from ..text.tokenizer import Tokenizer
+from ..types import Message
+
+GENERATION = "generation_config.json"
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+_RULE = (*_IDS, "stop_strings", "transformers_version", "_from_model_config")  # not defaults for sampling: the rest are
+
+
+def canonical(value: Any) -> str:
+    """SHA-256 of a JSON value, the same however it was laid out."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """tokenizer, template (None: a base model), stop rule; the loss-mask rule follows from the template.
+
+    stop_ids: None makes a new contract: the end-of-text token and what ends a turn of the template stop, and a tokenizer that says nothing
+    about what stands around a text is told so (`framed`). decoder_start: the id with which an encoder-decoder begins to write.
+    defaults: recommended sampling values, recorded but not hashed: a temperature makes no other model.
+    """
+
+    tokenizer: Tokenizer
+    template: Template | None = None
+    stop_ids: tuple[int, ...] | None = None
+    stop_strings: tuple[str, ...] = ()
+    decoder_start: int | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.stop_ids is None:
+            eos = self.tokenizer.eos
+            object.__setattr__(self, "tokenizer", framed(self.tokenizer))
+            object.__setattr__(self, "stop_ids", tuple(dict.fromkeys(([] if eos is None else [eos]) + list(self.turn_end))))
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Contract:
+        """From a model folder of ours or of anyone. generation_config.json decides where config.json says otherwise, as in transformers.
+
+        Raises ModelError for a file that is missing or damaged.
+        """
+        folder = Path(folder)
+        tokenizer = Tokenizer.open(folder)
+        config, generation = _object(folder / "config.json"), _object(folder / GENERATION)
+        rule = {name: _ids(source, name, folder) for source in (config, generation) for name in _IDS if source.get(name) is not None}
+        stop = rule.get("eos_token_id", () if tokenizer.eos is None else (tokenizer.eos,))
+        start = rule.get("decoder_start_token_id") or (rule.get("pad_token_id") if config.get("is_encoder_decoder") else None)
+        strings = generation.get("stop_strings") or ()
+        return cls(
+            tokenizer,
+            Template.open(folder, tokenizer),
+            tuple(sorted(set(stop))),
+            (strings,) if isinstance(strings, str) else tuple(map(str, strings)),
+            start[0] if start else None,
+            {name: value for name, value in generation.items() if name not in _RULE},
+        )
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the four files, so that transformers reads the same tokenizer, template and stop rule."""
+        folder = durable.make_folder(folder)
+        self.tokenizer.save(folder)
+        if self.template is not None:
+            self.template.save(folder)
+        tokenizer, stop = self.tokenizer, list(self.stop_ids or ())
+        ids: dict[str, Any] = {
+            "bos_token_id": tokenizer.bos,
+            "eos_token_id": stop[0] if len(stop) == 1 else stop or None,
+            "pad_token_id": tokenizer.pad,
+            "decoder_start_token_id": self.decoder_start,
+            "stop_strings": list(self.stop_strings) or None,
+        }
+        durable.write_json(folder / GENERATION, {name: value for name, value in ids.items() if value is not None} | dict(self.defaults))
+
+    # -- what is hashed ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def mask_rule(self) -> str:
+        """Which tokens a conversation trains: where the template marks them, where prefix rendering proves them, or, without one, all."""
+        if self.template is None:
+            return "every token"
+        return "generation marks" if self.template.marks_generation else "prefix rendering"
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The parts as JSON; `id` is their hash, and a difference is reported by the part that it is in."""
+        template = None if self.template is None else self.template.source.encode("utf-8", "surrogatepass")
+        return {
+            "tokenizer": self.tokenizer.hash,
+            "template": None if template is None else hashlib.sha256(template).hexdigest(),
+            "special ids": {
+                "roles": dict(sorted(self.tokenizer.special_ids.items())),
+                "all": dict(sorted(self.tokenizer.special_tokens.items())),
+                "before": list(self.before),
+                "after": list(self.after),
+                "decoder start": self.decoder_start,
+            },
+            "stop rule": {"ids": sorted(self.stop_ids or ()), "strings": list(self.stop_strings)},
+            "loss-mask rule": self.mask_rule,
+        }
+
+    @cached_property
+    def id(self) -> str:
+        return canonical(self.facts)
+
+    # -- what it is used for -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return around(self.tokenizer.definition.raw.get("post_processor"), self.tokenizer.special_tokens)
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Special ids that stand before a plain text (LLaMA's <s>, BERT's [CLS])."""
+        return self._around[0]
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """Special ids that close a whole text (BERT's [SEP], T5's </s>)."""
+        return self._around[1]
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a text to be continued. An empty one begins with the begin-of-text token, and is refused where there is none."""
+        ids = [*self.before, *self.tokenizer.encode(text)]
+        if ids:
+            return ids
+        if self.tokenizer.bos is None:
+            raise DataError("the prompt is empty, and this tokenizer has no begin-of-text token to start from. Give a prompt.")
+        return [self.tokenizer.bos]
+
+    def whole(self, text: str) -> list[int]:
+        """Ids of a text to be read as a whole (an encoder's side), with what belongs around it."""
+        return [*self.before, *self.tokenizer.encode(text), *self.after]
+
+    @cached_property
+    def turn_end(self) -> tuple[int, ...]:
+        """The special ids with which the template ends an assistant's turn: they must stop a chat, listed as a stop rule or not."""
+        if self.template is None:
+            return ()
+        try:
+            turn = self.template.encode(self.tokenizer, [Message("user", "a"), Message("assistant", "b")])
+        except (DataError, ModelError):
+            return ()  # a template that wants other turns, or one where it cannot be told: the stop rule alone counts
+        ends = [token for token, trained in zip(turn.ids, turn.trained) if trained and self.tokenizer.is_special(token)]
+        return tuple(ends[-1:])
+
+
+def framed(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with a post-processor that puts around a text what training puts there, so that every tool does.
+
+    [CLS] text [SEP] for an encoder; text </s> where there is an end-of-text token alone; otherwise the begin-of-text token before it: a
+    document in training always begins behind a separator. A tokenizer that has a post-processor is left as it is.
+    """
+    if tokenizer.definition.raw.get("post_processor") is not None:
+        return tokenizer
+    names = tokenizer.special
+    if "cls" in names and "sep" in names:
+        single: list[str] = [names["cls"], "A", names["sep"]]
+        pair = [*single, "B", names["sep"]]
+    elif "bos" in names:
+        single, pair = [names["bos"], "A"], [names["bos"], "A", "B"]
+    elif "eos" in names:
+        single, pair = ["A", names["eos"]], ["A", names["eos"], "B", names["eos"]]
+    else:
+        return tokenizer
+    used = {spelling: tokenizer.special_tokens[spelling] for spelling in pair if spelling in tokenizer.special_tokens}
+
+    def parts(listed: list[str]) -> list[dict[str, Any]]:
+        second = listed.index("B") if "B" in listed else len(listed)
+        kinds = [("Sequence" if word in ("A", "B") else "SpecialToken", word, int(place >= second)) for place, word in enumerate(listed)]
+        return [{kind: {"id": word, "type_id": number}} for kind, word, number in kinds]
+
+    post = {
+        "type": "TemplateProcessing",
+        "single": parts(single),
+        "pair": parts(pair),
+        "special_tokens": {spelling: {"id": spelling, "ids": [token], "tokens": [spelling]} for spelling, token in used.items()},
+    }
+    definition = replace(tokenizer.definition, raw={**tokenizer.definition.raw, "post_processor": post})
+    return Tokenizer(definition, tokenizer.settings())
+
+
+def around(post: Any, special: Mapping[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(before, after) of one text, from the post-processor of a tokenizer.json. Raises ModelError for one that is not understood."""
+    kind = post.get("type") if isinstance(post, dict) else None
+    try:
+        if post is None or kind == "ByteLevel":
+            return (), ()
+        if kind == "Sequence":
+            before: tuple[int, ...] = ()
+            after: tuple[int, ...] = ()
+            for step in post["processors"]:
+                more_before, more_after = around(step, special)
+                before, after = more_before + before, after + more_after
+            return before, after
+        if kind in ("BertProcessing", "RobertaProcessing"):
+            return (int(post["cls"][1]),), (int(post["sep"][1]),)
+        if kind == "TemplateProcessing":
+            ids: list[list[int]] = [[], []]
+            side = 0
+            for part in post["single"]:
+                if "Sequence" in part:
+                    side = 1
+                else:
+                    ids[side] += map(int, post["special_tokens"][part["SpecialToken"]["id"]]["ids"])
+            return tuple(ids[0]), tuple(ids[1])
+    except (KeyError, TypeError, IndexError, ValueError):
+        pass
+    raise ModelError(
+        f"tokenizer.json: its post_processor (type {kind!r}) is not understood, so it is not known which ids stand around a text. "
+        "Known: TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, and a Sequence of them."
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object, {} where there is no file."""
+    text = read_optional(path, 2**24)
+    value = {} if text is None else parse_json(text.encode("utf-8"), str(path))
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} must hold a JSON object. Fetch it again.")
+    return value
+
+
+def _ids(source: dict[str, Any], name: str, folder: Path) -> tuple[int, ...]:
+    value = source[name]
+    listed = value if isinstance(value, list) else [value]
+    if not all(type(token) is int and token >= 0 for token in listed):
+        raise ModelError(f"{folder}: {name} is {value!r}; allowed is an id, or a list of ids, each 0 or more.")
+    return tuple(listed)
