@@ -158,18 +158,19 @@ def check(folder: Path | str) -> dict[str, Any]:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files, facts = dict(manifest["files"]), dict(manifest["facts"])
+        files = {name: (int(expected["bytes"]), str(expected["sha256"])) for name, expected in dict(manifest["files"]).items()}
+        facts = dict(manifest["facts"])
     except FileNotFoundError:
         raise CheckpointError(f"{folder} has no {MANIFEST}: it was never finished") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} cannot be read ({type(error).__name__}): the folder is damaged") from error
-    for name, expected in files.items():
+    for name, (size, sha256) in files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing: the folder is damaged")
-        if path.stat().st_size != expected["bytes"]:
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes where {expected['bytes']} were written: the folder is damaged")
-        if sha256_file(path) != expected["sha256"]:
+        if path.stat().st_size != size:
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes where {size} were written: the folder is damaged")
+        if sha256_file(path) != sha256:
             raise CheckpointError(f"{path} has changed since it was written (its SHA-256 differs): the folder is damaged")
     return facts
 

@@ -48,5 +48,5 @@ def write_model(path: Path, parts: Prepared, model: Transformer, lineage: dict[s
 def template(tokenizer: Tokenizer) -> Template | None:
     """ChatML where the tokenizer has reserved its marks; None leaves a base model without a template."""
     if {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.special_tokens):
-        return Template(CHATML, tokenizer)
+        return Template(CHATML, tokenizer.special)
     return None
