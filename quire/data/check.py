@@ -14,6 +14,9 @@ from ..errors import DataError, RecipeError
 from .sources import Source, Tally, read, split
 
 
+_SHOWN = 2  # examples a line; the report in the run folder has more
+
+
 @dataclass(frozen=True)
 class Skipped:
     """Things that were left out for one reason, with the names of the first few."""
@@ -23,8 +26,9 @@ class Skipped:
     examples: tuple[str, ...]
 
     def __str__(self) -> str:
-        more = ", …" if self.count > len(self.examples) else ""
-        return f"{self.count:,} {self.reason} ({', '.join(self.examples)}{more})"
+        shown = self.examples[:_SHOWN]
+        more = ", …" if self.count > len(shown) else ""
+        return f"{self.count:,} {self.reason} ({', '.join(shown)}{more})"
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Report:
     notes: tuple[str, ...] = field(default=())
 
     def lines(self) -> list[str]:
-        """For the terminal, without the examples' full lists."""
+        """For the terminal."""
         out = [
             f"{_count(self.documents, 'document')}, {_size(self.bytes)} of text from {_count(self.files, 'file')}; "
             f"the longest is {self.longest_name} with {_size(self.longest)}"

@@ -68,7 +68,7 @@ class RelativeBias(nn.Module):
 
     def bucket(self, distance: Tensor) -> Tensor:
         """Bucket numbers of `distance` = key position - query position, any shape."""
-        buckets, offset = self.relative.buckets, 0
+        buckets, offset = self.relative.buckets, torch.zeros_like(distance)
         if self.both_ways:
             buckets //= 2
             offset = (distance > 0) * buckets

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import RecipeError
+from ..metrics.bits import bits_per_byte
 from ..nn.batch import Batch
 from ..nn.heads import token_loss
 from ..text.tokenizer import Tokenizer
@@ -156,4 +157,4 @@ class Denoise:
                     loss, weight = self.terms(model, part.to(device))["lm"]
                     nats, tokens = nats + float(loss), tokens + weight
         hidden_bytes = bytes_of(counts, view, self._lengths)
-        return {"bits_per_byte": nats / np.log(2) / hidden_bytes, "loss": nats / tokens, "tokens": float(tokens)}
+        return {"bits_per_byte": bits_per_byte(nats, hidden_bytes), "loss": nats / tokens, "tokens": float(tokens)}

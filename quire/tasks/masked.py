@@ -170,8 +170,9 @@ class Masked:
                     sums += self._figures(model, part.to(device))
         if not sums[2]:
             raise DataError(f"the held-out text has {found.count} rows for the task 'masked', too few to evaluate. Hold out more text.")
-        figures = {"loss": sums[0] / sums[2], "accuracy": sums[1] / sums[2], "tokens": sums[2]}
-        return {**figures, "nsp_loss": sums[3] / sums[5], "nsp_accuracy": sums[4] / sums[5]} if self.next_sentence else figures
+        loss, hits, count, pair_loss, pair_hits, pairs = sums.tolist()
+        figures = {"loss": loss / count, "accuracy": hits / count, "tokens": count}
+        return {**figures, "nsp_loss": pair_loss / pairs, "nsp_accuracy": pair_hits / pairs} if self.next_sentence else figures
 
     def _figures(self, model: nn.Module, batch: Batch) -> Array:
         """Loss, hits and number of the hidden tokens, and the same of the pairs."""

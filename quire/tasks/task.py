@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from ..errors import RecipeError
+from ..errors import RecipeError, nearest
 from ..nn.batch import Batch
 from ..text.tokenizer import Tokenizer
 
 Array = npt.NDArray[Any]
 RowArrays = Sequence[Array] | Array  # one array a row, or one matrix when all are of one length
 Term = tuple[Tensor, int]  # the summed loss, and how many things it sums over
+
+
+NAMES = ("causal", "masked", "denoise")
 
 
 class TokenView(Protocol):
@@ -132,4 +135,4 @@ def make(choice: TaskChoice, tokenizer: Tokenizer, context: int, boundaries: Lit
         from .denoise import Denoise
 
         return Denoise(tokenizer, context, choice.mask_rate, choice.mean_span)
-    raise RecipeError(f"task.name = '{choice.name}' is not a task. The tasks are: causal, masked, denoise.")
+    raise RecipeError(f"task.name = '{choice.name}' is not a task.{nearest(choice.name, list(NAMES))} The tasks are: {', '.join(NAMES)}.")
