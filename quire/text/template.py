@@ -347,8 +347,8 @@ def _check_prefix(tokenizer: Tokenizer, row: _Row, found: Encoded, before: _Row,
     if found.ids[: len(ids)] != ids:
         raise DataError(
             f"message {number}: a token reaches over the place where the assistant begins to write "
-            f"({row.text[len(before.text) :][:30]!r}), so the model would be trained on other tokens than it reads when it is used. Use a template with generation marks, "
-            "or remove white space at the beginning of the answer."
+            f"({row.text[len(before.text) :][:30]!r}), so the model would be trained on other tokens than it reads when it is used. "
+            "Use a template with generation marks, or remove white space at the beginning of the answer."
         )
 
 
