@@ -198,7 +198,7 @@ def test_the_readme_lists_every_verb() -> None:
 def test_files_named_in_documentation_and_docstrings_exist() -> None:
     names = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    missing = {name for name in re.findall(r"\b\w+\.py\b", page)} - names
+    missing = set(re.findall(r"\b\w+\.py\b", page)) - names
     assert not missing, f"docs/architecture.md names {sorted(missing)}, which are not there"
     for path in sorted((ROOT / "quire").rglob("*.py")):
         for name in re.findall(r"\bdocs/[\w/.-]+\.md\b", path.read_text(encoding="utf-8")):
