@@ -13,7 +13,6 @@ from typing import Any
 from ..errors import DataError, RecipeError
 from .sources import Source, Tally, read, split
 
-
 _SHOWN = 2  # examples a line; the report in the run folder has more
 
 

@@ -219,11 +219,14 @@ def build(
     separator: int,
     held_out: float | int = 0,
     progress: Progress | None = None,
+    *,
+    corpus: str = "",
 ) -> dict[str, Shard]:
     """Tokenizes a corpus once into the shards `train` and, where documents fall on that side of the split, `held_out`.
 
-    `held_out` is what `sources.split` takes: a share, or the exact cut of `check.Report.cut`. One chunk of text is in memory at a time.
-    Raises DataError when no document is left to train on, StorageError when the disk is full or the folder read-only.
+    `held_out` is what `sources.split` takes: a share, or the exact cut of `check.Report.cut`; `corpus` is the hash that the report found,
+    to be sure that it is still the same text. One chunk of text is in memory at a time; `train.json` appears last. Raises DataError when
+    no document is left to train on or the text changed, StorageError when the disk is full or the folder read-only.
     """
     folder = durable.make_folder(folder)
     digests: list[bytes] = []
@@ -242,10 +245,15 @@ def build(
             raise DataError(
                 f"no document is left to train on: the corpus has {len(digests)} documents and all of them are held out. Add text."
             )
-    corpus = corpus_hash(digests)
-    for name, writer in writers.items():
+    found = corpus_hash(digests)
+    if corpus and found != corpus:
+        raise DataError(
+            f"the sources changed while they were being read: their hash was {corpus[:16]}… at the check and is now {found[:16]}…. "
+            "Wait until nothing writes into them, and start again."
+        )
+    for name, writer in reversed(writers.items()):  # `train` last: whoever finds it finds all there is
         if writer.documents:
-            durable.write_json(folder / f"{name}.json", writer.facts(corpus))
+            durable.write_json(folder / f"{name}.json", writer.facts(found))
         else:
             for file in writer.files:
                 (folder / file).unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 A word piece that begins with '##' joins what is before it. Elsewhere two neighbours are one word when the first ends in a letter or digit
 and the second begins with one: a space (or the '▁' and 'Ġ' that stand for it) at the beginning of a token opens a word, and so does
-punctuation. Bytes of unfinished characters count as letters.
+punctuation. Bytes of unfinished characters count as letters. Where a vocabulary is one of words, each is one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ class Words:
         self.joins_left = np.zeros(size, dtype=bool)  # joins the token before it, if that one lets it
         self.joins_right = np.zeros(size, dtype=bool)
         wordpiece = tokenizer.definition.kind == "WordPiece"
+        apart = tokenizer.definition.raw.get("decoder") is None  # tokens come back with spaces between them: every one is a word
         for id, spelling in tokenizer.definition.spellings.items():
             if tokenizer.is_special(id) and id != tokenizer.unk:
                 continue
             self.special[id] = False
             if wordpiece:
                 self.joins_left[id], self.joins_right[id] = spelling.startswith("##"), True
-            elif data := tokenizer.token_bytes(id):
+            elif not apart and (data := tokenizer.token_bytes(id)):
                 self.joins_left[id], self.joins_right[id] = _letter(data[:4], 0), _letter(data[-4:], -1)
         self.ordinary = np.flatnonzero(~self.special)
 

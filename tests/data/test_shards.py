@@ -167,6 +167,33 @@ def test_a_full_disk_leaves_no_shard_that_could_be_taken_for_whole(
         assert not list(folder.glob(".*"))
 
 
+@pytest.mark.parametrize("stop", range(8))
+def test_a_train_shard_that_is_there_has_its_held_out_shard_beside_it(
+    folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    real, left = durable._os.replace, iter(range(stop, -1000, -1))
+
+    def killed(*arguments):  # type: ignore[no-untyped-def]
+        if next(left) == 0:
+            raise KeyboardInterrupt  # nothing that runs afterwards may mend it
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(durable._os, "replace", staticmethod(killed))
+        shards.build(folder, some_documents(30, seed=1), tokenizer, EOS, 0.2)
+    assert not (folder / "train.json").exists()
+
+
+def test_sources_that_change_between_check_and_shards_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    seen = corpus_hash(d.digest for d in some_documents(5))
+    assert shards.build(tmp_path, some_documents(5), tokenizer, EOS, corpus=seen)["train"].corpus == seen
+    with pytest.raises(
+        DataError, match=rf"the sources changed while they were being read: their hash was {seen[:16]}… at the check and is now"
+    ):
+        shards.build(tmp_path, some_documents(6), tokenizer, EOS, corpus=seen)
+    assert not (tmp_path / "train.json").exists()
+
+
 def test_an_older_shard_is_replaced_whole(folder: Path, tokenizer: Tokenizer) -> None:
     before = json.loads((folder / "train.json").read_text())
     shards.build(folder, some_documents(30, seed=9), tokenizer, EOS, 0.2)

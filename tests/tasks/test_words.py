@@ -11,7 +11,7 @@ from quire.text.training import KINDS, train
 
 def words_of(kind: str, text: str) -> list[str]:
     texts = [text] * 3 + ["a few more words, with letters: abcdefghijklmnopqrstuvwxyz 0123456789 (and so on)"]
-    tokenizer = train(kind, texts, 300 if kind == "bpe" else 60, special="masked")  # type: ignore[arg-type]
+    tokenizer = train(kind, texts, 300 if kind == "bpe" else 130, special="masked")  # type: ignore[arg-type]
     ids = np.array([tokenizer.encode(text)])
     starts = np.flatnonzero(Words(tokenizer).starts(ids)[0]).tolist()
     found = [tokenizer.decode(ids[0, begin:end].tolist()) for begin, end in zip(starts, [*starts[1:], ids.shape[1]], strict=True)]
