@@ -203,3 +203,30 @@ def test_files_named_in_documentation_and_docstrings_exist() -> None:
     for path in sorted((ROOT / "quire").rglob("*.py")):
         for name in re.findall(r"\bdocs/[\w/.-]+\.md\b", path.read_text(encoding="utf-8")):
             assert (ROOT / name).exists(), f"{path.relative_to(ROOT)} names {name}, which is not there"
+
+
+# How a shown command is run here: as it stands, with something quick added, or (None: it takes minutes) only its options looked up.
+ADDED = {"train": ["--dry-run"], "plan": [], "generate": ["--max-tokens", "4"], "chat": [], "quickstart": None, "resume": None}
+SHOWN = [(page, line, words) for page in PAGES for line, words in commands(page) if words[0] == "quire" and words[1:2] != ["--help"]]
+
+
+@pytest.mark.parametrize(("page", "line", "words"), SHOWN, ids=[f"{page.stem}-{line}" for page, line, _ in SHOWN])
+def test_shown_commands_run(
+    page: Path, line: int, words: list[str], workshop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from quire.cli.main import main
+
+    monkeypatch.chdir(workshop)
+    monkeypatch.setattr("sys.stdin", io.StringIO("exit\n"))
+    added = ADDED.get(words[1], [])
+    if added is None:
+        with pytest.raises(SystemExit) as left:
+            main([words[1], "--help"])
+        shown = capsys.readouterr().out
+        assert left.value.code == 0
+        unknown = [word for word in words[2:] if word.startswith("--") and word.partition("=")[0] not in shown]
+        assert not unknown, f"{page.name}:{line} shows {unknown}, which `quire {words[1]} --help` does not have"
+    else:
+        code = main([*words[1:], *added])
+        said = capsys.readouterr()
+        assert code == 0, f"{page.name}:{line}: {' '.join(words)} ended with {code}: {said.err}"
