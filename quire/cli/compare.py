@@ -1,0 +1,52 @@
+"""Two or more runs side by side: what their recipes differ in, their figures, and a page with their curves in one picture.
+
+quire compare runs/a runs/b
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .tables import show
+
+
+@dataclass(frozen=True)
+class Compare:
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")]
+    """Two to eight run folders."""
+    out: Path = Path("compare.html")
+    """Where to write the page."""
+    json: bool = False
+    """Print the comparison as JSON; the page is written too."""
+
+
+def run(argv: list[str]) -> int:
+    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Compare], prog="quire compare", args=argv, description=__doc__)
+    from ..report import compare
+
+    runs = compare.read(options.runs)
+    names, different, figures, said = compare.names(runs), compare.differences(runs), compare.figures(runs), compare.warnings(runs)
+    path = compare.write(options.runs, options.out)
+    if options.json:
+        found = {figure.name: dict(zip(names, figure.values, strict=True)) for figure in figures}
+        recipes = {key: dict(zip(names, values, strict=True)) for key, values in different}
+        print(json.dumps({"figures": found, "recipe": recipes, "warnings": said, "page": str(path)}, ensure_ascii=False, indent=2))
+        return 0
+    best = {(row, 1 + column) for row, figure in enumerate(figures) for column in figure.best()}
+    columns = range(1, 1 + len(names))
+    show(("", *names), [(f.name.replace("_", " "), *map(compare.say, f.values)) for f in figures], numbers=columns, strong=best)
+    print()
+    if different:
+        show(("recipe", *names), [(key, *("" if value is None else str(value) for value in values)) for key, values in different])
+    else:
+        print("The recipes are the same in every value that decides a run.")
+    for warning in said:
+        print(f"note: {warning}", file=sys.stderr)
+    print(f"\n{path}")
+    return 0
