@@ -36,6 +36,12 @@ def _turned(tensor: Tensor) -> Tensor:
     return tensor.t() if tensor.ndim == 2 else tensor
 
 
+def _cut(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    import torch
+
+    return list(torch.split(tensor, [shape[0] for shape in shapes]))
+
+
 def _joined(parts: list[Tensor]) -> Tensor:
     import torch
 
@@ -44,10 +50,8 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 COPY = Op("copy", lambda t, shapes: [t], lambda parts: parts[0])
 TRANSPOSE = Op("transpose", lambda t, shapes: [_turned(t)], lambda parts: _turned(parts[0]))
-SPLIT = Op("split", lambda t, shapes: list(t.split([shape[0] for shape in shapes])), _joined)
-SPLIT_TRANSPOSED = Op(
-    "split, transposed", lambda t, shapes: list(_turned(t).split([shape[0] for shape in shapes])), lambda parts: _turned(_joined(parts))
-)
+SPLIT = Op("split", _cut, _joined)
+SPLIT_TRANSPOSED = Op("split, transposed", lambda t, shapes: _cut(_turned(t), shapes), lambda parts: _turned(_joined(parts)))
 
 
 @dataclass(frozen=True)

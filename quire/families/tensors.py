@@ -87,7 +87,7 @@ def read_header(path: Path) -> dict[str, Slot]:
         raise wrong(f"its header lists {len(header)} tensors; allowed are {MAX_TENSORS}")
     slots, spans = {}, []
     for name, entry in header.items():
-        slots[name], span = _slot(path, entry, lambda why, name=name: wrong(f"tensor {name!r} {why}"))  # type: ignore[misc]
+        slots[name], span = _slot(path, entry, lambda why, name=name: wrong(f"tensor {name!r} {why}"))
         spans.append(span)
     end = 0
     for start, stop in sorted(spans):
@@ -134,4 +134,4 @@ def write_tensors(path: Path, tensors: Iterable[tuple[str, Tensor]], metadata: d
 def _write(file: BinaryIO, tensor: Tensor) -> None:
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
     if flat.numel():
-        file.write(memoryview(flat.view(torch.uint8).numpy()))
+        file.write(flat.view(torch.uint8).numpy().data)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quire.errors import ContextError
 from quire.nn.cache import Cache
 from quire.nn.config import Attn
 from quire.nn.position import turn
@@ -183,8 +184,11 @@ class Attention(nn.Module):
 
     def _memory(self, frame: Frame) -> tuple[Tensor, Tensor]:
         cache = frame.cache
-        if cache is not None and cache.cross[self.layer] is not None:
-            return cache.cross[self.layer]
+        stored = None if cache is None else cache.cross[self.layer]
+        if stored is not None:
+            return stored
+        if frame.memory is None:
+            raise ContextError("Cross-attention has nothing to look at: give `memory`, the encoder's output, at the first call.")
         pair = self._heads(self.k(frame.memory)), self._heads(self.v(frame.memory))
         if cache is not None:
             cache.cross[self.layer] = pair

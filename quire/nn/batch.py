@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,11 +31,16 @@ class Batch:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def _map(self, f) -> Batch:
-        tensors = {name: getattr(self, name) for name in ("tokens", "positions", "segments", "keep", "types")}
-        return replace(
-            self,
-            **{name: None if t is None else f(t) for name, t in tensors.items()},
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Batch:
+        def maybe(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else f(tensor)
+
+        return Batch(
+            f(self.tokens),
+            positions=maybe(self.positions),
+            segments=maybe(self.segments),
+            keep=maybe(self.keep),
+            types=maybe(self.types),
             labels={name: f(t) for name, t in self.labels.items()},
             source=None if self.source is None else self.source._map(f),
         )
@@ -44,4 +50,8 @@ class Batch:
 
     def split(self, rows: int) -> list[Batch]:
         """Micro-batches of at most `rows` rows, in order."""
-        return [self._map(lambda t, i=i: t[i : i + rows]) for i in range(0, len(self), rows)]
+
+        def part(start: int) -> Batch:
+            return self._map(lambda tensor: tensor[start : start + rows])
+
+        return [part(start) for start in range(0, len(self), rows)]

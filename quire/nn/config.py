@@ -130,7 +130,7 @@ class ModelConfig:
         Training triples it (Kaplan et al. 2020). Causal attention is counted at half its square. An encoder-decoder is counted as if
         both sides were `length` long.
         """
-        total = 2.0 * self.vocab * self.width  # the head
+        total = 2.0 * self.vocab * self.width if isinstance(self.head, LMHead | MLMHead) else 0.0
         for stack in (self.encoder, self.decoder):
             for layer in stack.layers if stack else ():
                 total += 2.0 * _matrix_weights(layer, self.width)

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from quire.errors import ModelError
 from quire.nn.batch import IGNORE
 from quire.nn.config import LMHead, MLMHead, ModelConfig
-from quire.nn.layers import activate
+from quire.nn.layers import LayerNorm, activate
 
 
 class LMHeadModule(nn.Module):
@@ -62,7 +63,7 @@ class MLMHeadModule(nn.Module):
         width = embed.weight.shape[1]
         self.act = head.act
         self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, head.eps)
+        self.norm = LayerNorm(width, head.eps)
         self.bias = nn.Parameter(torch.zeros(embed.weight.shape[0]))
         self._table = [embed]
         self.pooler = PoolerModule(width) if head.next_sentence else None
@@ -81,7 +82,7 @@ class MLMHeadModule(nn.Module):
     def next_sentence(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> logits (B, 2): column 0 says "B follows A", column 1 "B is random"."""
         if self.pooler is None or self.classifier is None:
-            raise RuntimeError("This head was built without next-sentence prediction (MLMHead.next_sentence is False).")
+            raise ModelError("This model has no next-sentence classifier: it was trained on masked tokens alone.")
         return self.classifier(self.pooler(hidden))
 
 
@@ -125,7 +126,7 @@ class _ChunkedLoss(torch.autograd.Function):
             b = None if bias is None else bias.to(dtype)
             grad_hidden = torch.empty_like(hidden) if for_hidden else None
             grad_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
-            grad_bias = torch.zeros_like(bias, dtype=torch.float32) if for_bias else None
+            grad_bias = torch.zeros_like(bias, dtype=torch.float32) if for_bias and bias is not None else None
             total = torch.zeros((), dtype=torch.float32, device=hidden.device)
             for start in range(0, hidden.shape[0], chunk):
                 rows = slice(start, start + chunk)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from quire.nn.attention import Attention
 from quire.nn.heads import LMHeadModule
-from quire.nn.layers import FeedForward
+from quire.nn.layers import FeedForward, RMSNorm
 from quire.nn.position import RelativeBias
 from quire.nn.transformer import Block, Transformer
 
@@ -24,26 +24,26 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
     config = model.config
     with torch.no_grad():
         for module in model.modules():
-            bias = getattr(module, "bias", None)
-            if isinstance(bias, Tensor):
+            bias = module._parameters.get("bias")
+            if bias is not None:
                 bias.zero_()
-            if isinstance(module, nn.LayerNorm) or type(module).__name__ == "RMSNorm":
+            if isinstance(module, RMSNorm | nn.LayerNorm):
                 module.weight.fill_(1.0)
             elif config.init != "t5" and isinstance(module, nn.Linear | nn.Embedding | RelativeBias | LMHeadModule):
                 weight = module._parameters.get("weight")
                 if weight is not None:
-                    _draw(weight, config.init_std, config.init == "bert", generator)
-        if config.init == "gpt":
-            for stack in (model.encoder, model.decoder):
-                for block in stack.layers if stack else ():
-                    parts = [block.attn.o, block.ffn.down] + ([block.cross.o] if block.cross else [])
-                    for part in parts:
-                        part.weight.div_(math.sqrt(len(parts) * len(stack.layers)))
-        elif config.init == "t5":
+                    _draw(weight, config.init_std, generator, cut=config.init == "bert")
+        if config.init == "t5":
             _t5(model, generator)
+        elif config.init == "gpt":
+            blocks = [module for module in model.modules() if isinstance(module, Block)]
+            for block in blocks:
+                parts = [block.attn.o, block.ffn.down] + ([block.cross.o] if block.cross is not None else [])
+                for part in parts:
+                    part.weight.div_(math.sqrt(len(parts) * len(blocks)))
 
 
-def _draw(weight: Tensor, std: float, cut: bool, generator: torch.Generator) -> None:
+def _draw(weight: Tensor, std: float, generator: torch.Generator, cut: bool = False) -> None:
     if cut:
         nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator=generator)
     else:
@@ -54,21 +54,19 @@ def _t5(model: Transformer, generator: torch.Generator) -> None:
     width, factor = model.config.width, model.config.init_std
     for module in model.modules():
         if isinstance(module, nn.Embedding):
-            _draw(module.weight, factor, False, generator)
+            _draw(module.weight, factor, generator)
         elif isinstance(module, RelativeBias):
-            _draw(module.weight, factor * width**-0.5, False, generator)
+            _draw(module.weight, factor * width**-0.5, generator)
         elif isinstance(module, LMHeadModule) and "weight" in module._parameters:
-            _draw(module.weight, factor * width**-0.5, False, generator)
-        elif isinstance(module, Block):
-            for attention in (module.attn, module.cross):
-                if isinstance(attention, Attention):
-                    inner = attention.attn.heads * attention.attn.head_dim
-                    _draw(attention.q.weight, factor * (width * attention.attn.head_dim) ** -0.5, False, generator)
-                    _draw(attention.k.weight, factor * width**-0.5, False, generator)
-                    _draw(attention.v.weight, factor * width**-0.5, False, generator)
-                    _draw(attention.o.weight, factor * inner**-0.5, False, generator)
+            _draw(module.weight, factor * width**-0.5, generator)
+        elif isinstance(module, Attention):
+            inner = module.attn.heads * module.attn.head_dim
+            _draw(module.q.weight, factor * (width * module.attn.head_dim) ** -0.5, generator)
+            _draw(module.k.weight, factor * width**-0.5, generator)
+            _draw(module.v.weight, factor * width**-0.5, generator)
+            _draw(module.o.weight, factor * inner**-0.5, generator)
         elif isinstance(module, FeedForward):
             for part in (module.gate, module.up):
                 if part is not None:
-                    _draw(part.weight, factor * width**-0.5, False, generator)
-            _draw(module.down.weight, factor * module.down.in_features**-0.5, False, generator)
+                    _draw(part.weight, factor * width**-0.5, generator)
+            _draw(module.down.weight, factor * module.down.in_features**-0.5, generator)

@@ -53,7 +53,7 @@ def _rms(x: Tensor, factor: Tensor, weight: Tensor, narrow: torch.dtype | None) 
 
 
 class _RMS(torch.autograd.Function):
-    """The backward pass borrows layer norm's fused kernel, told that the mean is zero; what that kernel subtracts for the mean is added back."""
+    """The backward pass borrows layer norm's fused kernel, told that the mean is 0; what it subtracts for the mean is added back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, narrow: torch.dtype | None) -> Tensor:

@@ -62,16 +62,18 @@ class Layers(nn.Module):
 
     def __init__(self, stack: Stack, config: ModelConfig) -> None:
         super().__init__()
-        self.context, self.dropout = config.context, config.dropout
+        self.dropout = config.dropout
+        self.random = config.dropout > 0 or (config.attention_dropout or 0) > 0  # a recomputation must then draw the same numbers
         self.causal = stack.layers[0].attn.causal
         self.positions = nn.Embedding(stack.positions, config.width) if stack.positions else None
         self.types = nn.Embedding(stack.types, config.width) if stack.types else None
         self.embed_norm = make_norm(stack.embed_norm, config.width) if stack.embed_norm else None
         self.relative = RelativeBias(stack.relative, stack.layers[0].attn.heads, not self.causal) if stack.relative else None
-        self.layers = nn.ModuleList(Block(layer, config) for layer in stack.layers)
+        blocks = [Block(layer, config) for layer in stack.layers]
+        self.layers = nn.ModuleList(blocks)
         self.norm = make_norm(stack.final_norm, config.width) if stack.final_norm else None
         self.rotary: list[Rotary] = []
-        for i, (layer, block) in enumerate(zip(stack.layers, self.layers, strict=True)):
+        for i, (layer, block) in enumerate(zip(stack.layers, blocks, strict=True)):
             block.attn.layer = i
             if block.cross is not None:
                 block.cross.layer = i
@@ -123,7 +125,10 @@ class Layers(nn.Module):
 
     def forward(self, x: Tensor, frame: Frame, checkpointing: bool = False) -> Tensor:
         for layer in self.layers:
-            x = checkpoint(layer, x, frame, use_reentrant=False, preserve_rng_state=self.dropout > 0) if checkpointing else layer(x, frame)
+            if checkpointing:
+                x = checkpoint(layer, x, frame, use_reentrant=False, preserve_rng_state=self.random)
+            else:
+                x = layer(x, frame)
         return x if self.norm is None else self.norm(x)
 
 

@@ -29,7 +29,7 @@ class Case:
         return "-".join([self.family.names[0], *changed]).replace(" ", "")
 
 
-CASES = [Case(family, family.tiny | variant) for family in (FAMILIES[name] for name in sorted(FAMILIES)) for variant in ({}, *family.variants)]
+CASES = [Case(family, family.tiny | variant) for _, family in sorted(FAMILIES.items()) for variant in ({}, *family.variants)]
 FULL = [case for case in CASES if isinstance(case.family.build(case.config).head, LMHead | MLMHead)]  # with a vocabulary at the end
 
 

@@ -1,0 +1,51 @@
+"""Our RMS norm on the CPU equals torch's, forward and backward, in every dtype it meets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from quire.nn.layers import RMSNorm
+
+
+def norm(width: int = 32, dtype: torch.dtype = torch.float32) -> RMSNorm:
+    module = RMSNorm(width, 1e-5)
+    with torch.no_grad():
+        module.weight.copy_(torch.rand(width, generator=torch.Generator().manual_seed(0)) + 0.5)
+    return module.to(dtype)
+
+
+def test_gradient_against_finite_differences() -> None:
+    module = norm(6, torch.float64)
+    x = torch.randn(3, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: torch.func.functional_call(module, {"weight": w}, (x,)), (x, module.weight))
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+def test_equals_torch(dtype: torch.dtype, limit: float) -> None:
+    module = norm(dtype=dtype)
+    x = (torch.randn(4, 7, 32, generator=torch.Generator().manual_seed(1)) * 3 + 1).to(dtype).requires_grad_()
+    ours, torchs = module(x), F.rms_norm(x, (32,), module.weight, 1e-5)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, torchs, atol=limit, rtol=limit)
+    direction = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+    for a, b in zip(
+        torch.autograd.grad(ours, (x, module.weight), direction), torch.autograd.grad(torchs, (x, module.weight), direction), strict=True
+    ):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a, b, atol=10 * limit, rtol=limit)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), ours, atol=limit, rtol=limit)
+        torch.testing.assert_close(module(x[:1, :1]), ours[:1, :1], atol=limit, rtol=limit)
+
+
+def test_a_narrow_output_is_the_wide_one_rounded_once() -> None:
+    module, x = norm(), torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(module(x, torch.bfloat16), module(x).to(torch.bfloat16))
+    with torch.no_grad():
+        assert torch.equal(module(x, torch.bfloat16), module(x).to(torch.bfloat16))
+
+
+def test_zeros_stay_zeros() -> None:
+    assert not norm()(torch.zeros(2, 1, 32)).any()
