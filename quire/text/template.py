@@ -18,17 +18,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import durable
 from ..errors import DataError, ModelError
 from ..types import Message
 from .definition import parse_json, read_optional
-from .tokenizer import Encoded, Tokenizer
+from .rows import Encoded
+from .tokenizer import Tokenizer
 from .traced import TRAINED, USER, from_user, marks_of, plain, without_marks
-
-if TYPE_CHECKING:
-    from .sandbox import Sandbox
 
 FILE = "chat_template.jinja"
 
@@ -105,14 +103,15 @@ class Template:
 
     def __init__(self, source: str, special: Mapping[str, str] | None = None, *, origin: str = "the chat template") -> None:
         """special: {role: spelling}, as `Tokenizer.special`. Raises ModelError for a template that cannot be read or asks for too much."""
-        from . import sandbox
+        from .budget import LARGEST_SOURCE
+        from .sandbox import Sandbox
 
-        if len(source) > sandbox.LARGEST_SOURCE:
-            raise ModelError(f"{origin} has {len(source):,} characters; at most {sandbox.LARGEST_SOURCE:,} are allowed")
+        if len(source) > LARGEST_SOURCE:
+            raise ModelError(f"{origin} has {len(source):,} characters; at most {LARGEST_SOURCE:,} are allowed")
         self.source = source
         self.special = dict(special or {})
         self.origin = origin
-        self._sandbox: Sandbox = sandbox.Sandbox()
+        self._sandbox = Sandbox()
         try:
             self._template = self._sandbox.from_string(source)
         except (Exception, RecursionError) as error:  # the parser, the compiler and Python's own compiler each raise their own
@@ -187,7 +186,7 @@ class Template:
         import jinja2
         from jinja2.exceptions import SecurityError
 
-        from .sandbox import Budget, BudgetError
+        from .budget import Budget, BudgetError
 
         try:
             return self._sandbox.run(self._template, variables, Budget(now))

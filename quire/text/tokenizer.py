@@ -9,63 +9,24 @@ Encoding is done by the `tokenizers` library; with the extra `fast`, byte-level 
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from .. import durable
-from ..errors import ContextError, DataError, ModelError, QuireError
+from ..errors import ContextError, DataError
 from . import definition as definitions
 from .decoding import Piece, StreamDecoder, byte_level, join, piece_of
 from .definition import Definition
+from .library import check_text, engine, library_errors
+from .rows import Encoded, PaddedBatch, pad_rows
 
 if TYPE_CHECKING:
     import tokenizers
 
     from .fast import Fast
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids, and for each the characters [start, end) of the text it stands for.
-
-    Tokens that are parts of one character share its place; characters that the normaliser drops belong to no token.
-    """
-
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class PaddedBatch:
-    """Rows of equal length. ids (B, T) int64; keep (B, T) bool, False on padding; offsets (B, T, 2) int64, zeros on padding;
-    cut: how many tokens of each text were left out (all zero unless long="cut" was asked for)."""
-
-    ids: np.ndarray[Any, np.dtype[np.int64]]
-    keep: np.ndarray[Any, np.dtype[np.bool_]]
-    offsets: np.ndarray[Any, np.dtype[np.int64]]
-    cut: list[int]
-
-
-@contextlib.contextmanager
-def library(doing: str, failure: type[QuireError] = ModelError) -> Iterator[None]:
-    """Turns what the tokenizers library raises into our error. Its panics derive from BaseException and would pass `except Exception`."""
-    try:
-        yield
-    except QuireError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise failure(
-            f"{doing} failed in the tokenizers library: {error}. Its file may be damaged, or hold a pattern that it cannot run."
-        ) from error
 
 
 class Tokenizer:
@@ -75,7 +36,7 @@ class Tokenizer:
         """settings: further values of tokenizer_config.json, kept when saved."""
         self.definition = definition
         self._settings = dict(settings or {})
-        self._secret, self._engine = _engine(definition)
+        self._secret, self._engine = engine(definition)
         self._special_ids = frozenset(definition.special.values())
         self._piece: Piece | None = piece_of(definition)
 
@@ -226,7 +187,7 @@ class Tokenizer:
         # Proving the fast path takes a moment, which one short text does not pay back.
         fast = self.fast if len(text) > 1 << 16 else self.__dict__.get("fast")
         if fast is not None:
-            _check_text(text)
+            check_text(text)
             found: list[int] = fast.encode(text)
             return found
         return self._library_encode(text).ids
@@ -235,7 +196,7 @@ class Tokenizer:
         """Ids of many texts, on as many threads as the machine grants."""
         if self.fast is not None:
             for text in texts:
-                _check_text(text)
+                check_text(text)
             return self.fast.encode_batch(texts)
         return self.library_batch(texts)
 
@@ -243,8 +204,8 @@ class Tokenizer:
         """`encode_batch` through the `tokenizers` library alone: what the fast path is measured and proven against."""
         texts = list(texts)
         for text in texts:
-            _check_text(text)
-        with library("encoding"):
+            check_text(text)
+        with library_errors("encoding"):
             return [row.ids for row in self._engine.encode_batch_fast(texts, add_special_tokens=False)]
 
     def pieces(self, text: str) -> Encoded:
@@ -253,8 +214,8 @@ class Tokenizer:
         return Encoded(row.ids, row.offsets)
 
     def _library_encode(self, text: str) -> tokenizers.Encoding:
-        _check_text(text)
-        with library("encoding"):
+        check_text(text)
+        with library_errors("encoding"):
             return self._engine.encode(text, add_special_tokens=False)
 
     def encode_parts(self, parts: Sequence[str | int]) -> Encoded:
@@ -329,7 +290,7 @@ class Tokenizer:
             kept = len(row.ids) - over
             rows.append(Encoded([*before, *row.ids[:kept], *after], [(0, 0)] * len(before) + row.offsets[:kept] + [(0, 0)] * len(after)))
             cut.append(over)
-        return _pad(rows, cut, max([pad_to, *(len(row.ids) for row in rows)]), self.pad or 0, side)
+        return pad_rows(rows, cut, max([pad_to, *(len(row.ids) for row in rows)]), self.pad or 0, side)
 
     @cached_property
     def fast(self) -> Fast | None:
@@ -343,7 +304,7 @@ class Tokenizer:
 
     def alone(self, id: int) -> list[int]:
         """What the model makes of one vocabulary entry, taken as a whole piece of text: itself, unless it cannot be reached."""
-        with library("encoding"):
+        with library_errors("encoding"):
             return [token.id for token in self._engine.model.tokenize(self.token(id))]
 
     # -- ids to text -------------------------------------------------------------------------------------------------------------
@@ -376,7 +337,7 @@ class Tokenizer:
 
         for id in ids:
             self.token(id)
-        with library("decoding"):
+        with library_errors("decoding"):
             whole: str = tokenizers.Tokenizer.from_str(json.dumps(self.definition.raw, ensure_ascii=False)).decode(
                 ids, skip_special_tokens=not special
             )
@@ -405,52 +366,6 @@ _OWN_SETTINGS = {
     *(f"{role}_token" for role in definitions.ROLES),
     *("additional_special_tokens", "extra_special_tokens", "tokenizer_class", "added_tokens_decoder", "auto_map", "chat_template"),
 }
-
-
-def _engine(definition: Definition) -> tuple[dict[str, str], tokenizers.Tokenizer]:
-    """(secret spellings, the library's tokenizer of the twin). Refuses a file that the library reads with other ids than it says."""
-    import tokenizers
-
-    text, secret = definitions.twin(definition)
-    with library(f"opening {definition.origin}"):
-        engine = tokenizers.Tokenizer.from_str(text)
-        for spelling, id in {**{token.content: token.id for token in definition.added}, **definition.special}.items():
-            found = engine.token_to_id(secret.get(spelling, spelling))
-            if found != id:
-                raise ModelError(
-                    f"{definition.origin} gives {spelling!r} the id {id}, but the tokenizers library reads it as {found}. "
-                    "Ids must go on without a gap after the vocabulary; every tool that reads this file would use other ids than it says."
-                )
-    return secret, engine
-
-
-def _check_text(text: str) -> None:
-    if not isinstance(text, str):
-        raise DataError(f"a text is needed, not {type(text).__name__}")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"character {error.start} is half of a surrogate pair (U+{ord(text[error.start]):04X}), which is no text. "
-                'Read the file with errors="replace", or remove it.'
-            ) from None
-
-
-def _pad(rows: list[Encoded], cut: list[int], columns: int, pad: int, side: str) -> PaddedBatch:
-    if side not in ("right", "left"):
-        raise DataError(f"padding goes to the 'right' or to the 'left', not to {side!r}")
-    ids = np.full((len(rows), columns), pad, dtype=np.int64)  # (B, T)
-    keep = np.zeros((len(rows), columns), dtype=np.bool_)
-    offsets = np.zeros((len(rows), columns, 2), dtype=np.int64)
-    for number, row in enumerate(rows):
-        count = len(row.ids)
-        place = slice(0, count) if side == "right" else slice(columns - count, columns)
-        if count:
-            ids[number, place] = row.ids
-            offsets[number, place] = row.offsets
-        keep[number, place] = True
-    return PaddedBatch(ids, keep, offsets, cut)
 
 
 def _place(position: int, places: list[tuple[int, int, int]], end: bool) -> int:

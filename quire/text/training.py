@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import DataError, RecipeError, nearest
 from . import unigram
 from .fast import GPT2_PATTERN
-from .tokenizer import Tokenizer, library
+from .library import library_errors
+from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
@@ -141,7 +142,7 @@ def _bpe(texts: Iterator[str], vocab: int, tokens: SpecialTokens, lowercase: boo
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    with library("training a tokenizer"):
+    with library_errors("training a tokenizer"):
         made.train_from_iterator(texts, trainer)
     return made
 
@@ -183,7 +184,7 @@ def _merged(counts: dict[str, int], room: int) -> list[str]:
     trainer = trainers.BpeTrainer(vocab_size=room, min_frequency=2, show_progress=False)
     # The trainer wants text, not counts. Beyond this much, counts are brought down together.
     scale = max(1, sum(len(word) * count for word, count in counts.items()) // 2**28)
-    with library("training a tokenizer"):
+    with library_errors("training a tokenizer"):
         made.train_from_iterator(((word + " ") * max(1, count // scale) for word, count in sorted(counts.items())), trainer)
     return [token for token, _ in sorted(made.get_vocab().items(), key=lambda pair: pair[1])]
 
@@ -220,7 +221,7 @@ def _unigram(texts: Iterator[str], vocab: int, tokens: SpecialTokens, lowercase:
     taken = {piece for piece, _ in listed}
     listed += [[piece, score] for piece, score in pieces if piece not in taken]
     model = {"type": "Unigram", "unk_id": tokens.spellings().index(tokens.roles["unk"]), "vocab": listed, "byte_fallback": fallback}
-    with library("training a tokenizer"):
+    with library_errors("training a tokenizer"):
         made = tokenizers.Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
     if lower is not None:
         made.normalizer = lower
@@ -235,7 +236,7 @@ def _unigram(texts: Iterator[str], vocab: int, tokens: SpecialTokens, lowercase:
 def _words(texts: Iterator[str], split: Callable[[str], list[tuple[str, tuple[int, int]]]]) -> dict[str, int]:
     """How often each word occurs, in the order of the alphabet."""
     counts: Counter[str] = Counter()
-    with library("training a tokenizer"):
+    with library_errors("training a tokenizer"):
         for text in texts:
             counts.update(word for word, _ in split(text))
     return dict(sorted(counts.items()))
@@ -275,7 +276,7 @@ def _levels(texts: Iterator[str], vocab: int, tokens: SpecialTokens, lowercase: 
     made.pre_tokenizer = splitter
     if decoder is not None:
         made.decoder = decoder
-    with library("training a tokenizer"):
+    with library_errors("training a tokenizer"):
         made.train_from_iterator(texts, trainers.WordLevelTrainer(vocab_size=vocab, special_tokens=_added(tokens), show_progress=False))
     return made
 

@@ -1,0 +1,60 @@
+"""The `tokenizers` library behind one door: its panics, the texts it cannot take, and the twin in which no text spells a special token."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..errors import DataError, ModelError
+from . import definition as definitions
+from .definition import Definition
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+@contextlib.contextmanager
+def library_errors(doing: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises into a ModelError. Its panics derive from BaseException and would pass `except Exception`.
+
+    The library's own errors are of no class but `Exception` itself; others come from whoever feeds it texts, and pass.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(
+            f"{doing} failed in the tokenizers library: {error}. The tokenizer.json may be damaged, or hold a pattern that cannot be run."
+        ) from error
+
+
+def engine(definition: Definition) -> tuple[dict[str, str], tokenizers.Tokenizer]:
+    """(secret spellings, the library's tokenizer of the twin). Refuses a file that the library reads with other ids than it says."""
+    import tokenizers
+
+    text, secret = definitions.twin(definition)
+    with library_errors(f"opening {definition.origin}"):
+        made = tokenizers.Tokenizer.from_str(text)
+        for spelling, id in {**{token.content: token.id for token in definition.added}, **definition.special}.items():
+            found = made.token_to_id(secret.get(spelling, spelling))
+            if found != id:
+                raise ModelError(
+                    f"{definition.origin} gives {spelling!r} the id {id}, but the tokenizers library reads it as {found}. "
+                    "Ids must go on without a gap after the vocabulary; every tool that reads this file would use other ids than it says."
+                )
+    return secret, made
+
+
+def check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise DataError(f"a text is needed, not {type(text).__name__}")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"character {error.start} is half of a surrogate pair (U+{ord(text[error.start]):04X}), which is no text. "
+                'Read the file with errors="replace", or remove it.'
+            ) from None

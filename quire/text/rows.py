@@ -1,0 +1,48 @@
+"""Encoded text: ids with the characters they stand for, and several of them as one batch of equal rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and for each the characters [start, end) of the text it stands for.
+
+    Tokens that are parts of one character share its place; characters that the normaliser drops belong to no token.
+    """
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Rows of equal length. ids (B, T) int64; keep (B, T) bool, False on padding; offsets (B, T, 2) int64, zeros on padding;
+    cut: how many tokens of each text were left out (all zero unless long="cut" was asked for)."""
+
+    ids: np.ndarray[Any, np.dtype[np.int64]]
+    keep: np.ndarray[Any, np.dtype[np.bool_]]
+    offsets: np.ndarray[Any, np.dtype[np.int64]]
+    cut: list[int]
+
+
+def pad_rows(rows: list[Encoded], cut: list[int], columns: int, pad: int, side: str) -> PaddedBatch:
+    if side not in ("right", "left"):
+        raise DataError(f"padding goes to the 'right' or to the 'left', not to {side!r}")
+    ids = np.full((len(rows), columns), pad, dtype=np.int64)  # (B, T)
+    keep = np.zeros((len(rows), columns), dtype=np.bool_)
+    offsets = np.zeros((len(rows), columns, 2), dtype=np.int64)
+    for number, row in enumerate(rows):
+        count = len(row.ids)
+        place = slice(0, count) if side == "right" else slice(columns - count, columns)
+        if count:
+            ids[number, place] = row.ids
+            offsets[number, place] = row.offsets
+        keep[number, place] = True
+    return PaddedBatch(ids, keep, offsets, cut)
