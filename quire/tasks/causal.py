@@ -5,9 +5,9 @@ epoch learns every token once. What a token may see of the documents before its 
 
 attend  everything in its row. SDPA runs its own causal kernel, without a mask. The separator tells the model that a document ended.
 mask    its own document alone: `segments` number the documents of a row and `positions` start again in each, and SDPA is given a boolean
-        mask (B, 1, T, T) made once a forward. On a CPU there is neither a variable-length kernel nor a gain from one call a document
-        (benchmarks/packing.py); the mask costs the causal kernel's skipped half: 1 to 4 % of a step at width 128 and context 256
-        (benchmarks/data.py), more where attention weighs more.
+        mask (B, 1, T, T) made once a forward. It costs 1 to 4 % of a step at width 128 and context 256 (benchmarks/data.py).
+        One SDPA call a document is not done: it does less work where rows hold many short documents (benchmarks/packing.py has rows
+        that share their cuts), but real rows each have cuts of their own, which means a call for each row and document.
 """
 
 from __future__ import annotations
