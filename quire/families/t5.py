@@ -154,9 +154,7 @@ FAMILY = register(
             ("encoder.embed_tokens.weight", "shared.weight"),
             ("decoder.embed_tokens.weight", "shared.weight"),
         ),
-        recomputed={
-            r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "cross-attention has no positions"
-        },
+        recomputed={r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight": "cross-attention has no positions"},
         harmless=frozenset(("dense_act_fn", "is_gated_act")),  # they repeat feed_forward_proj
     )
 )
