@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..nn.cache import Cache
 from ..nn.config import LMHead, Norm, Stack
 from ..nn.heads import LMHeadModule
-from ..nn.layers import RMSNorm, activate
+from ..nn.layers import LayerNorm, RMSNorm, activate
 from ..nn.transformer import Block, Transformer
 
 _Map = Callable[[Tensor], Tensor]
@@ -33,7 +33,7 @@ def understands(model: Transformer) -> bool:
     stack = model.config.decoder
     if stack is None or model.config.encoder is not None or stack.relative or stack.types or not isinstance(model.config.head, LMHead):
         return False
-    known = {nn.Linear, nn.Embedding, nn.LayerNorm, RMSNorm, LMHeadModule}
+    known = {nn.Linear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
     leaves = (type(module) for module in model.modules() if not any(True for _ in module.children()))
     plain = all(layer.wiring == "pre" and layer.cross is None for layer in stack.layers)
     return plain and set(leaves) <= known and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())

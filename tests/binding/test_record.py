@@ -1,4 +1,4 @@
-"""The binding: what changed is named, a flipped bit by its tensor; quick at load, whole when asked; nothing written into other people's folders."""
+"""The binding: what changed is named, a flipped bit by its tensor; loads are quick; nothing is written into other people's folders."""
 
 from __future__ import annotations
 
