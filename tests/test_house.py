@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ LARGE_FILES: dict[str, str] = {}
 LARGE_FUNCTIONS: dict[str, str] = {}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """'nn.attention' -> its file; packages under their own name ('nn'), the package itself under '__init__'."""
     found = {}
@@ -51,6 +53,11 @@ def modules() -> dict[str, Path]:
             parts.pop()
         found[".".join(parts)] = path
     return found
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def row_of(module: str) -> str:
@@ -67,7 +74,7 @@ def imports(path: Path, module: str, lazy: bool = True) -> Iterator[tuple[str, i
     package = ["quire", *module.split(".")] if path.name == "__init__.py" else ["quire", *module.split(".")[:-1]]
     if module == "__init__":
         package = ["quire"]
-    for node in _import_nodes(ast.parse(path.read_text(encoding="utf-8")), lazy):
+    for node in _import_nodes(tree(path), lazy):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
@@ -83,8 +90,8 @@ def imports(path: Path, module: str, lazy: bool = True) -> Iterator[tuple[str, i
                 yield f"!{name}", node.lineno
 
 
-def _import_nodes(tree: ast.AST, lazy: bool) -> Iterator[ast.Import | ast.ImportFrom]:
-    for node in ast.iter_child_nodes(tree):
+def _import_nodes(inside: ast.AST, lazy: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    for node in ast.iter_child_nodes(inside):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
         elif lazy or not (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or _type_checking(node)):
@@ -244,11 +251,10 @@ def test_files_are_named_after_ideas() -> None:
 def test_files_and_functions_stay_small() -> None:
     large = []
     for module, path in modules().items():
-        text = path.read_text(encoding="utf-8")
-        lines = text.count("\n")
+        lines = path.read_text(encoding="utf-8").count("\n")
         if lines > FILE_LINES and module not in LARGE_FILES:
             large.append(f"{module}: {lines} lines (at most {FILE_LINES})")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 size = (node.end_lineno or node.lineno) - node.lineno + 1
                 if size > FUNCTION_LINES and f"{module}.{node.name}" not in LARGE_FUNCTIONS:
@@ -258,7 +264,7 @@ def test_files_and_functions_stay_small() -> None:
 
 def test_every_file_says_what_it_is() -> None:
     files = {name: path for name, path in modules().items() if path.name != "__init__.py"}
-    silent = [name for name, path in files.items() if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    silent = [name for name, path in files.items() if not ast.get_docstring(tree(path))]
     assert not silent, f"no docstring at the top of {silent}"
 
 
