@@ -206,7 +206,7 @@ def test_files_named_in_documentation_and_docstrings_exist() -> None:
 
 
 # How a shown command is run here: as it stands, with something quick added, or (None: it takes minutes) only its options looked up.
-ADDED = {"train": ["--dry-run", "--train.batch", "2"], "plan": [], "generate": ["--max-tokens", "4"], "chat": [], "quickstart": None, "resume": None}
+ADDED = {"train": ["--dry-run", "--train.batch", "2", "--train.threads", "1"], "plan": [], "generate": ["--max-tokens", "4"], "chat": [], "quickstart": None, "resume": None}
 SHOWN = [(page, line, words) for page in PAGES for line, words in commands(page) if words[0] == "quire" and words[1:2] != ["--help"]]
 
 
