@@ -6,60 +6,84 @@ data, the optimizer and the counters are put back. What was found is frozen into
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
-from dataclasses import dataclass
 
 import torch
 
 from ..errors import RecipeError
 from .parallel import can_compile, compile_layers, plain_layers
-from .recipe import TrainRecipe
+from .plan import Calibration
+from .recipe import TrainPart
 from .trainer import Trainer
 
 _TRY_SHARE = 0.05  # of the run's time that trying to compile may cost
 _TRY_SECONDS = 60.0  # what a compilation costs, before anything is known
+_LOOK_SHARE = 0.1  # of the minutes that evaluations take at most
 _WORTH = 0.97  # a compiled step must take less than this share of an eager one
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What was measured. `seconds` a step; 0 where nothing had to be measured."""
-
-    seconds: float
-    compile: bool
-    steps: int
-    note: str = ""
-
-
-def calibrate(trainer: Trainer, recipe: TrainRecipe, deadline: float) -> Calibration:
+def calibrate(trainer: Trainer, part: TrainPart, deadline: float) -> Calibration:
     """Settles steps and compilation for a recipe whose `train.steps` is known or whose `train.minutes` end at `deadline` (perf_counter).
 
     Raises RecipeError when not even one step fits into the minutes.
     """
-    part = recipe.train
     if part.compile == "on":
         compile_layers(trainer.model)
     if not part.minutes and (part.compile != "auto" or not _thinkable(trainer, part.steps)):
         return Calibration(0.0, part.compile == "on", part.steps)
     devices = [trainer.compute.device] if trainer.compute.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        seconds = time_steps(trainer, warm=1, least=3, budget=0.02 * max(deadline - time.perf_counter(), 0.0) if part.minutes else 0.0)
+        spend = 0.02 * max(deadline - time.perf_counter(), 0.0) if part.minutes else 0.0
+        seconds = time_steps(trainer, 1, 3, spend)
+        if not part.threads:
+            seconds = _choose_threads(trainer, seconds, spend)
         compiled, note = part.compile == "on", ""
         if part.compile == "auto":
             left = deadline - time.perf_counter() if part.minutes else seconds * part.steps
             seconds, compiled, note = _try_compiling(trainer, seconds, left)
         if not part.minutes:
             return Calibration(seconds, compiled, part.steps, note)
-        pause = _pause_seconds(trainer, recipe)
-    left = deadline - time.perf_counter() - 10 * pause
-    steps = int(left / seconds)
+        evaluation, samples = _pauses(trainer)
+    left = deadline - time.perf_counter()
+    steps, every = fit_in(part, left, seconds, evaluation, samples)
     if steps < 1:
         raise RecipeError(
-            f"train.minutes = {part.minutes:g} is too short: a step takes {seconds:.1f} s on this machine and looking at the model "
-            f"{10 * pause:.1f} s. Give more minutes, a smaller train.batch or a smaller model."
+            f"train.minutes = {part.minutes:g} is too short: a step takes {seconds:.2f} s on this machine, and an evaluation with its "
+            f"samples {evaluation + samples:.1f} s. Give more minutes, a smaller train.batch or a smaller model."
         )
-    return Calibration(seconds, compiled, steps, note)
+    return Calibration(seconds, compiled, steps, note, every)
+
+
+def fit_in(part: TrainPart, left: float, step: float, evaluation: float, samples: float) -> tuple[int, int]:
+    """(steps, eval_every) that fit into `left` seconds with what the recipe wants to look at on the way.
+
+    Where the recipe leaves `eval_every` open there are about ten evaluations, or fewer, so that looking takes at most a tenth of the time.
+    """
+    if part.sample_every:
+        step += samples / part.sample_every
+    else:
+        evaluation += samples
+    if part.eval_every:
+        return int(left / (step + evaluation / part.eval_every)), part.eval_every
+    looks = min(10, max(1, int(_LOOK_SHARE * left / evaluation))) if evaluation else 10
+    steps = int((left - looks * evaluation) / step)
+    return steps, -(-steps // looks)
+
+
+def _choose_threads(trainer: Trainer, seconds: float, spend: float) -> float:
+    """Half of the threads, where that is faster: two threads of one core, or neighbours that are busy, can make all of them slower."""
+    every = trainer.compute.threads
+    if every == 1 or trainer.compute.device.type != "cpu":
+        return seconds
+    torch.set_num_threads(every // 2)
+    halved = time_steps(trainer, 1, 3, spend)
+    if halved < seconds:
+        trainer.compute = dataclasses.replace(trainer.compute, threads=every // 2)
+        return halved
+    torch.set_num_threads(every)
+    return seconds
 
 
 def time_steps(trainer: Trainer, warm: int, least: int, budget: float) -> float:
@@ -107,12 +131,13 @@ def _try_compiling(trainer: Trainer, eager: float, left: float) -> tuple[float, 
     return eager, False, f"compile: off, {said}"
 
 
-def _pause_seconds(trainer: Trainer, recipe: TrainRecipe) -> float:
-    """Seconds that one evaluation with its samples takes."""
+def _pauses(trainer: Trainer) -> tuple[float, float]:
+    """Seconds that one evaluation takes, and one round of samples."""
     if trainer.watch is None:
-        return 0.0
+        return 0.0, 0.0
     start = time.perf_counter()
     with trainer.compute.autocast():
         trainer.watch.evaluate(trainer.model)
+    between = time.perf_counter()
     trainer.watch.sample(trainer.model)
-    return time.perf_counter() - start
+    return between - start, time.perf_counter() - between

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,15 @@ class RunFolder:
         for folder in (self.path, self.checkpoints, self.data, self.tokenizer, self.model):
             if folder.is_dir():
                 durable.sweep(folder)
+
+    def forget_unbegun(self) -> None:
+        """Empties the folder of a run that failed before its plan was made, so that a mended recipe can take its place."""
+        if (self.path / "plan.json").exists():
+            return
+        for path in (self.recipe, self.path / "data.json", self.path / "environment.json"):
+            path.unlink(missing_ok=True)
+        for folder in (self.data, self.tokenizer):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def read_recipe(self) -> TrainRecipe:
         return recipe.load(TrainRecipe, self.recipe)

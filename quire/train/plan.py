@@ -30,6 +30,17 @@ _PART = {**_EMBEDDING, **_ATTENTION, "head": "head", "ffn": "feed forward"}
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """What was measured: `seconds` a step (0 where nothing had to be), whether layers are compiled, steps, steps between evaluations."""
+
+    seconds: float
+    compile: bool
+    steps: int
+    note: str = ""
+    eval_every: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything is per run; memory in MB of 2**20 bytes. `minutes` and `tokens_per_s` are None until something was timed."""
 
@@ -68,6 +79,37 @@ class Plan:
             f"compute     {self.device}, {self.dtype}, {self.threads} threads{compiled}",
             *self.notes,
         ]
+
+
+def draw_up(
+    recipe: TrainRecipe, model: Transformer, measured: Calibration, compute: Compute, chunk: int, tokens_a_step: int, epoch: float
+) -> Plan:
+    """The plan of a recipe once its steps are known. `epoch`: tokens of one pass over the data."""
+    part, tokens = recipe.train, measured.steps * tokens_a_step
+    memory, notes = estimate_memory(model.config, recipe, compute, chunk), [measured.note] if measured.note else []
+    has = machine.memory()[0] // 2**20
+    if compute.device.type == "cpu" and 0 < has < memory["total"]:
+        notes.append(f"this machine has {has:,} MB: lower train.micro_batch, or set train.checkpointing")
+    seconds = measured.seconds
+    return Plan(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters_by_part=parameters_by_part(model),
+        memory_mb=memory,
+        steps=measured.steps,
+        tokens=tokens,
+        epochs=round(tokens / epoch, 4) if epoch else None,
+        minutes=part.minutes or (round(measured.steps * seconds / 60, 3) if seconds else None),
+        tokens_per_s=round(tokens_a_step / seconds, 1) if seconds else None,
+        batch=part.batch,
+        micro_batch=part.micro_batch or part.batch,
+        context=recipe.model.context,
+        loss_chunk=chunk,
+        dtype=compute.dtype,
+        device=str(compute.device),
+        threads=compute.threads,
+        compile=measured.compile,
+        notes=notes,
+    )
 
 
 def loss_chunk(recipe: TrainRecipe, vocab: int) -> int:

@@ -32,6 +32,7 @@ from .recipe import TrainRecipe
 
 Say = Callable[[str], None]
 _KIND = {"causal": "decoder", "masked": "encoder", "denoise": "seq2seq"}
+_PLURAL = {"decoder": "decoders", "encoder": "encoders", "seq2seq": "encoder-decoders"}
 _BUDGETS = ("steps", "tokens", "epochs", "minutes")
 
 
@@ -77,7 +78,8 @@ def _agree(recipe: TrainRecipe, family: str) -> None:
     if kind != wanted:
         fits = " or ".join(sorted({found.names[0] for found in FAMILIES.values() if found.kind == wanted}))
         raise RecipeError(
-            f"task.name = '{recipe.task.name}' trains a {wanted}, and family '{family}' is a {kind}. Use model.family = {fits}."
+            f"task.name = '{recipe.task.name}' trains {_PLURAL[wanted]}, and family '{family}' makes {_PLURAL[kind]}. "
+            f"Use model.family = {fits}."
         )
 
 

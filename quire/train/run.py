@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import certify, machine
-from ..errors import CheckpointError, TrainingError
+from ..errors import CheckpointError, QuireError, TrainingError
 from . import meters, state
-from .calibrate import Calibration, calibrate
+from .calibrate import calibrate
 from .finish import evaluate, write_model
 from .folder import RunFolder, differences
 from .meters import Meters, Observer, rewind
-from .parallel import Compute, compile_layers, compute
-from .plan import Plan, estimate_memory, loss_chunk, parameters_by_part
+from .parallel import compile_layers, compute
+from .plan import Plan, draw_up, loss_chunk
 from .prepare import Prepared, Say, prepare, settle
 from .recipe import TrainRecipe
 from .trainer import Outcome, Trainer
@@ -75,8 +75,12 @@ def train(
     run = RunFolder.fresh(recipe.out)
     with run.lock():
         RunFolder.fresh(recipe.out)  # nobody came first while we waited for the lock
-        run.write_recipe(recipe)
-        return _sitting(run, recipe, Meters(run.path, observers, hooks), None, stop_at, say, on_plan)
+        try:
+            run.write_recipe(recipe)
+            return _sitting(run, recipe, Meters(run.path, observers, hooks), None, stop_at, say, on_plan)
+        except QuireError:
+            run.forget_unbegun()
+            raise
 
 
 def resume(
@@ -126,7 +130,6 @@ def _sitting(
 ) -> Result:
     """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
     settings = compute(recipe.train)
-    run.write("environment.json", machine.environment())
     parts = prepare(run, recipe, say)
     chunk = loss_chunk(recipe, parts.model.config.vocab)
     watch = Watch(parts.task, parts.tokenizer, parts.held_out, recipe.train, recipe.log)
@@ -136,7 +139,8 @@ def _sitting(
         if plan.compile:
             compile_layers(parts.model)
     else:
-        recipe, plan = _freeze(run, recipe, parts, trainer, settings, chunk)
+        recipe, plan = _freeze(run, recipe, parts, trainer, chunk)
+    run.write("environment.json", machine.environment())
     if on_plan:
         on_plan(plan)
     if checkpoint is not None:
@@ -173,14 +177,13 @@ def _fit(run: RunFolder, trainer: Trainer, stop_at: int) -> Outcome:
         run.status(ended, trainer.step, trainer.steps, trainer.patience.best, trainer.elapsed())
 
 
-def _freeze(
-    run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, settings: Compute, chunk: int
-) -> tuple[TrainRecipe, Plan]:
+def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, chunk: int) -> tuple[TrainRecipe, Plan]:
     """Measures what must be measured and writes recipe and plan with nothing left open."""
     part = recipe.train
     deadline = time.perf_counter() + 60 * part.minutes
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(part, steps=part.steps or _steps(recipe, parts)))
-    measured = calibrate(trainer, recipe, deadline)
+    measured = calibrate(trainer, recipe.train, deadline)
+    settings = trainer.compute  # with the threads that were found best
     settled = dataclasses.replace(
         recipe.train,
         steps=measured.steps,
@@ -192,10 +195,12 @@ def _freeze(
         threads=settings.threads,
         compile="on" if measured.compile else "off",
         loss_chunk=chunk,
+        eval_every=part.eval_every or measured.eval_every,
     )
+    a_step, epoch = parts.loader.tokens_per_step, parts.loader.tokens_per_epoch
+    plan = draw_up(recipe, parts.model, measured, settings, chunk, a_step, epoch)
     recipe = dataclasses.replace(recipe, train=settled)
     trainer.settle(recipe)
-    plan = _plan(recipe, parts, measured, settings, chunk, part.minutes)
     run.write_recipe(recipe)
     run.write("plan.json", plan.json())
     return recipe, plan
@@ -206,32 +211,6 @@ def _steps(recipe: TrainRecipe, parts: Prepared) -> int:
     part, a_step = recipe.train, parts.loader.tokens_per_step
     wanted = part.tokens or part.epochs * parts.loader.tokens_per_epoch
     return max(1, math.ceil(wanted / a_step)) if wanted else 0
-
-
-def _plan(
-    recipe: TrainRecipe, parts: Prepared, measured: Calibration, settings: Compute, chunk: int, minutes: float
-) -> Plan:
-    part, tokens = recipe.train, recipe.train.steps * parts.loader.tokens_per_step
-    timed = measured.seconds > 0
-    return Plan(
-        parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
-        parameters_by_part=parameters_by_part(parts.model),
-        memory_mb=estimate_memory(parts.model.config, recipe, settings, chunk),
-        steps=part.steps,
-        tokens=tokens,
-        epochs=round(tokens / max(1, parts.loader.tokens_per_epoch), 4),
-        minutes=minutes or (part.steps * measured.seconds / 60 if timed else None),
-        tokens_per_s=parts.loader.tokens_per_step / measured.seconds if timed else None,
-        batch=part.batch,
-        micro_batch=part.micro_batch,
-        context=recipe.model.context,
-        loss_chunk=chunk,
-        dtype=settings.dtype,
-        device=str(settings.device),
-        threads=settings.threads,
-        compile=measured.compile,
-        notes=[measured.note] if measured.note else [],
-    )
 
 
 def _finish(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, outcome: Outcome, say: Say) -> dict[str, Any]:

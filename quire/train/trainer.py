@@ -180,7 +180,7 @@ class Trainer:
             with self.compute.autocast():
                 terms = self.task.terms(self.model, micro.to(self.compute.device), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
-            (torch.stack(list(means.values())).sum() * self.scale.value).backward()  # type: ignore[no-untyped-call]
+            (torch.stack(list(means.values())).sum() * self.scale.value).backward()
             for name, mean in means.items():
                 sums[name] = sums[name] + mean.detach().float() if name in sums else mean.detach().float()
         return sums

@@ -34,7 +34,7 @@ class Watch:
 
     def __init__(self, task: Task, tokenizer: Tokenizer, held_out: Shard | None, part: TrainPart, log: LogPart) -> None:
         self.task, self.tokenizer, self.held_out, self.part, self.log = task, tokenizer, held_out, part, log
-        self.file = _pick_file(held_out) if held_out is not None and task.name == "causal" else None
+        self.file = pick_file(held_out) if held_out is not None and task.name == "causal" else None
         self._tokens_told = False
 
     def evaluate(self, model: Transformer, limit: int | None = None) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Watch:
         self._tokens_told = True
 
 
-def _pick_file(shard: Shard) -> int | None:
+def pick_file(shard: Shard) -> int | None:
     """The first held-out document that fills the picture, else the longest."""
     sizes = np.diff(shard.offsets) - 1
     long_enough = np.flatnonzero(sizes >= _SURPRISE[0])

@@ -1,0 +1,177 @@
+"""Train a model from a recipe: quire train RECIPE.toml --train.minutes 10 --out runs/mine
+
+Every key of the recipe is an option too, and the recipe file may be left out. --dry-run prints the plan and trains nothing; --json writes
+the result to standard output as JSON. Ctrl-C or SIGTERM let the step end, save, and say how to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import durable
+from .. import recipe as recipes
+from ..progress import Progress, count
+from ..train.recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    from ..train.plan import Plan
+    from ..train.run import Result
+
+USAGE = """usage: quire train [RECIPE.toml] [--key value ...] [--dry-run] [--json]
+
+  RECIPE.toml   keys as below, in tables; whatever it leaves out has its default
+  --dry-run     print the plan (parameters, memory, tokens, time) and train nothing
+  --json        the result, or the plan, as JSON on standard output
+"""
+
+
+def run(argv: list[str]) -> int:
+    if any(word in ("-h", "--help") for word in argv):
+        print(USAGE)
+    flags = {word for word in argv if word in ("--dry-run", "--json")}
+    words = [word for word in argv if word not in flags]
+    file = words.pop(0) if words and not words[0].startswith("-") else None
+    recipe = recipes.load(TrainRecipe, file, words, prog="quire train")
+    if "--dry-run" in flags:
+        return show_plan(recipe, as_json="--json" in flags)
+    from ..train.run import train
+
+    live = Live(recipe.log.prompts)
+    return end(train(recipe, observers=[live], say=live.say, on_plan=live.plan), live, as_json="--json" in flags)
+
+
+def show_plan(recipe: TrainRecipe, as_json: bool) -> int:
+    from ..train.dry import dry_plan
+
+    plan = dry_plan(recipe, lambda line: print(line, file=sys.stderr))
+    print(json.dumps(plan.json()) if as_json else "\n".join(plan.lines()))
+    return 0
+
+
+def end(result: Result, live: Live, as_json: bool) -> int:
+    """Writes the report, says what came of the run, and returns the exit code: 0, or 128 + the signal that stopped it."""
+    live.close()
+    outcome = result.outcome
+    if result.model is not None:
+        document(result)
+    if as_json:
+        print(json.dumps(result.json()))
+    elif outcome.state == "stopped":
+        print(f"stopped at step {outcome.step:,} of {outcome.steps:,}; everything is saved. Go on with:\n  {resume_line(result.folder)}")
+    else:
+        print("\n".join(summary(result)))
+    return 128 + outcome.signal if outcome.signal and outcome.state == "stopped" else 0
+
+
+def resume_line(folder: Path) -> str:
+    return f"quire resume {shlex.quote(str(folder))}"
+
+
+def summary(result: Result) -> list[str]:
+    outcome, evaluation = result.outcome, result.evaluation
+    lines = [f"finished at step {outcome.step:,}" + (f": {outcome.why}" if outcome.why else "")]
+    figures = evaluation.get("bits_per_byte")
+    if isinstance(figures, dict):
+        rows = {"this model": figures, **evaluation.get("compressors", {})}
+        best = sorted(rows.items(), key=lambda pair: float(pair[1]["per_file"]))
+        lines.append("held-out bits per byte, file by file: " + ", ".join(f"{name} {row['per_file']:.3f}" for name, row in best))
+    elif "metric" in evaluation:
+        lines.append(f"held-out {evaluation['metric']}: {evaluation[evaluation['metric']]:.4f}")
+    else:
+        lines.append("nothing was held out, so there is no held-out figure")
+    return [*lines, f"model   {result.model}", f"report  {result.folder / 'report.html'}"]
+
+
+def document(result: Result) -> None:
+    """The run's page and the model's card, with the attention over the start of the file that is coloured by surprise."""
+    from ..report import card
+    from ..report import run as page
+
+    maps = attention(result)
+    if maps:
+        durable.write_json(result.folder / "attention.json", maps)
+    page.write(result.folder)
+    card.write(result.folder)
+
+
+def attention(result: Result) -> dict[str, Any]:
+    """What `attention.json` holds: {} for a model that does not read from left to right, or a run that held nothing out."""
+    from ..data.shards import Shard
+    from ..families import ModelFolder
+    from ..report.attention import MOST_TOKENS, pack
+    from ..text.tokenizer import Tokenizer
+    from ..train.watch import attention as look
+    from ..train.watch import pick_file
+
+    folder = ModelFolder.open(result.folder / "model")
+    if folder.model_config.kind != "decoder" or not (result.folder / "data" / "held_out.json").is_file():
+        return {}
+    shard, tokenizer = Shard.open(result.folder / "data", "held_out"), Tokenizer.open(result.folder / "tokenizer")
+    number = pick_file(shard)
+    if number is None:
+        return {}
+    ids = [shard.separator, *shard.document(number).tolist()][: min(MOST_TOKENS, folder.model_config.context)]
+    return pack(look(folder.build(), ids), [tokenizer.decode([token], special=True) for token in ids])
+
+
+class Live:
+    """An observer that keeps one line up to date: step, loss, held-out figure, speed, memory, time left; a sample below it."""
+
+    def __init__(self, prompts: tuple[str, ...] = (), margin: str = "") -> None:
+        self.progress: Progress | None = None
+        self.steps = 0
+        self.held_out = self.parse = ""
+        self.prompts, self.margin = prompts, margin
+        self.shares: deque[float] = deque(maxlen=6)  # of samples that parse: one sampling alone jumps up and down
+
+    def say(self, line: str) -> None:
+        print(self.margin + line, file=sys.stderr, flush=True)
+
+    def plan(self, plan: Plan) -> None:
+        for line in plan.lines():
+            self.say(line)
+        self.expect(plan)
+
+    def expect(self, plan: Plan) -> None:
+        self.steps, self.progress = plan.steps, Progress(plan.steps, self.margin + "training")
+
+    def on_step(self, row: dict[str, Any]) -> None:
+        if self.progress is None:
+            return
+        if "skipped" in row:
+            self.progress.note(f"step {row['step']:,} was skipped: {row['skipped']}")
+        fields = {"step": f"{row['step']:,}/{self.steps:,}", "loss": f"{row['loss']:.3f}"}
+        if self.held_out:
+            fields["held-out"] = self.held_out
+        if self.parse:
+            fields["parses"] = self.parse
+        fields["tokens/s"] = count(row["tokens_per_s"])
+        fields["MB"] = f"{row['memory_mb']:,}"
+        self.progress.update(row["step"], **fields)
+
+    def on_eval(self, row: dict[str, Any]) -> None:
+        short = {"bits_per_byte": " bits/byte"}.get(row["metric"], "")
+        self.held_out = f"{row[row['metric']]:.3f}{short}"
+
+    def note(self, line: str) -> None:
+        """A line that stays, above the live one."""
+        if self.progress is None:
+            self.say(line)
+        else:
+            self.progress.note(self.margin + line)
+
+    def on_sample(self, row: dict[str, Any]) -> None:
+        if self.progress is not None and row["prompt"] == self.prompts[0]:
+            if row["parses"] is not None:
+                self.shares.append(row["parses"])
+                self.parse = f"{sum(self.shares) / len(self.shares):.0%}"
+            self.progress.block(row["prompt"] + row["text"])
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.close()

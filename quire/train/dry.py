@@ -1,0 +1,121 @@
+"""The plan of a run that is not going to happen: the real model, timed on random tokens, beside what the sources hold.
+
+Nothing is written and nothing is learned. The corpus is read once for its size; how many tokens it makes is told by the tokenizer that the
+recipe names, on a sample, or, where one is still to be trained, by a rule of thumb that says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from ..data import check, sources
+from ..families import ModelFolder, family_for
+from ..nn.batch import Batch
+from ..nn.config import ModelConfig
+from ..nn.heads import token_loss
+from ..nn.init import initialise
+from ..nn.transformer import Transformer
+from ..tasks.task import Task, Term
+from ..text.tokenizer import Tokenizer
+from .calibrate import time_steps
+from .folder import RunFolder
+from .meters import Meters
+from .parallel import Compute, compute
+from .plan import Calibration, Plan, draw_up, loss_chunk
+from .prepare import Say, new_config, settle
+from .recipe import TrainRecipe
+from .trainer import Trainer
+
+_SAMPLE = 200_000  # characters of text that a tokenizer is tried on
+
+
+class RandomTokens:
+    """Batches of random tokens in the shape of the recipe's."""
+
+    def __init__(self, config: ModelConfig, rows: int, context: int) -> None:
+        self.config, self.rows, self.context = config, rows, context
+        self.draw = torch.Generator().manual_seed(0)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.rows * self.context
+
+    def next(self) -> Batch:
+        tokens = torch.randint(self.config.vocab, (self.rows, self.context), generator=self.draw)
+        labels = tokens if self.config.encoder is None else tokens.masked_fill(torch.rand(tokens.shape, generator=self.draw) > 0.15, -100)
+        source = Batch(tokens) if self.config.kind == "seq2seq" else None
+        return Batch(tokens, {"tokens": labels if source is None else tokens}, source=source)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class PlainLoss:
+    """The part of a task that a timed step needs."""
+
+    name, splittable, metric = "timing", True, "loss"
+    better: Literal["lower"] = "lower"
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        return {"tokens": int((batch.labels["tokens"] >= 0).sum())}
+
+    def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
+        return {"tokens": token_loss(model.head, model(batch), batch.labels["tokens"], chunk)}
+
+
+def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
+    """The plan of `recipe`. Raises what the run would raise for a recipe, a model or sources that cannot be."""
+    recipe = settle(recipe)
+    path = recipe.tokenizer.path or recipe.model.start
+    tokenizer = Tokenizer.open(path) if path else None
+    vocab = recipe.tokenizer.vocab if tokenizer is None else tokenizer.vocab_size
+    if recipe.model.start:
+        config = ModelFolder.open(Path(recipe.model.start)).model_config
+    else:
+        stock = new_config(recipe, vocab, tokenizer)
+        config = family_for(stock).build(stock)
+    epoch = _tokens_of_an_epoch(recipe, tokenizer, vocab, say)
+    settings, chunk = compute(recipe.train), loss_chunk(recipe, config.vocab)
+    trainer = _trainer(recipe, config, settings, chunk)
+    seconds = time_steps(trainer, warm=1, least=3, budget=1.0)
+    part, a_step = recipe.train, trainer.loader.tokens_per_step
+    wanted = part.steps * a_step or part.tokens or part.epochs * epoch
+    steps = math.ceil(wanted / a_step) if wanted else max(1, int(60 * part.minutes / seconds))
+    compiled = part.compile == "on"
+    return draw_up(recipe, trainer.model, Calibration(seconds, compiled, steps), settings, chunk, a_step, epoch)
+
+
+def _trainer(recipe: TrainRecipe, config: ModelConfig, settings: Compute, chunk: int) -> Trainer:
+    model = Transformer(config)
+    initialise(model, torch.Generator().manual_seed(recipe.seed))
+    loader, nowhere = RandomTokens(config, recipe.train.batch, recipe.model.context), Path(recipe.out)
+    task = cast(Task, PlainLoss())
+    return Trainer(RunFolder(nowhere), recipe, model, task, loader, settings, Meters(nowhere), None, chunk)
+
+
+def _tokens_of_an_epoch(recipe: TrainRecipe, tokenizer: Tokenizer | None, vocab: int, say: Say) -> float:
+    report = check.check(recipe.data.sources, recipe.data.field, recipe.data.held_out)
+    for line in report.lines():
+        say(line)
+    size = report.bytes - report.held_out_bytes
+    if tokenizer is not None:
+        texts, taken = [], 0
+        for document in itertools.islice(sources.read(recipe.data.sources, recipe.data.field), 1000):
+            texts.append(document.text[: _SAMPLE - taken])
+            taken += len(texts[-1])
+            if taken >= _SAMPLE:
+                break
+        bytes_a_token = sum(len(text.encode()) for text in texts) / max(1, sum(map(len, tokenizer.encode_batch(texts))))
+    else:
+        bytes_a_token = 1.0 if recipe.tokenizer.kind == "char" else max(1.0, 0.35 * math.log2(vocab) - 1.2)
+        say(f"the tokenizer is still to be trained: about {bytes_a_token:.1f} bytes a token are assumed")
+    return size / bytes_a_token
