@@ -74,7 +74,7 @@ def unpack(packed: dict[str, Any]) -> tuple[Maps, list[str], list[int]]:
     if packed.get("version") != 1 or not isinstance(tokens, list) or not isinstance(layers, list) or not layers or not tokens:
         raise ValueError("it is not of version 1, or holds no tokens or layers")
     length = len(tokens)
-    if length > MOST_TOKENS or not isinstance(numbers, list) or len(numbers) != len(layers):
+    if length > MOST_TOKENS or not isinstance(numbers, list) or [type(n) for n in numbers] != [int] * len(layers):
         raise ValueError(f"{length} tokens (at most {MOST_TOKENS}) or the numbers of the layers do not fit its {len(layers)} layers")
     try:
         raw = [[base64.b64decode(head, validate=True) for head in layer] for layer in layers]
@@ -83,7 +83,7 @@ def unpack(packed: dict[str, Any]) -> tuple[Maps, list[str], list[int]]:
     if any(len(head) != length * length for layer in raw for head in layer) or len({len(layer) for layer in raw}) != 1 or not raw[0]:
         raise ValueError(f"a head does not hold {length} x {length} weights, or layers differ in heads")
     maps = np.frombuffer(b"".join(head for layer in raw for head in layer), dtype=np.uint8)
-    return maps.reshape(len(raw), -1, length, length), [str(token) for token in tokens], [int(number) for number in numbers]
+    return maps.reshape(len(raw), -1, length, length), [str(token) for token in tokens], list(numbers)
 
 
 def png(shades: Maps, ink: tuple[int, int, int] = _INK) -> bytes:

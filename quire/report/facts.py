@@ -78,7 +78,7 @@ def tokenizer(run: Run) -> Part | Absent:
     said = ", ".join(
         f"{escape(key.replace('_', ' '))} {escape(_plain(value))}"
         for key, value in run.tokenizer.items()
-        if isinstance(value, str | int | float)
+        if isinstance(value, str) or number(value) is not None
     )
     html = table((*names, *(escape(key.replace("_", " ")) for key in keys)), cells, numbers=range(len(names), len(names) + len(keys)))
     note = "Bytes a token: the more, the shorter a text becomes. Fertility: tokens a word. Unknown: the share of tokens that stand for "

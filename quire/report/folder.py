@@ -13,7 +13,7 @@ import math
 import os
 import struct
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Run:
     @property
     def metric(self) -> str:
         """The name of the figure that evaluations are judged by."""
-        return metric_name(self.evals[-1] if self.evals else {})
+        return metric_name(self.evals)
 
     @property
     def lower_is_better(self) -> bool:
@@ -91,14 +91,21 @@ def number(value: Any) -> float | None:
     """A finite number, or None for anything else that a file may hold in its place."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        found = float(value)
+    except OverflowError:  # JSON's integers have no end
+        return None
+    return found if math.isfinite(found) else None
 
 
-def metric_name(row: Row) -> str:
-    named = row.get("metric")
-    if isinstance(named, str) and number(row.get(named)) is not None:
-        return named
-    return next((name for name in ("bits_per_byte", "accuracy", "loss") if number(row.get(name)) is not None), "bits_per_byte")
+def metric_name(rows: Sequence[Row]) -> str:
+    """What the latest evaluation names and holds; without a word, the first of the usual ones that any of them holds."""
+    for row in reversed(rows):
+        named = row.get("metric")
+        if isinstance(named, str) and number(row.get(named)) is not None:
+            return named
+    usual = ("bits_per_byte", "accuracy", "loss")
+    return next((name for name in usual if any(number(row.get(name)) is not None for row in rows)), "bits_per_byte")
 
 
 def lower_is_better(name: str, rows: Iterable[Row] = ()) -> bool:

@@ -69,7 +69,7 @@ def _metrics(steps: int, evaluations: int, generator: random.Random, floor: floa
 
 def _samples(steps: int, count: int, generator: random.Random) -> list[dict[str, Any]]:
     """Text from character chains of growing order, and more and more often a real function: what samples look like while a model learns."""
-    source = inspect.getsource(textwrap) + inspect.getsource(random)
+    source = inspect.getsource(textwrap)
     real = [part[part.index("(") :] for part in source.split("\n\ndef ") if part[:1].isalpha()]
     rows = []
     for index in range(count):
@@ -112,7 +112,8 @@ def _surprise(steps: int, evaluations: int, generator: random.Random) -> list[di
 
 def _attention(layers: int, heads: int, generator: np.random.Generator) -> dict[str, Any]:
     tokens = ["def", " parse", "_", "line", "(", "self", ",", " text", ")", ":", "\n   ", " parts", " =", " text", ".", "split", "(",
-              "'", ",", "'", ")", "\n   ", " return", " [", "part", ".", "strip", "()", " for", " part", " in", " parts", "]", "\n"]  # fmt: skip
+              "'", ",", "'", ")", "\n   ", " return", " [", "part", ".", "strip", "()",
+              " for", " part", " in", " parts", "]", "\n"]  # fmt: skip
     size = len(tokens)
     row, col = np.indices((size, size))
     same = np.array([[a.strip() == b.strip() for b in tokens] for a in tokens])
