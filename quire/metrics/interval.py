@@ -34,9 +34,7 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95, draws: int = 
     return ratio_interval(values, [1.0] * len(values), level=level, draws=draws, seed=seed)
 
 
-def ratio_interval(
-    totals: Sequence[float], weights: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> Interval:
+def ratio_interval(totals: Sequence[float], weights: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
     """sum(totals) / sum(weights) with its interval, drawing documents: bits and bytes of each file give bits per byte.
 
     Long documents count by their weight, as in the figure itself. Raises ValueError for unequal lengths, no documents, a weight that is not

@@ -3,8 +3,8 @@
 A sample stops where its token budget ends, usually in the middle of something, and that is not the model's mistake. So the definition is:
 
 1. Take the prompt and its completion as one text, and cut it after its last complete line.
-2. An *error*, anything that no continuation could mend, rejects the sample. An *unfinished* end (an open bracket or string, a `def` whose body
-   has only begun) does not: the interpreter tells the two apart, as it does at its prompt.
+2. An *error*, anything that no continuation could mend, rejects the sample. An *unfinished* end (an open bracket or string, a `def` whose
+   body has only begun) does not: the interpreter tells the two apart, as it does at its prompt.
 3. The model must have written code: a whole statement, or where the end is unfinished a whole line of code and the beginning of another.
 
 So every piece of real Python counts, whichever line it is cut after, and by 3 a model gains nothing by saying nothing: an empty completion,
