@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import durable
-from .facts import flatten, named
+from .facts import flatten, left_out, named
 from .folder import Run, number, read
 from .outcome import HOW, STDLIB, actual_minutes, corpus_hash, figures, final_metric, parameters, part_of, tokens_seen
 from .page import clean, compact, grouped, minutes
@@ -168,6 +168,9 @@ def _data(run: Run) -> str:
     body = "\n".join(lines)
     if rows:
         body += "\n\n" + _table(("", "documents", "bytes", "tokens"), rows)
+    dropped = "; ".join(f"{count:,} {plain(reason)}" for reason, count, _ in left_out(run))
+    if dropped:
+        body += f"\n\nLeft out: {dropped}."
     if corpus_hash(run):
         body += f"\n\nCorpus hash: {code(corpus_hash(run))}. Documents are held out by the hash of their content, so none is on both sides."
     return f"## What it has read\n\n{body.strip()}\n" if body.strip() else ""

@@ -205,7 +205,7 @@ def _dots(chart: Chart, curves: Sequence[Thinned], at: Any, y_axis: _Axis) -> st
 
 def _labels(chart: Chart, at: Any, y_axis: _Axis, x_range: tuple[float, float]) -> str:
     parts = [f'<span class="yt" style="top:{100 * (1 - y_axis(t)):.2f}%">{label(t, y_axis.ticks)}</span>' for t in y_axis.ticks]
-    x_ticks = nice_ticks(*x_range, 4)
+    x_ticks = nice_ticks(*x_range, 4 if chart.height > 160 else 2)
     for tick in x_ticks:
         edge = " first" if at(tick) < 0.03 else " last" if at(tick) > 0.97 else ""
         name = f"{escape(chart.x_unit)} " if edge == " first" else ""
@@ -250,7 +250,7 @@ def _figure(chart: Chart, curves: Sequence[Thinned], inside: str) -> str:
     better = f'<span class="better">{chart.better} is better</span>' if chart.better else ""
     return (
         f'<figure class="chart" id="c-{chart.id}" data-chart="{chart.id}"><figcaption><span class="title">{escape(chart.title)}</span>'
-        f'<span class="sub"><span class="unit">{escape(chart.unit)}</span>{better}</span><output></output></figcaption>'
+        f'<span class="sub"><span class="unit">{escape(chart.unit) or "&nbsp;"}</span>{better}</span><output></output></figcaption>'
         f'<div class="plot{" wide" if chart.levels else ""}" style="--h:{chart.height}px" tabindex="0" role="img" '
         f'aria-label="{escape(f"{chart.title}, {chart.unit}, by {chart.x_unit}. Last: {last}. Arrow keys read values.")}">{inside}</div>'
         + (f'<p class="note">{escape(chart.note)}</p>' if chart.note else "")

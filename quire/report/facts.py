@@ -56,44 +56,46 @@ def text(run: Run) -> Part | Absent:
         return Absent(title, "the run folder holds no data/train.json.")
     html = table(("", "documents", "bytes", "tokens", "bytes a token", "corpus hash, first 16 digits"), rows, numbers=(1, 2, 3, 4))
     note = "Which side a document falls on is decided by the hash of its content, so one that occurs twice is never on both."
-    return Part("text", title, f'{html}<p class="note">{note}</p>')
+    dropped = [(escape(reason), grouped(count), f"<code>{escape(examples)}</code>") for reason, count, examples in left_out(run)]
+    more = table(("left out", "documents", "such as"), dropped, numbers=(1,)) if dropped else ""
+    return Part("text", title, f'{html}<p class="note">{note}</p>{more}')
+
+
+def left_out(run: Run) -> list[tuple[str, int, str]]:
+    """(reason, how many documents, examples) of what the sources held and training did not read, from `data.json`."""
+    duplicates, skipped = run.data.get("duplicates"), run.data.get("skipped")
+    rows = []
+    for item in (duplicates, *(skipped if isinstance(skipped, list) else ())):
+        count = number(item.get("count")) if isinstance(item, dict) else None
+        if count:
+            examples = item.get("examples")
+            rows.append((str(item.get("reason", "")), int(count), ", ".join(map(str, examples[:2])) if isinstance(examples, list) else ""))
+    return rows
 
 
 def tokenizer(run: Run) -> Part | Absent:
-    """`tokenizer_report.json`: {"vocab": n, "rows": [{"group": name, plain figures by name ...}, ...]}."""
+    """`tokenizer_report.json`, which is `quire.text.report.Report.as_json()`: {"vocabulary", "total": {...}, "groups": [{...}, ...]}."""
     title = "The tokenizer"
-    rows = run.tokenizer.get("rows")
-    rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    if not rows:
+    groups, vocabulary = run.tokenizer.get("groups"), number(run.tokenizer.get("vocabulary"))
+    found = [row for row in groups if isinstance(row, dict)] if isinstance(groups, list) else []
+    if not found:
         return Absent(title, "tokenizer_report.json was not written.")
-    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if any(number(row.get(key)) is not None for row in rows)]
-    names = [key for key in rows[0] if key not in keys][:1]
-    cells = [
-        (
-            *(f"<code>{escape(row.get(name, ''))}</code>" for name in names),
-            *("–" if (v := number(row.get(key))) is None else _figure(key, v) for key in keys),
-        )
-        for row in rows[:30]
-    ]
-    said = ", ".join(
-        f"{escape(key.replace('_', ' '))} {escape(_plain(value))}"
-        for key, value in run.tokenizer.items()
-        if isinstance(value, str) or number(value) is not None
-    )
-    html = table((*names, *(escape(key.replace("_", " ")) for key in keys)), cells, numbers=range(len(names), len(names) + len(keys)))
-    note = "Bytes a token: the more, the shorter a text becomes. Fertility: tokens a word. Unknown: the share of tokens that stand for "
-    note += "text which the vocabulary lacks."
-    return Part(
-        "tokenizer", title, (f'<p class="say">{said[:1].upper()}{said[1:]}.</p>' if said else "") + f'{html}<p class="note">{note}</p>'
-    )
+    total = run.tokenizer.get("total")
+    rows = [_tokenized(row, vocabulary) for row in (*found[:30], *([total] if isinstance(total, dict) and len(found) > 1 else []))]
+    head = ("", "documents", "bytes", "tokens", "bytes a token", "tokens a word", "unknown", "vocabulary used")
+    said = f'<p class="say">A vocabulary of {grouped(vocabulary)} tokens.</p>' if vocabulary else ""
+    note = "The more bytes a token holds, the shorter a text becomes. A word is what white space separates. Unknown tokens are lost text."
+    return Part("tokenizer", title, f'{said}{table(head, rows, numbers=range(1, 8))}<p class="note">{note}</p>')
 
 
-def _plain(value: str | float) -> str:
-    return value if isinstance(value, str) else grouped(value)
-
-
-def _figure(key: str, value: float) -> str:
-    return f"{100 * value:.2g} %" if "unknown" in key or "share" in key else grouped(value)
+def _tokenized(row: Mapping[str, Any], vocabulary: float | None) -> tuple[str, ...]:
+    tokens, unknown, used = (number(row.get(key)) for key in ("tokens", "unknown", "used"))
+    whole = (number(row.get(key)) for key in ("documents", "bytes", "tokens"))
+    ratios = (number(row.get(key)) for key in ("bytes_per_token", "tokens_per_word"))
+    plain = [*("–" if v is None else grouped(v) for v in whole), *("–" if v is None else f"{v:.2f}" for v in ratios)]
+    lost = "–" if unknown is None or not tokens else "none" if not unknown else f"{100 * unknown / tokens:.2g} %"
+    share = "–" if used is None or not vocabulary else f"{100 * used / vocabulary:.1f} %"
+    return (f"<code>{escape(row.get('group', ''))}</code>", *plain, lost, share)
 
 
 def certificate(run: Run) -> Part | Absent:
@@ -169,7 +171,7 @@ def recipe(run: Run) -> Part | Absent:
     lines = "\n".join(_toml_line(line) for line in run.recipe_text.strip("\n").splitlines())
     html = (
         '<p class="say">With every value written out, also those that were decided for you. '
-        f'<code>quire train recipe.toml</code> does it again.</p><pre class="recipe">{lines}</pre>'
+        f'<code>quire train recipe.toml --out another-folder</code> does it again.</p><pre class="recipe">{lines}</pre>'
     )
     return Part("recipe", title, html)
 

@@ -49,6 +49,7 @@ class Run:
     certificate: Row = field(default_factory=dict)
     binding: Row = field(default_factory=dict)
     config: Row = field(default_factory=dict)
+    data: Row = field(default_factory=dict)  # what was found in the sources, and what was left out
     train: Row = field(default_factory=dict)  # the sidecars of the token shards
     held_out: Row = field(default_factory=dict)
     steps: list[Row] = field(default_factory=list)
@@ -143,6 +144,7 @@ def read(folder: Path | str) -> Run:
         ("certificate", "model/certificate.json"),
         ("binding", "model/binding.json"),
         ("config", "model/config.json"),
+        ("data", "data.json"),
         ("train", "data/train.json"),
         ("held_out", "data/held_out.json"),
     ):

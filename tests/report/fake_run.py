@@ -196,11 +196,12 @@ def make(
     )
     for name, documents, size in (("train", 640, 11_480_000), ("held_out", 14, 412_345)):
         _write(folder / "data" / f"{name}.json", {"documents": documents, "text_bytes": size, "tokens": size // 3, "corpus": "7f" * 32})
-    groups = [
-        {"group": name, "bytes_per_token": b, "tokens_per_word": f, "unknown": 0.0}
-        for name, b, f in ((".py", 3.12, 2.4), ("docstrings", 3.61, 1.6))
-    ]
-    _write(folder / "tokenizer_report.json", {"vocab": 2048, "kind": "bpe", "rows": groups})
+    left_out = [("duplicates of a document before them", 19, ["spam.py"]), ("not UTF-8", 4, [HOSTILE if hostile else "koi8_r.py"])]
+    first, *rest = [{"reason": reason, "count": count, "examples": examples} for reason, count, examples in left_out]
+    _write(folder / "data.json", {"documents": 654, "duplicates": first, "skipped": rest})
+    counts = {"documents": 14, "characters": 400_000, "bytes": 412_345, "words": 57_000, "tokens": 132_000, "unknown": 0, "used": 1_904}
+    row = counts | {"bytes_per_token": 3.12, "tokens_per_word": 2.32}
+    _write(folder / "tokenizer_report.json", {"vocabulary": 2045, "total": row | {"group": "all"}, "groups": [row | {"group": ".py"}]})
     safetensors(folder / "model" / "model.safetensors", {"embed.weight": [2048, 128], "layers.weight": [6180, 128], "norm.weight": [640]})
     _write(
         folder / "model" / "config.json",
