@@ -61,10 +61,21 @@ def run(argv: list[str]) -> int:
         raise RecipeError(f"{model.folder} is a base model: it follows no instructions, so --system would do nothing. Leave it out.")
     talk = Talk(model, sampling, options.system) if model.chats else Continue(model, sampling)
     print(greeting(model))
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (line editing and history for input())
-    loop(talk)
+    loop(talk, _prompt())
     return 0
+
+
+def _prompt() -> str:
+    """What stands before the cursor; with line editing and history where the system has them. Nothing in a pipe."""
+    if not sys.stdin.isatty():
+        return ""
+    mark = paint("› ", "cyan")
+    with contextlib.suppress(ImportError):
+        import readline
+
+        if mark != "› " and readline.__doc__:  # readline counts columns: tell it which characters take none
+            return "\x01\x1b[36m\x02› \x01\x1b[0m\x02"
+    return mark
 
 
 def greeting(model: Decoder) -> str:
@@ -120,9 +131,9 @@ class Talk:
         if used + 1 > context:
             raise ContextError(f"that is {used:,} tokens; the model's context is {context:,}. Ask something shorter.")
         if start > self._told:
-            turns = f"turn {start // 2}" if start - self._told == 2 else f"turns {self._told // 2 + 1} to {start // 2}"
-            gone = self.messages[self._told].content
-            self.notes.append(f"the context of {context:,} tokens is full: {turns} left out, from {_short(gone)!r} on")
+            first, last, gone = self._told // 2 + 1, start // 2, _short(self.messages[self._told].content)
+            turns = f"turn {first} ({gone!r}) is" if first == last else f"turns {first} ({gone!r}) to {last} are"
+            self.notes.append(f"the context of {context:,} tokens is full: {turns} left out")
             self._told = start
         return kept
 
@@ -169,11 +180,11 @@ class Continue:
         return self.pieces
 
 
-def loop(talk: Talk | Continue) -> None:
+def loop(talk: Talk | Continue, prompt: str) -> None:
     """Reads lines until the end; errors of one question are shown and the next one is asked."""
     while True:
         try:
-            line = input(paint("› ", "cyan") if sys.stdin.isatty() else "")
+            line = input(prompt)
         except EOFError:
             print()
             return
@@ -210,7 +221,7 @@ def show(talk: Talk | Continue, text: str) -> None:
     started, tokens, last = time.perf_counter(), 0, Chunk("")
     chunks = talk.answer(text)
     try:
-        if isinstance(talk, Continue):
+        if isinstance(talk, Continue) and text:
             sys.stdout.write(paint(safe(text), "bold"))
         for chunk in chunks:
             for note in talk.notes:

@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int:
     from ..machine import threads
     from ..model import Decoder, load
 
-    torch.set_num_threads(threads())
+    torch.set_num_threads(min(torch.get_num_threads(), threads()))
     model = load(options.model, options.dtype, options.device, options.verify)
     with text(model, options) as (shard, texts, left_out):
         facts: dict[str, Any] = {

@@ -81,7 +81,7 @@ def open_writer(path: str, dtype: Any, device: str, verify: bool) -> Decoder | S
     if isinstance(model, Encoder):
         raise RecipeError(f"{model.folder} is an encoder: it reads text and writes none. `quire inspect` tells what it is for.")
     # One step of a small model is shorter than what it costs to wake a second thread.
-    torch.set_num_threads(1 if model.config.parameters() < 10_000_000 else threads())
+    torch.set_num_threads(1 if model.config.parameters() < 10_000_000 else min(torch.get_num_threads(), threads()))
     return model
 
 
