@@ -1,7 +1,8 @@
 """Attention (Vaswani et al. 2017) with grouped keys and values (Ainslie et al. 2023).
 
 Two forms of the same mathematics: `attend` through torch's fused kernel, and `attend_plain`, written out, which also returns the weights.
-The mask is built once a forward (`build_mask`), never per layer; where there is none, the fused kernel's own causal path runs.
+The mask is built once a forward (`build_mask`), never per layer; where there is none, the fused kernel's own causal path runs. Training
+on a CPU in bf16 goes through `blocked`, which is faster there than torch's kernel.
 A query that may see no key at all (padding) attends to everything instead: its output is meaningless but never not-a-number.
 
 Shapes: B batch, T queries, S keys, H query heads, K key/value heads, C head channels, D width.
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quire.errors import ContextError
+from quire.nn.blocked import blocked, suits
 from quire.nn.cache import Cache
 from quire.nn.config import Attn
 from quire.nn.position import turn
@@ -41,7 +43,7 @@ class AttnContext:
 class Frame:
     """What every layer of one stack shares during one forward: built once by the stack."""
 
-    causal: bool  # the kernel's own causal path; exclusive with mask
+    causal: bool  # no query looks past itself; where there is a mask, it says so too
     mask: Tensor | None  # (B or 1, H or 1, T, S): bool, True where a query may look, or numbers added to the scores
     narrow: torch.dtype | None = None  # autocast's dtype while it is on
     rotary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -94,15 +96,16 @@ def attend(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """q (B, H, T, C) over k, v (B, K, S, C) -> (B, H, T, C), through the fused kernel. H must be a multiple of K.
+    """q (B, H, T, C) over k, v (B, K, S, C) -> (B, H, T, C), the fast way. H must be a multiple of K.
 
     causal: the last query stands at the last key. keep (B, S), segments (B, S), bias (1, H, T, S) as in `build_mask`; `mask` is one
-    already built, and then the other three stay empty.
+    already built, of all that limits attention, and then the other three stay empty.
     """
     queries, keys = q.shape[2], k.shape[2]
-    if keep is not None or segments is not None or bias is not None or (causal and 1 < queries != keys):
+    if keep is not None or segments is not None or bias is not None or (causal and mask is None and 1 < queries != keys):
         mask = build_mask(queries, keys, causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
-        causal = False
+    if suits(q, dropout):
+        return blocked(q, k, v, mask, causal, scale)
     grouped = q.shape[1] != k.shape[1]
     if grouped and queries == 1 and (mask is None or mask.shape[1] == 1):
         # one query a head: the heads of a group become the queries of one, and no key is repeated
@@ -110,7 +113,7 @@ def attend(
         out = F.scaled_dot_product_attention(q.reshape(b, k.shape[1], -1, c), k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
         return out.reshape(b, h, 1, c)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and queries > 1, scale=scale, enable_gqa=grouped
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None and queries > 1, scale=scale, enable_gqa=grouped
     )
 
 

@@ -93,15 +93,14 @@ class Layers(nn.Module):
         if ctx.keep is not None and ctx.keep.shape[1] != keys:
             raise ContextError(f"keep has {ctx.keep.shape[1]} positions; it must cover all keys: {start} cached + {tokens} new = {keys}.")
         bias = None if self.relative is None else self.relative(start, tokens, keys)
-        causal, mask = self.causal, None
-        if bias is not None or ctx.keep is not None or ctx.segments is not None or (causal and 1 < tokens != keys):
-            mask = build_mask(tokens, keys, causal=causal, keep=ctx.keep, segments=ctx.segments, bias=bias, device=x.device)
-            causal = False
+        mask = None
+        if bias is not None or ctx.keep is not None or ctx.segments is not None or (self.causal and 1 < tokens != keys):
+            mask = build_mask(tokens, keys, causal=self.causal, keep=ctx.keep, segments=ctx.segments, bias=bias, device=x.device)
         device = x.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if memory is not None and narrow is not None:
             memory = memory.to(narrow)
-        frame = Frame(causal and tokens > 1, mask, narrow, cache=ctx.cache, trace=ctx.trace, memory=memory)
+        frame = Frame(self.causal and tokens > 1, mask, narrow, cache=ctx.cache, trace=ctx.trace, memory=memory)
         if memory_keep is not None:
             frame.memory_mask = build_mask(1, memory_keep.shape[1], causal=False, keep=memory_keep)
         if self.rotary:
