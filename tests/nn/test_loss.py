@@ -123,3 +123,25 @@ def test_no_more_than_a_chunk_of_logits_is_ever_made() -> None:
 def test_a_head_without_next_sentence_says_so() -> None:
     with pytest.raises(ModelError, match="no next-sentence classifier"):
         heads()["masked"].next_sentence(torch.zeros(1, 2, WIDTH))  # type: ignore[operator]
+
+
+def test_a_changing_number_of_labels_makes_few_shapes_of_logits() -> None:
+    """A kernel library keeps what it made for every shape, so a hundred numbers of labels must not be a hundred shapes."""
+    shapes = set()
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            shapes.update(leaf.shape for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.ndim == 2 and leaf.shape[1] == VOCAB)
+            return out
+
+    head, hidden = heads()["tied"], torch.randn(130, WIDTH)
+    with torch.no_grad():
+        for learned in range(1, 129):
+            labels = torch.full((130,), IGNORE)
+            labels[:learned] = 7
+            with Shapes():
+                total, count = token_loss(head, hidden, labels)
+            assert count == learned
+            torch.testing.assert_close(total, F.cross_entropy(head(hidden[:learned]), labels[:learned], reduction="sum"))
+    assert shapes - {(WIDTH, VOCAB)} == {(64, VOCAB), (128, VOCAB)}  # beside the table, transposed
