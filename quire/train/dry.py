@@ -26,8 +26,8 @@ from ..text.tokenizer import Tokenizer
 from .calibrate import time_steps
 from .folder import RunFolder
 from .meters import Meters
-from .parallel import Compute, compute
-from .plan import Calibration, Plan, draw_up, loss_chunk
+from .parallel import compute
+from .plan import Calibration, Plan, Setting, draw_up, loss_chunk, program_memory
 from .prepare import Say, new_config, settle
 from .recipe import TrainRecipe
 from .trainer import Trainer
@@ -84,22 +84,24 @@ def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
         stock = new_config(recipe, vocab, tokenizer)
         config = family_for(stock).build(stock)
     epoch = _tokens_of_an_epoch(recipe, tokenizer, vocab, say)
-    settings, chunk = compute(recipe.train), loss_chunk(recipe, config.vocab)
-    trainer = _trainer(recipe, config, settings, chunk)
+    settings = compute(recipe.train)
+    setting = Setting(settings, loss_chunk(recipe, config.vocab), program_memory(settings))
+    trainer = timed_trainer(recipe, config, setting)
     seconds = time_steps(trainer, warm=1, least=3, budget=1.0)
     part, a_step = recipe.train, trainer.loader.tokens_per_step
     wanted = part.steps * a_step or part.tokens or part.epochs * epoch
     steps = math.ceil(wanted / a_step) if wanted else max(1, int(60 * part.minutes / seconds))
     compiled = part.compile == "on"
-    return draw_up(recipe, trainer.model, Calibration(seconds, compiled, steps), settings, chunk, a_step, epoch)
+    return draw_up(recipe, trainer.model, Calibration(seconds, compiled, steps), setting, a_step, epoch)
 
 
-def _trainer(recipe: TrainRecipe, config: ModelConfig, settings: Compute, chunk: int) -> Trainer:
+def timed_trainer(recipe: TrainRecipe, config: ModelConfig, setting: Setting) -> Trainer:
+    """A trainer of the recipe's model on random tokens. It writes nothing as long as only `learn` is called."""
     model = Transformer(config)
     initialise(model, torch.Generator().manual_seed(recipe.seed))
     loader, nowhere = RandomTokens(config, recipe.train.batch, recipe.model.context), Path(recipe.out)
     task = cast(Task, PlainLoss())
-    return Trainer(RunFolder(nowhere), recipe, model, task, loader, settings, Meters(nowhere), None, chunk)
+    return Trainer(RunFolder(nowhere), recipe, model, task, loader, setting.compute, Meters(nowhere), None, setting.chunk)
 
 
 def _tokens_of_an_epoch(recipe: TrainRecipe, tokenizer: Tokenizer | None, vocab: int, say: Say) -> float:

@@ -1,12 +1,14 @@
 """The plan of a run before it starts: parameters and memory by part, tokens, steps and time.
 
-Activations are not guessed from a formula: one forward of the real model runs on tensors without storage (torch's FakeTensorMode), and the
-bytes that autograd would keep for the backward pass are added up. It costs no memory and well under a second, and follows every family,
-number type and checkpointing by itself. The logits, the program itself and the layer that is being recomputed are added by hand.
+Activations are not guessed from a formula: the model's own layers run forward on one row and on two, and the bytes that autograd keeps for
+the backward pass are added up. That takes a moment for any size of model and batch, and follows every family, number type and checkpointing
+by itself. The logits, the program itself and the layer that is being recomputed are added by hand.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -14,16 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import machine
 from ..nn.batch import Batch
-from ..nn.config import ModelConfig
+from ..nn.config import ModelConfig, Stack
 from ..nn.transformer import Transformer
 from .optimizer import kinds
-from .parallel import TORCH, Compute, blocks
+from .parallel import TORCH, Compute
 from .recipe import TrainRecipe
 
+_KERNELS = 128 << 20  # code and scratch that torch loads when it first computes, as measured
 _CHUNK_NUMBERS = 1 << 24  # logits held at once when the loss is made in chunks: 64 MB in fp32
 _EMBEDDING, _ATTENTION = dict.fromkeys(("embed", "positions", "types"), "embedding"), dict.fromkeys(("attn", "cross"), "attention")
 _PART = {**_EMBEDDING, **_ATTENTION, "head": "head", "ffn": "feed forward"}
@@ -38,6 +40,15 @@ class Calibration:
     steps: int
     note: str = ""
     eval_every: int = 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a plan needs to know beside recipe and model: where it computes, rows of logits at a time, bytes of the program itself."""
+
+    compute: Compute
+    chunk: int
+    program: int
 
 
 @dataclass(frozen=True)
@@ -81,12 +92,10 @@ class Plan:
         ]
 
 
-def draw_up(
-    recipe: TrainRecipe, model: Transformer, measured: Calibration, compute: Compute, chunk: int, tokens_a_step: int, epoch: float
-) -> Plan:
+def draw_up(recipe: TrainRecipe, model: Transformer, measured: Calibration, setting: Setting, tokens_a_step: int, epoch: float) -> Plan:
     """The plan of a recipe once its steps are known. `epoch`: tokens of one pass over the data."""
-    part, tokens = recipe.train, measured.steps * tokens_a_step
-    memory, notes = estimate_memory(model.config, recipe, compute, chunk), [measured.note] if measured.note else []
+    part, tokens, compute = recipe.train, measured.steps * tokens_a_step, setting.compute
+    memory, notes = estimate_memory(model.config, recipe, setting), [measured.note] if measured.note else []
     has = machine.memory()[0] // 2**20
     if compute.device.type == "cpu" and 0 < has < memory["total"]:
         notes.append(f"this machine has {has:,} MB: lower train.micro_batch, or set train.checkpointing")
@@ -103,13 +112,18 @@ def draw_up(
         batch=part.batch,
         micro_batch=part.micro_batch or part.batch,
         context=recipe.model.context,
-        loss_chunk=chunk,
+        loss_chunk=setting.chunk,
         dtype=compute.dtype,
         device=str(compute.device),
         threads=compute.threads,
         compile=measured.compile,
         notes=notes,
     )
+
+
+def program_memory(compute: Compute, weights: int = 0) -> int:
+    """Bytes that are in use beside the model's `weights`, with what torch's kernels load when they first run. 0 for a GPU."""
+    return machine.used_memory() - weights + _KERNELS if compute.device.type == "cpu" else 0
 
 
 def loss_chunk(recipe: TrainRecipe, vocab: int) -> int:
@@ -129,36 +143,48 @@ def parameters_by_part(model: Transformer) -> dict[str, int]:
     return found
 
 
-def estimate_memory(config: ModelConfig, recipe: TrainRecipe, compute: Compute, chunk: int) -> dict[str, int]:
+def estimate_memory(config: ModelConfig, recipe: TrainRecipe, setting: Setting) -> dict[str, int]:
     """MB by part at the fullest moment of a step; `total` is their sum with the program's own memory."""
-    part = recipe.train
+    part, compute = recipe.train, setting.compute
     rows, length = part.micro_batch or part.batch, recipe.model.context
-    with FakeTensorMode():
+    with torch.device("meta"):
         model = Transformer(config)
-        numbers = sum(parameter.numel() for parameter in model.parameters())
-        kept = _kept(model, rows, length, compute, part.checkpointing)
-        muon, of_kind = recipe.optim.name == "muon", kinds(model)
-        hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind[name] == "hidden")
-    weights, logits = 4 * numbers, _logits_bytes(config, rows * length, chunk, compute)
+    muon, of_kind = recipe.optim.name == "muon", kinds(model)
+    hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind[name] == "hidden")
+    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
     parts = {
-        "program": machine.used_memory() if compute.device.type == "cpu" else 0,
+        "program": setting.program,
         "weights": weights,
         "gradients": weights,
         "optimizer": 2 * weights - 4 * hidden,
-        "activations": kept + logits,
+        "activations": kept_bytes(config, rows, length, compute, part.checkpointing) + logits_bytes(config, rows * length, setting),
     }
     megabytes = {name: round(size / 2**20) for name, size in parts.items()}
     return {**megabytes, "total": sum(megabytes.values())}
 
 
-def _kept(model: Transformer, rows: int, length: int, compute: Compute, checkpointing: bool) -> int:
-    """Bytes that a forward of the stacks leaves behind for its backward, the weights' casts among them."""
-    whole = _saved(model.train(), rows, length, compute)
-    if not checkpointing:
-        return whole
-    model.checkpointing = True
-    layers = len(blocks(model))
-    return _saved(model, rows, length, compute) + whole // layers  # and the layer whose activations are there again
+def kept_bytes(config: ModelConfig, rows: int, length: int, compute: Compute, checkpointing: bool) -> float:
+    """Bytes that a forward of the stacks leaves behind for its backward, the casts of the weights among them.
+
+    Measured with one layer a stack, and with each kind of layer once more beside it; the rest follows by adding up.
+    """
+    config = dataclasses.replace(config, vocab=min(config.vocab, 256))
+    stacks = {name: stack for name, stack in (("encoder", config.encoder), ("decoder", config.decoder)) if stack is not None}
+    ones = {name: dataclasses.replace(stack, layers=stack.layers[:1]) for name, stack in stacks.items()}
+
+    def saved(checkpointing: bool, **changed: Stack) -> float:
+        parts = {**ones, **changed}
+        model = Transformer(dataclasses.replace(config, encoder=parts.get("encoder"), decoder=parts.get("decoder")))
+        model.checkpointing = checkpointing
+        one, two = (_saved(model, count, length, compute) for count in (1, 2))
+        return one + (rows - 1) * (two - one)
+
+    base = saved(checkpointing)
+    total = base
+    for name, stack in stacks.items():
+        for layer, count in Counter(stack.layers[1:]).items():
+            total += count * (saved(checkpointing, **{name: dataclasses.replace(stack, layers=(stack.layers[0], layer))}) - base)
+    return total + (saved(False) - base if checkpointing else 0)  # and the one layer that is being computed again
 
 
 def _saved(model: Transformer, rows: int, length: int, compute: Compute) -> int:
@@ -166,8 +192,8 @@ def _saved(model: Transformer, rows: int, length: int, compute: Compute) -> int:
     tokens = torch.zeros(rows, length, dtype=torch.long)
     batch = Batch(tokens, source=Batch(tokens) if model.config.kind == "seq2seq" else None)
     cast = torch.autocast("cpu", TORCH[compute.dtype]) if compute.dtype != "fp32" else nullcontext()
-    with _counting(own) as seen, cast:
-        model(batch)
+    with torch.random.fork_rng([]), _counting(own) as seen, cast:
+        model.train()(batch)
     return sum(size for size, _ in seen.values())
 
 
@@ -186,10 +212,10 @@ def _counting(own: set[int]) -> Iterator[dict[int, tuple[int, Any]]]:
         yield seen
 
 
-def _logits_bytes(config: ModelConfig, rows: int, chunk: int, compute: Compute) -> int:
+def logits_bytes(config: ModelConfig, rows: int, setting: Setting) -> int:
     """Logits at the moment when most of their copies are there."""
-    table = config.vocab * config.width
-    if chunk:  # logits, softmax and its cast, and the table's gradient that is being added up beside its own product
+    table, chunk = config.vocab * config.width, setting.chunk
+    if 0 < chunk < rows:  # logits, softmax and its cast, and the table's gradient that is being added up beside its own product
         return 10 * chunk * config.vocab + 8 * table + 4 * rows * config.width
     share = 0.15 if config.kind == "encoder" else 1.0  # masked tokens alone have logits
-    return int(share * rows * config.vocab * (12 if compute.dtype == "fp32" else 14))
+    return int(share * rows * config.vocab * (12 if setting.compute.dtype == "fp32" else 14))

@@ -24,7 +24,7 @@ from .finish import evaluate, write_model
 from .folder import RunFolder, differences
 from .meters import Meters, Observer, rewind
 from .parallel import compile_layers, compute
-from .plan import Plan, draw_up, loss_chunk
+from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
 from .prepare import Prepared, Say, prepare, settle
 from .recipe import TrainRecipe
 from .trainer import Outcome, Trainer
@@ -131,15 +131,16 @@ def _sitting(
     """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
     settings = compute(recipe.train)
     parts = prepare(run, recipe, say)
-    chunk = loss_chunk(recipe, parts.model.config.vocab)
+    weights = 4 * sum(parameter.numel() for parameter in parts.model.parameters())
+    setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab), program_memory(settings, weights))
     watch = Watch(parts.task, parts.tokenizer, parts.held_out, recipe.train, recipe.log)
-    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, chunk)
+    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, setting.chunk)
     if run.read("plan.json"):
         plan = Plan(**run.read("plan.json"))
         if plan.compile:
             compile_layers(parts.model)
     else:
-        recipe, plan = _freeze(run, recipe, parts, trainer, chunk)
+        recipe, plan = _freeze(run, recipe, parts, trainer, setting)
     run.write("environment.json", machine.environment())
     if on_plan:
         on_plan(plan)
@@ -177,13 +178,13 @@ def _fit(run: RunFolder, trainer: Trainer, stop_at: int) -> Outcome:
         run.status(ended, trainer.step, trainer.steps, trainer.patience.best, trainer.elapsed())
 
 
-def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, chunk: int) -> tuple[TrainRecipe, Plan]:
+def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, setting: Setting) -> tuple[TrainRecipe, Plan]:
     """Measures what must be measured and writes recipe and plan with nothing left open."""
     part = recipe.train
     deadline = time.perf_counter() + 60 * part.minutes
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(part, steps=part.steps or _steps(recipe, parts)))
     measured = calibrate(trainer, recipe.train, deadline)
-    settings = trainer.compute  # with the threads that were found best
+    setting = dataclasses.replace(setting, compute=trainer.compute)  # with the threads that were found best
     settled = dataclasses.replace(
         recipe.train,
         steps=measured.steps,
@@ -191,14 +192,14 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Train
         epochs=0.0,
         minutes=0.0,
         micro_batch=part.micro_batch or part.batch,
-        dtype=settings.dtype,
-        threads=settings.threads,
+        dtype=setting.compute.dtype,
+        threads=setting.compute.threads,
         compile="on" if measured.compile else "off",
-        loss_chunk=chunk,
+        loss_chunk=setting.chunk,
         eval_every=part.eval_every or measured.eval_every,
     )
     a_step, epoch = parts.loader.tokens_per_step, parts.loader.tokens_per_epoch
-    plan = draw_up(recipe, parts.model, measured, settings, chunk, a_step, epoch)
+    plan = draw_up(recipe, parts.model, measured, setting, a_step, epoch)
     recipe = dataclasses.replace(recipe, train=settled)
     trainer.settle(recipe)
     run.write_recipe(recipe)

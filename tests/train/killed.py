@@ -13,6 +13,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def fork(recipe: TrainRecipe, folder: Path) -> int:
             warnings.simplefilter("error")
             sitting(recipe, folder)
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child
