@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,9 @@ class RunFolder:
             shutil.rmtree(folder, ignore_errors=True)
 
     def read_recipe(self) -> TrainRecipe:
-        return recipe.load(TrainRecipe, self.recipe)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", recipe.RecipeWarning)  # was said when the run began
+            return recipe.load(TrainRecipe, self.recipe)
 
     def write_recipe(self, value: TrainRecipe) -> None:
         recipe.save(value, self.recipe)
