@@ -1,6 +1,7 @@
 """What every test shares: one thread, no network, no surprise from the user's own folders.
 
-`data_folder` is real data outside the repository (the variable QUIRE_TEST_DATA); a test that needs it is marked `needs_data`.
+`data_folder` is real data outside the repository: the folder that QUIRE_TEST_DATA names, else `shared/data` in the repository or beside
+it. A test that needs it is marked `needs_data`, and skips only where there is none.
 `slow` tests run with --slow.
 """
 
@@ -21,6 +22,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+_PLACES = [Path(place) for place in [os.environ.get("QUIRE_TEST_DATA")] if place] or [ROOT / "shared/data", ROOT.parent / "shared/data"]
+_DATA = next((place for place in _PLACES if place.is_dir()), None)
 
 settings.register_profile("quire", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("quire"), derandomize=True, database=None)
@@ -32,12 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    folder = os.environ.get("QUIRE_TEST_DATA")
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
-        if "needs_data" in item.keywords and not (folder and Path(folder).is_dir()):
-            item.add_marker(pytest.mark.skip(reason="needs the folder that QUIRE_TEST_DATA names"))
+        if "needs_data" in item.keywords and _DATA is None:
+            item.add_marker(pytest.mark.skip(reason="needs real data: a folder named by QUIRE_TEST_DATA, or shared/data"))
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +51,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Real data outside the repository. Mark the test `needs_data`."""
-    return Path(os.environ["QUIRE_TEST_DATA"])
+    assert _DATA is not None
+    return _DATA
 
 
 @pytest.fixture(autouse=True, scope="session")
