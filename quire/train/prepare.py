@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .. import durable
 from ..data import check, shards, sources
 from ..data.batches import Loader
 from ..data.shards import Shard
+from ..data.sources import Document
 from ..errors import ModelError, RecipeError
 from ..families import ModelFolder, family_for
 from ..families.family import FAMILIES
@@ -26,6 +27,7 @@ from ..nn.init import initialise
 from ..nn.transformer import Transformer
 from ..tasks.task import Task, make
 from ..text import training
+from ..text.report import report_stream
 from ..text.tokenizer import Tokenizer
 from .folder import RunFolder
 from .recipe import TrainRecipe
@@ -97,13 +99,33 @@ def prepare(run: RunFolder, recipe: TrainRecipe, say: Say) -> Prepared:
         run.write("data.json", report.json())
         tokenizer = _tokenizer(run, recipe, report.cut, say)
         task = _task(recipe, tokenizer)
-        documents = sources.read(recipe.data.sources, recipe.data.field)
+        sample = Sample(report.cut)
+        documents = sample.taken_from(sources.read(recipe.data.sources, recipe.data.field))
         found = shards.build(run.data, documents, tokenizer, task.separator, report.cut)
+        made = report_stream(tokenizer, sample.texts)
+        run.write("tokenizer_report.json", made.as_json())
+        for line in made.table().splitlines():
+            say(line)
     shard = found["train"]
     loader = Loader([shard], None, task, recipe.train.batch, recipe.model.context, recipe.seed)
     say(f"training text: {shard.token_count:,} tokens, {shard.text_bytes / max(1, shard.token_count):.2f} bytes a token")
     config, model = build_model(recipe, tokenizer)
     return Prepared(tokenizer, shard, found.get("held_out"), task, loader, config, model)
+
+
+class Sample:
+    """The first held-out texts of a pass over the corpus (any texts, where nothing is held out), for the tokenizer's report."""
+
+    def __init__(self, cut: int, characters: int = 2_000_000) -> None:
+        self.cut, self.left = cut, characters
+        self.texts: list[tuple[str, str]] = []
+
+    def taken_from(self, documents: Iterable[Document]) -> Iterator[Document]:
+        for document in documents:
+            if self.left > 0 and (not self.cut or sources.split(document, self.cut) == "held_out"):
+                self.texts.append((document.kind, document.text[: self.left]))
+                self.left -= len(document.text)
+            yield document
 
 
 def _task(recipe: TrainRecipe, tokenizer: Tokenizer) -> Task:

@@ -77,6 +77,7 @@ def test_a_run_leaves_a_model_that_others_open(tiny: Tiny, tmp_path: Path) -> No
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["step"], status["steps"], status["best"]["step"]) == ("finished", 8, 8, 8)
     assert json.loads((run / "environment.json").read_text())["threads"] == 1
+    assert json.loads((run / "tokenizer_report.json").read_text())["total"]["bytes"] == evaluation["held_out_bytes"]
     assert result.model is not None
     binding.check(result.model)
     assert json.loads((result.model / "certificate.json").read_text())["ok"] is True
