@@ -40,6 +40,7 @@ _PATTERNS = {
 }
 
 _LONG = 1 << 17  # characters: a longer text is divided, so that several threads share it
+_LONG_RUN = 100_000  # characters of white space that make tiktoken's engine run out of stack, by a wide margin
 # All three patterns end a piece at a newline between two characters that are no white space, whatever stands around it.
 _DIVISION = re.compile(r"(?<=\S)\n(?=\S)")
 
@@ -95,10 +96,13 @@ class Fast:
             return (ids for group in list(pool.map(lambda group: [self._one(part) for part in group], groups)) for ids in group)
 
     def _one(self, text: str) -> list[int]:
+        if len(text) >= _LONG_RUN and any(space * _LONG_RUN in text for space in " \n\t"):
+            return self._instead(text)
         try:
             ids: list[int] = self._encoding.encode_ordinary(text)
         except BaseException as error:
-            # The engine gives up on very long runs (its stack is bounded), by an error or a panic; the library does not.
+            # The engine gives up on very long runs (its stack is bounded), by an error or a panic; the library does not. The usual
+            # ones were sent there above, since a panic also writes to standard error.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             return self._instead(text)

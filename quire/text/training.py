@@ -159,13 +159,17 @@ def _wordpiece(texts: Iterator[str], vocab: int, tokens: SpecialTokens, lowercas
     normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=None, lowercase=lowercase)
     splitter = pre_tokenizers.BertPreTokenizer()
     counts = _words(texts, lambda text: splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    letters = sorted(_frequent(counts, min(_MOST_LETTERS, room // 2)))
+    letters = sorted(_frequent(counts, min(_MOST_LETTERS, room // 4)))
     shift = {letter: chr(_INSIDE + number) for number, letter in enumerate(letters)}
     back = {inside: letter for letter, inside in shift.items()}
     known = {word: count for word, count in counts.items() if all(letter in shift for letter in word)}
     shifted = {word[0] + "".join(shift[letter] for letter in word[1:]): count for word, count in known.items()}
     vocabulary = {token: id for id, token in enumerate(tokens.spellings())}
-    for token in _merged(shifted, room):
+    # Every letter at the beginning and inside of words, seen there or not: a word is unknown as a whole when one of its letters is.
+    for spelt in (*letters, *(f"##{letter}" for letter in letters)):
+        vocabulary.setdefault(spelt, len(vocabulary))
+    seen = len({letter for word in shifted for letter in word})
+    for token in _merged(shifted, room - 2 * len(letters) + seen):
         spelt = "".join(back.get(letter, letter) for letter in token)
         vocabulary.setdefault(f"##{spelt}" if token[0] in back else spelt, len(vocabulary))
     made = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=tokens.roles["unk"], max_input_chars_per_word=100))
