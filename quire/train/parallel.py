@@ -39,6 +39,14 @@ class Compute:
             return nullcontext()
         return torch.autocast(self.device.type, TORCH[self.dtype])
 
+    def seed(self, seed: int) -> None:
+        """Seeds the generators that dropout draws from. Not `torch.manual_seed`: without a GPU it queues a call for one each time."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
+
     def peak_memory(self) -> int:
         """The most bytes that have been in use so far, where the model is."""
         return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else machine.peak_memory()

@@ -140,10 +140,11 @@ class Trainer:
         start = time.perf_counter()
         number = self.step + 1
         share = schedule(self.recipe.optim, self.step, self.steps) if share is None else share
-        torch.manual_seed(step_seed(self.recipe.seed, number))
+        self.compute.seed(step_seed(self.recipe.seed, number))
         weights = self.task.counts(batch)
         refuse_untrained(number, weights)
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         sums = self._gradients(batch, weights)
         gradients = self.optimizer.gradients()
         names = list(sums)
