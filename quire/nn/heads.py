@@ -1,8 +1,8 @@
 """From hidden states to what is predicted, and the loss over the vocabulary.
 
 The logits of a batch, in fp32 with their gradient, are often the largest thing in a training step (8 x 512 tokens over GPT-2's vocabulary:
-0.8 GB each). `token_loss` can make them `chunk` rows at a time: the gradient of a softmax needs nothing from the backward pass but one
-factor, so it is computed on the spot and the logits are dropped.
+0.8 GB each, and cross-entropy holds three such tables). The gradient of a softmax needs nothing from the backward pass but one factor, so
+`token_loss` makes it on the spot, in the logits' place, and drops them: one table, `chunk` rows at a time, and fewer passes over memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from quire.nn.layers import LayerNorm, activate
 # Rows of logits are filled up to a multiple of this where their number changes from step to step: oneDNN keeps the kernels of every shape
 # it has seen, and 500 steps of masked tokens in bf16 left 600 MB of them behind.
 _ROUND = 64
+
+
+CACHED = 1 << 18  # logits that are worked on at a time: a megabyte in fp32
 
 
 class LMHeadModule(nn.Module):
@@ -101,7 +104,7 @@ def make_head(config: ModelConfig, embed: nn.Embedding) -> nn.Module | None:
 def token_loss(head: Any, hidden: Tensor, labels: Tensor, chunk: int = 0) -> tuple[Tensor, int]:
     """Cross-entropy of hidden (.., D) against labels (..), summed in fp32 over labels that are not IGNORE, and their number.
 
-    chunk > 0 holds logits of at most that many rows at once; gradients are the same. Natural log, so nats.
+    chunk: make the logits of at most that many rows at once; 0: of all. The result is the same. Natural log, so nats.
     """
     hidden, labels = hidden.flatten(0, -2), labels.flatten()  # (N, D), (N,)
     counted = labels != IGNORE
@@ -109,64 +112,69 @@ def token_loss(head: Any, hidden: Tensor, labels: Tensor, chunk: int = 0) -> tup
     if count < labels.numel():
         rows = counted.nonzero().squeeze(1)  # logits only where something is learned: a seventh of the rows for masked tokens
         labels = labels[rows]
-        if spare := -count % _ROUND if chunk <= 0 or count <= chunk else 0:
-            rows, labels = F.pad(rows, (0, spare)), F.pad(labels, (0, spare), value=IGNORE)
-        hidden = hidden[rows]
+        hidden = hidden[F.pad(rows, (0, -count % _ROUND))]  # the rows that fill up have no label
     hidden = head.transform(hidden)
     weight, bias = head.table()
-    if chunk <= 0 or count <= chunk:
-        logits = F.linear(hidden, weight, bias)
-        return F.cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORE), count
-    return _ChunkedLoss.apply(hidden, weight, bias, labels, chunk), count
+    if torch.compiler.is_compiling():  # the compiler fuses the plain form, and would unroll the loop
+        return F.cross_entropy(F.linear(hidden[:count], weight, bias).float(), labels, reduction="sum"), count
+    return _TokenLoss.apply(hidden, weight, bias, labels, chunk if chunk > 0 else max(1, len(hidden)), torch.is_grad_enabled()), count
 
 
-class _ChunkedLoss(torch.autograd.Function):
-    """sum(logsumexp(h W' + b) - (h W' + b)[label]), with the gradients made in the forward pass, `chunk` rows at a time."""
+class _TokenLoss(torch.autograd.Function):
+    """sum(logsumexp(z) - z[label]) of z = h W' + b, `chunk` rows of z at a time; its gradient, softmax(z) - 1[label], takes z's place."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, training: bool) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
+        for_hidden, for_weight, for_bias = (wanted and training for wanted in ctx.needs_input_grad[:3])
+        grad_hidden = torch.empty_like(hidden) if for_hidden else None
+        grad_weight: Tensor | None = None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and for_bias else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         with torch.autocast(device, enabled=False):
-            w = weight.to(dtype)
-            b = None if bias is None else bias.to(dtype)
-            grad_hidden = torch.empty_like(hidden) if for_hidden else None
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
-            grad_bias = torch.zeros_like(bias, dtype=torch.float32) if for_bias and bias is not None else None
-            total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+            w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
             for start in range(0, hidden.shape[0], chunk):
                 rows = slice(start, start + chunk)
-                h, y = hidden[rows].to(dtype), labels[rows, None]
-                logits = F.linear(h, w, b).float()  # (chunk, V)
-                norm = logits.logsumexp(-1, keepdim=True)
-                total += (norm - logits.gather(1, y)).sum()
-                if not (for_hidden or for_weight or for_bias):
-                    continue
-                p = logits.sub_(norm).exp_()  # softmax, in the logits' place
-                p.scatter_add_(1, y, torch.full_like(y, -1, dtype=p.dtype))
-                g = p.to(dtype)
+                h = hidden[rows].to(dtype)
+                z = F.linear(h, w, b)  # (chunk, V)
+                y = labels[rows]
+                total += _to_gradient(z[: len(y)], y, training)
+                z[len(y) :] = 0
                 if grad_hidden is not None:
-                    grad_hidden[rows] = g @ w
-                if grad_weight is not None:
-                    if dtype == torch.float32:
-                        grad_weight.addmm_(g.t(), h)
-                    else:
-                        grad_weight += g.t() @ h
+                    grad_hidden[rows] = z @ w
+                if for_weight:
+                    grad_weight = _added(grad_weight, z, h)
                 if grad_bias is not None:
-                    grad_bias += p.sum(0)
+                    grad_bias += z.sum(0, dtype=torch.float32)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
-        return (
-            None if grad_hidden is None else grad_hidden.mul_(factor),
-            None if grad_weight is None else grad_weight.mul_(factor).to(ctx.dtypes[0]),
-            None if grad_bias is None else grad_bias.mul_(factor).to(ctx.dtypes[1]),
-            None,
-            None,
-        )
+        grads = (None if g is None else g.mul_(factor).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
+        return (*grads, None, None, None)
+
+
+def _to_gradient(logits: Tensor, labels: Tensor, training: bool) -> Tensor:
+    """The summed loss of logits (N, V), which become softmax - 1[label]. In fp32; on a CPU as few rows at a time as stay in its cache."""
+    total = torch.zeros((), dtype=torch.float32, device=logits.device)
+    step = max(1, CACHED // logits.shape[1]) if logits.device.type == "cpu" else logits.shape[0]
+    for part, label in zip(logits.split(step), labels.split(step), strict=True):
+        p = part.log_softmax(-1, dtype=torch.float32)
+        label = label.unsqueeze(1)
+        total -= p.gather(1, label).sum()
+        if not training:
+            continue
+        p.exp_().scatter_add_(1, label, torch.full_like(label, -1, dtype=p.dtype))
+        part.copy_(p)
+    return total
+
+
+def _added(total: Tensor | None, grad: Tensor, hidden: Tensor) -> Tensor:
+    """total (V, D) + grad (N, V)' @ hidden (N, D), summed over chunks in fp32."""
+    if total is None:
+        return (grad.t() @ hidden).float()
+    return total.addmm_(grad.t(), hidden) if grad.dtype == torch.float32 else total.add_(grad.t() @ hidden)
