@@ -117,6 +117,13 @@ def replace(recipe: T, key: str, value: Any) -> T:
     return dataclasses.replace(recipe, **{head: value})  # type: ignore[type-var]
 
 
+def get(recipe: Any, key: str) -> Any:
+    """The value of a dotted key: get(recipe, 'train.steps')."""
+    for part in key.split("."):
+        recipe = getattr(recipe, part)
+    return recipe
+
+
 def dumps(recipe: Any) -> str:
     """TOML text with every value written out, tables last, so that it reads back equal."""
     plain: list[str] = []
@@ -134,8 +141,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = "".join(f"\\u{ord(c):04X}" if ord(c) < 32 or ord(c) == 127 else c for c in value.replace("\\", "\\\\").replace('"', '\\"'))
-        return f'"{escaped}"'
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(f"\\u{ord(c):04X}" if ord(c) < 32 or ord(c) == 127 else c for c in quoted) + '"'
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)
