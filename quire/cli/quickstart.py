@@ -86,8 +86,8 @@ def run(argv: list[str]) -> int:
         tell("  " + paint("refused", "red") + f": {refused}")
     say(6, f"Done in {duration(time.monotonic() - started)}. Your model is an ordinary folder that other tools open too: {out / 'model'}")
     tell(f"look     {out / 'report.html'}")
-    tell(f"talk     quire chat {out / 'model'}")
-    tell(f"write    quire generate {out / 'model'} --prompt 'def parse_'")
+    tell(f"talk     quire chat {out}")
+    tell(f"write    quire generate {out} 'def parse_'")
     tell("your own quire train recipes/causal.toml --data.sources YOUR_FOLDER --train.minutes 10")
     return 0
 
