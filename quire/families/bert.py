@@ -63,7 +63,7 @@ def new(sizes: Sizes) -> Json:
     no_groups(check_sizes(sizes), "bert")
     return {
         "model_type": "bert",
-        "architectures": ["BertForPreTraining"],
+        "architectures": ["BertForPreTraining" if sizes.next_sentence else "BertForMaskedLM"],
         "vocab_size": sizes.vocab,
         "hidden_size": sizes.width,
         "num_hidden_layers": sizes.layers,

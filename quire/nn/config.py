@@ -185,6 +185,7 @@ class Sizes:
     context: int = 256
     tied: bool = True
     dropout: float = 0.0
+    next_sentence: bool = True  # of an encoder: BERT's second head
     bos: int | None = None
     eos: int | None = None
     pad: int | None = None

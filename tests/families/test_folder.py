@@ -539,6 +539,13 @@ def test_impossible_sizes_are_refused(family: str, changes: Json, message: str) 
         FAMILIES[family].new(Sizes(**sizes))
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_bert_from_scratch_has_the_second_head_when_asked(wanted: bool) -> None:
+    family = FAMILIES["bert"]
+    model = family.build(family.new(Sizes(96, 32, 2, 4, next_sentence=wanted)))
+    assert model.head == MLMHead(next_sentence=wanted)
+
+
 def test_dropout_of_a_model_from_scratch_is_what_was_asked() -> None:
     for family in FAMILIES.values():
         model = family.build(family.new(Sizes(96, 32, 2, 4, dropout=0.1)))
