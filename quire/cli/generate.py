@@ -71,7 +71,7 @@ def run(argv: list[str]) -> int:
 
 
 def open_writer(path: str, dtype: Any, device: str, verify: bool) -> Decoder | Seq2Seq:
-    """A model that writes, on as many threads as its size deserves. Raises RecipeError for an encoder."""
+    """A model that writes, on the threads that the machine grants. Raises RecipeError for an encoder."""
     import torch
 
     from ..machine import threads
@@ -80,8 +80,7 @@ def open_writer(path: str, dtype: Any, device: str, verify: bool) -> Decoder | S
     model = load(path, dtype, device, verify)
     if isinstance(model, Encoder):
         raise RecipeError(f"{model.folder} is an encoder: it reads text and writes none. `quire inspect` tells what it is for.")
-    # One step of a small model is shorter than what it costs to wake a second thread.
-    torch.set_num_threads(1 if model.config.parameters() < 10_000_000 else min(torch.get_num_threads(), threads()))
+    torch.set_num_threads(min(torch.get_num_threads(), threads()))
     return model
 
 

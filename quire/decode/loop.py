@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..nn.transformer import Transformer
 
 
+_SMALL = 3_000_000  # parameters
+
 Way = Literal["lean", "plain", "uncached"]
 
 
@@ -142,6 +144,8 @@ class Forward:
         self.device = weight.device
         self.cache = None if way == "uncached" else Cache(model.config, 1, capacity, weight.dtype, weight.device)
         self.step = Step(model, self.cache) if self.cache is not None and way == "lean" and understands(model) else None
+        # One token through a small model is over before a second thread has woken: it is computed by the caller's alone.
+        self.small = weight.device.type == "cpu" and self.cache is not None and model.config.parameters() < _SMALL
         self.ids: list[int] = []
         self.memory: Tensor | None = None
         if source is not None:
@@ -153,17 +157,28 @@ class Forward:
 
     def __call__(self, ids: Sequence[int]) -> Floats:
         """Reads `ids` behind the earlier ones. The mode is entered for each call: a generator must not leave it on for its caller."""
-        with torch.inference_mode():
-            if self.step is not None and len(ids) == 1:
-                row: Floats = self.step(ids[0]).numpy()
-                return row
-            if self.cache is None:
-                self.ids += ids
-                ids = self.ids
-            hidden = self.model.decode(self._tokens(ids), AttnContext(cache=self.cache), memory=self.memory)
-            assert self.model.head is not None
-            row = self.model.head(hidden[:, -1])[0].float().cpu().numpy()
+        threads = torch.get_num_threads()
+        alone = self.small and len(ids) == 1 and threads > 1
+        if alone:
+            torch.set_num_threads(1)
+        try:
+            with torch.inference_mode():
+                return self._read(ids)
+        finally:
+            if alone:
+                torch.set_num_threads(threads)
+
+    def _read(self, ids: Sequence[int]) -> Floats:
+        if self.step is not None and len(ids) == 1:
+            row: Floats = self.step(ids[0]).numpy()
             return row
+        if self.cache is None:
+            self.ids += ids
+            ids = self.ids
+        hidden = self.model.decode(self._tokens(ids), AttnContext(cache=self.cache), memory=self.memory)
+        assert self.model.head is not None
+        row = self.model.head(hidden[:, -1])[0].float().cpu().numpy()
+        return row
 
 
 class HeldText:

@@ -205,3 +205,17 @@ def test_held_text_keeps_no_more_than_it_must():
     assert held.push("!tail") == ("", True)
     letters = random.Random(0)
     assert HeldText(["xyz"]).push("".join(letters.choices("abc", k=50)))[0] != ""
+
+
+def test_a_small_model_steps_on_one_thread_and_the_callers_number_is_kept():
+    model, threads = build("llama"), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        seen, inside = set(), []
+        norm = model.decoder.norm.register_forward_hook(lambda *_: inside.append(torch.get_num_threads()))
+        for _ in decode(model, [5, 9], GREEDY, Letters(), way="plain"):
+            seen.add(torch.get_num_threads())
+        norm.remove()
+        assert seen == {2} and inside == [2] + [1] * 11  # the prompt, then token by token
+    finally:
+        torch.set_num_threads(threads)
