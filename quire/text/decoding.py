@@ -81,8 +81,8 @@ def _word_piece(prefix: str, cleanup: bool) -> Piece:
 
 def _steps(decoder: dict[str, Any]) -> Piece | None:
     """A sequence of steps, each of which changes one token at a time; None when one of them does more than that."""
-    listed = decoder.get("decoders") if decoder["type"] == "Sequence" else [decoder]
-    if not isinstance(listed, list):
+    listed = decoder.get("decoders") if decoder.get("type") == "Sequence" else [decoder]
+    if not isinstance(listed, list) or not all(isinstance(step, dict) for step in listed):
         return None
     changes: list[Callable[[str, bool], str]] = []
     bytes_too = fused = False

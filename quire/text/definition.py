@@ -143,7 +143,10 @@ def define(raw: Any, origin: str, settings: Mapping[str, Any] | None = None) -> 
         raise ModelError(f"{origin} is not a tokenizer: an object with a 'model' object was expected, not {_kind(raw)}")
     raw = {**raw, "truncation": None, "padding": None, "model": dict(raw["model"])}
     model = raw["model"]
-    model.setdefault("type", _guess_type(model, origin))
+    if "type" not in model:
+        model["type"] = _guess_type(model, origin)
+    if not isinstance(model.get("unk_token"), str | None):
+        raise ModelError(f"{origin}: its unk_token must be a string, not {_kind(model['unk_token'])}")
     spellings = _spellings(model, origin)
     added = _added(raw.get("added_tokens") or [], spellings, origin)
     for token in added:

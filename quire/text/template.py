@@ -345,9 +345,9 @@ def _check_prefix(tokenizer: Tokenizer, row: _Row, found: Encoded, before: _Row,
     ids = tokenizer.encode_parts(before.parts).ids
     if found.ids[: len(ids)] != ids:
         raise DataError(
-            f"message {number}: a token reaches over the place where the assistant begins to write "
+            f"message {number}: the tokens before the place where the assistant begins to write are not those of the prompt alone "
             f"({row.text[len(before.text) :][:30]!r}), so the model would be trained on other tokens than it reads when it is used. "
-            "Use a template with generation marks, or remove white space at the beginning of the answer."
+            "White space on both sides of that place does it: end the prompt with one line end, begin the answer with a word."
         )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from quire.text.decoding import byte_characters
 from quire.text.tokenizer import Tokenizer
 from quire.text.training import KINDS
-from tests.text.test_special import file
+from tests.text.files import file
 from tests.text.texts import texts
 
 

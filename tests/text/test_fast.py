@@ -16,6 +16,7 @@ from quire.text.decoding import byte_characters
 from quire.text.tokenizer import Tokenizer
 from quire.text.training import SpecialTokens, train
 from tests.text.conftest import corpus
+from tests.text.files import BYTES, split_by
 from tests.text.texts import PIECES, TEXTS, texts
 
 pytest.importorskip("tiktoken")
@@ -23,19 +24,6 @@ pytest.importorskip("tiktoken")
 
 def changed(tokenizer: Tokenizer, **parts: Any) -> Tokenizer:
     return Tokenizer.from_json(json.dumps({**tokenizer.definition.raw, **parts}), tokenizer.settings())
-
-
-BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-
-
-def split_by(pattern: str) -> dict[str, Any]:
-    return {
-        "type": "Sequence",
-        "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-        ],
-    }
 
 
 @pytest.mark.parametrize("pattern", list(fast._PATTERNS), ids=["gpt2", "cl100k", "qwen2"])
