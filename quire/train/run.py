@@ -225,7 +225,8 @@ def _finish(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Train
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
     evaluation = evaluate(parts, trainer.model)
     run.write("evaluation.json", evaluation)
-    write_model(run.model, parts, trainer.model, {"run": run.path.name, "step": outcome.step, "corpus": parts.train.corpus})
+    lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.train.corpus}
+    write_model(run.model, parts, trainer.model, lineage)
     certificate = certify.certify(run.model)
     certify.write(certificate, run.model)
     run.status("finished", outcome.step, outcome.steps, outcome.best, trainer.elapsed())
