@@ -131,7 +131,9 @@ def decoder_figures(model: Decoder, shard: Shard, texts: list[str], original: bo
     parts = score_files(net, shard, context) if ends else _without_ends(model, shard, before)
     parts = [part for part in parts if part.text_bytes]
     each = ratio_interval([part.bits_per_byte * part.text_bytes for part in parts], [part.text_bytes for part in parts])
-    figures: dict[str, Any] = {"per_file": each.value, "interval": [each.low, each.high]}
+    figures: dict[str, Any] = {"per_file": each.value}
+    if len(parts) > 1:  # one document says nothing about another
+        figures["interval"] = [each.low, each.high]
     if ends:  # elsewhere a joined stream would hold a token between documents that the model has never had to write
         figures["one_stream"] = score_stream(net, shard, context, byte_lengths(model.contract.tokenizer)).bits_per_byte
     facts: dict[str, Any] = {"bits_per_byte": figures, "loss": sum(p.nats for p in parts) / sum(p.tokens for p in parts)}
@@ -174,7 +176,7 @@ def _words(tally: Tally) -> str:
 
 def lines(facts: dict[str, Any]) -> list[str]:
     each = facts["bytes"] / max(facts["tokens"], 1)
-    size = f"{facts['documents']:,} documents, {count(facts['bytes'])}B, {facts['tokens']:,} tokens ({each:.2f} bytes each)"
+    size = f"{facts['documents']:,} document{'s' * (facts['documents'] != 1)}, {count(facts['bytes'])}B, {facts['tokens']:,} tokens ({each:.2f} bytes each)"
     out = [
         f"{paint(facts['folder'], 'bold')}  on {', '.join(facts['sources'])}",
         paint(f"{size}, corpus {facts['corpus_hash'][:12]}", "dim"),
@@ -190,10 +192,9 @@ def lines(facts: dict[str, Any]) -> list[str]:
     for name, figure in sorted(rows.items(), key=lambda row: row[1]["per_file"]):
         stream = f"{figure['one_stream']:>12.3f}" if "one_stream" in figure else f"{'-':>12}"
         line = f"{name:<14}{figure['per_file']:>12.3f}{stream}"
+        low, high = figure.get("interval", (None, None))
         out.append(
-            paint(line, "bold") + paint(f"   95 % {mine['interval'][0]:.3f} to {mine['interval'][1]:.3f}", "dim")
-            if name == "this model"
-            else line
+            (paint(line, "bold") if name == "this model" else line) + (paint(f"   95 % {low:.3f} to {high:.3f}", "dim") if low else "")
         )
     if not facts["exact"]:
         out.append(paint("this tokenizer does not keep every byte of the text, so the figure cannot stand beside a compressor's", "yellow"))
