@@ -176,7 +176,8 @@ def _words(tally: Tally) -> str:
 
 def lines(facts: dict[str, Any]) -> list[str]:
     each = facts["bytes"] / max(facts["tokens"], 1)
-    size = f"{facts['documents']:,} document{'s' * (facts['documents'] != 1)}, {count(facts['bytes'])}B, {facts['tokens']:,} tokens ({each:.2f} bytes each)"
+    many = "s" * (facts["documents"] != 1)
+    size = f"{facts['documents']:,} document{many}, {count(facts['bytes'])}B, {facts['tokens']:,} tokens ({each:.2f} bytes each)"
     out = [
         f"{paint(facts['folder'], 'bold')}  on {', '.join(facts['sources'])}",
         paint(f"{size}, corpus {facts['corpus_hash'][:12]}", "dim"),
