@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import durable
 from ..errors import DataError, ModelError
 from ..types import Message
@@ -323,15 +325,16 @@ def _special_places(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]
 
 def _trained(tokenizer: Tokenizer, row: _Row, marks: bytes, found: Encoded) -> list[bool]:
     """A token is trained when all of its characters are; a special token may have swallowed spaces beside it, which do not count."""
-    owned = iter(row.owned)
-    trained: list[bool] = []
-    for id, (start, end) in zip(found.ids, found.offsets):
-        if tokenizer.is_special(id) and id != tokenizer.unk:
-            start, end = next(owned)
-        # A token without characters (the mark before a word) belongs to what follows it.
-        inside = marks[start : max(end, start + 1)]
-        trained.append(bool(inside) and all(mark & TRAINED for mark in inside))
-    return trained
+    places = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
+    places[:, 1] = np.maximum(places[:, 1], places[:, 0] + 1)  # a token without characters (the mark before a word) belongs to what follows
+    for number, place in zip((at for at, id in enumerate(found.ids) if tokenizer.is_special(id) and id != tokenizer.unk), row.owned):
+        places[number] = place
+    trained = np.frombuffer(marks, dtype=np.uint8) & TRAINED != 0
+    before = np.concatenate([[0], np.cumsum(trained)])  # trained characters before each place
+    places = np.minimum(places, len(trained))
+    start, end = places.T
+    all_of_it: list[bool] = ((before[end] - before[start] == end - start) & (end > start)).tolist()
+    return all_of_it
 
 
 def _check_prefix(tokenizer: Tokenizer, row: _Row, found: Encoded, before: _Row, through: str, number: int) -> None:

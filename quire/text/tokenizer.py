@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from .. import durable
 from ..errors import ContextError, DataError
 from . import definition as definitions
@@ -234,7 +236,7 @@ class Tokenizer:
             raise DataError(
                 f"the special tokens {wanted} were asked for and {found} came out: this tokenizer does not accept one of them at its place"
             )
-        return Encoded(row.ids, [(_place(start, places, False), _place(end, places, True)) for start, end in row.offsets])
+        return Encoded(row.ids, _real_places(row.offsets, places))
 
     def _spell(self, parts: Sequence[str | int]) -> tuple[str, list[tuple[int, int, int]]]:
         """The text with secret spellings; (start in it, its length there, start in the real text) for each special token."""
@@ -368,18 +370,15 @@ _OWN_SETTINGS = {
 }
 
 
-def _place(position: int, places: list[tuple[int, int, int]], end: bool) -> int:
-    """A position in the text with secret spellings, as a position in the real one."""
-    from bisect import bisect_right
-
-    at = bisect_right(places, position, key=lambda place: place[0]) - 1
-    if at < 0:
-        return position
-    start, length, real = places[at]
-    if position < start + length:  # at or inside a special token: its beginning
-        return real
-    following = places[at + 1] if at + 1 < len(places) else None
-    return following[2] - (following[0] - position) if following is not None else real
+def _real_places(offsets: list[tuple[int, int]], places: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Places in the text with secret spellings, as places in the real one. A position inside a special token counts as its beginning."""
+    there, length, here = np.array(places).T
+    positions = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    at = np.searchsorted(there, positions, side="right") - 1  # the last special token that begins at or before it; -1: none
+    following = np.minimum(at + 1, len(there) - 1)
+    inside = (at >= 0) & (positions < there[at] + length[at])
+    real = np.where(inside, here[at], here[following] - (there[following] - positions))
+    return list(map(tuple, real.tolist()))
 
 
 def _adds_space(pre_tokenizer: Any) -> bool:
