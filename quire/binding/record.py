@@ -220,13 +220,13 @@ def cache_folder(folder: Path | str) -> Path:
 def _stamp(folder: Path) -> dict[str, Any]:
     """Size and time of every file that is hashed, and the hash of each weights file's header."""
     stamp: dict[str, Any] = {}
-    files = weights.files(folder)
+    files = weights.weight_files(folder)
     for path in [*(folder / name for name in _STAMPED), *files]:
         if path.is_file():
             facts = path.stat()
             stamp[path.name] = [facts.st_size, facts.st_mtime_ns]
     for path in files:
-        stamp[path.name].append(hashlib.sha256(weights.header(path)[0]).hexdigest())
+        stamp[path.name].append(weights.header_hash(path))
     return stamp
 
 

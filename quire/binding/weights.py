@@ -1,43 +1,42 @@
-"""The weights of a model folder as facts: name, dtype, shape and SHA-256 of every tensor, read straight from its safetensors files.
+"""The weights of a model folder as facts: which files, what lies where in them, and the SHA-256 of every tensor.
 
-One hash for each tensor, so that a flipped bit is found by name and not as "the file differs". Nothing is loaded and torch is not needed.
-A header is trusted with nothing: its size, its number of entries and every offset are compared with the file before they are used.
+Read straight from the safetensors files (eight bytes of length, a JSON header, one block of numbers), without loading anything and without
+torch. Headers come from strangers: their size and number of entries are capped, and every offset is compared with the file before it is
+used. There is one hash for each tensor, so that a flipped bit is found by name and not as "the file differs".
 
-Format: https://github.com/huggingface/safetensors (8 bytes of header length, a JSON header, the tensors' bytes).
+Format: https://github.com/huggingface/safetensors
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..durable import storage
-from ..errors import ModelError, WeightsError
+from ..errors import WeightsError
 
-LARGEST_HEADER = 16 * 2**20  # bytes
-MOST_TENSORS = 50_000
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-
-_BITS = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
-    **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
-}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_HEADER_BYTES = 16 << 20
+MAX_TENSORS = 50_000
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}  # of one number
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor lies in its file: bytes [start, end), counted from the beginning of the file."""
+class Slot:
+    """Where a tensor lies: its file, dtype (safetensors' word), shape, and bytes [start, end) from the beginning of the file."""
 
+    file: Path
     dtype: str
     shape: tuple[int, ...]
-    start: int
-    end: int
+    start: int = 0
+    end: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,75 +49,119 @@ class TensorFacts:
         return [self.dtype, list(self.shape), self.sha256]
 
 
-def files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, one or several shards. Raises WeightsError when there is none, or one is missing."""
-    index = folder / INDEX
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if not index.is_file():
-        raise WeightsError(f"{folder} holds no {SINGLE}. Give a model folder: config.json, {SINGLE} and tokenizer.json.")
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a folder, each a plain name inside it. Raises WeightsError, also when there are only pickles."""
+    if (path / WEIGHTS).is_file():
+        return [path / WEIGHTS]
+    index = path / INDEX
+    if index.is_file():
+        if index.stat().st_size > MAX_HEADER_BYTES:
+            raise WeightsError(f"{index} has {index.stat().st_size} bytes; allowed are {MAX_HEADER_BYTES}.")
+        table = strict_json(index.read_bytes(), str(index)).get("weight_map")
+        if not isinstance(table, dict) or not 0 < len(table) <= MAX_TENSORS:
+            raise WeightsError(f"{index} has no weight_map of 1 to {MAX_TENSORS} tensors. Fetch or save it again.")
+        for name in table.values():
+            if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.\-]*\.safetensors", name, re.ASCII) or ".." in name:
+                raise WeightsError(f"{index} names the file {name!r}; allowed are plain names in the same folder that end in .safetensors.")
+        files = sorted({path / name for name in table.values()})
+        for file in files:
+            there = set(read_header(file))
+            listed = {name for name, where in table.items() if path / where == file}
+            if there != listed:
+                raise WeightsError(f"{index} and {file} disagree about {some(sorted(there ^ listed))}. Fetch or save them again.")
+        return files
+    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
+    if pickles:
+        raise WeightsError(
+            f"{path} has its weights as {some(pickles)}. Such files can run code when they are opened, so Quire reads safetensors only. "
+            "Open it once where you trust it, with transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder)."
+        )
+    raise WeightsError(f"{path} has no weights: neither {WEIGHTS} nor {INDEX} is there.")
+
+
+def strict_json(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object without repeated keys. Raises WeightsError naming `what`."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            raise ValueError("a key is repeated")
+        return table
+
     try:
-        with storage(index, "read"):
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise WeightsError(f"{index} is damaged: it must hold a weight_map of tensor names to files. Fetch it again.") from None
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise WeightsError(f"{index} names {name!r}; a shard is a .safetensors file in the same folder.")
-        if not (folder / name).is_file():
-            raise WeightsError(f"{folder / name} is missing: {INDEX} names it. Fetch it again.")
-    return [folder / name for name in names]
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{what} is not a JSON object ({error}). The file is damaged; fetch or save it again.") from None
+    if not isinstance(value, dict):
+        raise WeightsError(f"{what} is not a JSON object. The file is damaged; fetch or save it again.")
+    return value
 
 
-def header(path: Path) -> tuple[bytes, dict[str, Place]]:
-    """(the header's bytes, where each tensor lies). Raises WeightsError for anything that the file cannot hold."""
-    with storage(path, "read"), open(path, "rb") as file:
+def read_header(path: Path) -> dict[str, Slot]:
+    """Names, dtypes and shapes of a safetensors file. Raises WeightsError naming the file and what is wrong with it."""
+
+    def wrong(why: str) -> WeightsError:
+        return WeightsError(f"{path} is not a sound safetensors file: {why}. Fetch or save it again.")
+
+    try:
         size = path.stat().st_size
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, LARGEST_HEADER):
-            raise _damaged(path, f"its header claims {length:,} bytes; at most {min(max(size - 8, 0), LARGEST_HEADER):,} are possible")
-        raw = file.read(length)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise wrong(f"it has {size} bytes and its header claims {length}; it was cut short, or it is something else")
+            if length > MAX_HEADER_BYTES:
+                raise wrong(f"its header has {length} bytes; allowed are {MAX_HEADER_BYTES}")
+            header = strict_json(file.read(length), f"The header of {path}")
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}. Check that it is there and that you may read it.") from None
+    header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        raise wrong(f"its header lists {len(header)} tensors; allowed are {MAX_TENSORS}")
+    base = 8 + length
+    slots = {name: _slot(path, entry, base, lambda why, name=name: wrong(f"tensor {name!r} {why}")) for name, entry in header.items()}  # type: ignore[misc]
+    end = base
+    for start, stop in sorted((slot.start, slot.end) for slot in slots.values()):
+        if start != end:
+            raise wrong(f"its tensors leave a hole or overlap at byte {min(start, end) - base}")
+        end = stop
+    if end != size:
+        raise wrong(f"its tensors fill {end - base} bytes of {size - base}")
+    return slots
+
+
+def _slot(path: Path, entry: Any, base: int, wrong: Callable[[str], WeightsError]) -> Slot:
     try:
-        entries = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise _damaged(path, "its header is not JSON") from None
-    if not isinstance(entries, dict) or len(entries) > MOST_TENSORS:
-        raise _damaged(path, f"its header must be an object of at most {MOST_TENSORS:,} tensors")
-    entries.pop("__metadata__", None)
-    return raw, {name: _place(path, name, entry, 8 + length, size) for name, entry in entries.items()}
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise wrong("has no dtype, shape or offsets") from None
+    if not isinstance(dtype, str) or dtype not in BYTES:
+        raise wrong(f"has dtype {dtype!r}; read are {', '.join(BYTES)}")
+    numbers = [*shape, start, stop] if isinstance(shape, list) else [None]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers) or len(shape) > 8:
+        raise wrong(f"has shape {shape!r} and offsets {start!r}, {stop!r}")
+    if stop - start != prod(shape) * BYTES[dtype]:
+        raise wrong(f"has {stop - start} bytes, but its shape {shape} and dtype {dtype} need {prod(shape) * BYTES[dtype]}")
+    return Slot(path, dtype, tuple(shape), base + start, base + stop)
 
 
-def _place(path: Path, name: str, entry: Any, base: int, size: int) -> Place:
-    try:
-        dtype, shape = entry["dtype"], tuple(entry["shape"])
-        start, end = entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
-        fits = whole and end - start == math.prod(shape) * _BITS[dtype] // 8 and base + end <= size
-    except (KeyError, TypeError, ValueError):
-        fits = False
-    if not fits:
-        raise _damaged(path, f"the entry of tensor {name!r} does not fit the file")
-    return Place(dtype, shape, base + start, base + end)
-
-
-def _damaged(path: Path, why: str) -> WeightsError:
-    return WeightsError(f"{path} is not a whole safetensors file: {why}. Fetch or write it again.")
+def header_hash(path: Path) -> str:
+    """SHA-256 of a file's header: what is in it, whatever the numbers are."""
+    with storage(path, "read"), open(path, "rb") as file:
+        length = file.read(8)
+        return hashlib.sha256(length + file.read(min(int.from_bytes(length, "little"), MAX_HEADER_BYTES))).hexdigest()
 
 
 def tensors(folder: Path) -> dict[str, TensorFacts]:
     """Every tensor of a model folder by name, hashed. Reads all the bytes once, in the order in which they lie."""
     found: dict[str, TensorFacts] = {}
-    for path in files(folder):
-        _, places = header(path)
+    for path in weight_files(folder):
         with storage(path, "read"), open(path, "rb") as file:
-            for name, place in sorted(places.items(), key=lambda item: item[1].start):
-                if name in found:
-                    raise ModelError(f"{path} holds the tensor {name!r}, which another file of {folder} holds too. Remove one of them.")
-                found[name] = TensorFacts(place.dtype, place.shape, _hash(file, place))
+            for name, slot in sorted(read_header(path).items(), key=lambda item: item[1].start):
+                found[name] = TensorFacts(slot.dtype, slot.shape, _hash(file, slot))
     return found
 
 
-def _hash(file: BinaryIO, place: Place) -> str:
+def _hash(file: BinaryIO, place: Slot) -> str:
     digest = hashlib.sha256()
     file.seek(place.start)
     left = place.end - place.start
@@ -156,3 +199,8 @@ def _few(lines: list[str], what: str, most: int = 5) -> list[str]:
 def read_facts(recorded: Any) -> dict[str, TensorFacts]:
     """The inverse of `TensorFacts.json` for a whole record. Raises ValueError, TypeError or AttributeError when it is none."""
     return {str(name): TensorFacts(str(dtype), tuple(map(int, shape)), str(digest)) for name, (dtype, shape, digest) in recorded.items()}
+
+
+def some(names: list[str]) -> str:
+    """A few names, and how many more."""
+    return "nothing" if not names else ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

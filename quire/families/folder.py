@@ -17,16 +17,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quire.binding.weights import INDEX, WEIGHTS, Slot, read_header, some, strict_json, weight_files
 from quire.durable import building, make_folder, write_json
 from quire.errors import ModelError, StorageError, WeightsError
 from quire.families.family import Entry, Family, Fields, Json, entries, family_for
-from quire.families.tensors import FLOATING, MAX_HEADER_BYTES, MAX_TENSORS, Slot, read_header, strict_json, write_tensors
+from quire.families.tensors import FLOATING, write_tensors
 from quire.nn.config import ModelConfig
 from quire.nn.transformer import Transformer
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG = "config.json"
 MAX_CONFIG_BYTES = 1 << 20
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack")
 
 
 class ModelFolder:
@@ -39,7 +39,7 @@ class ModelFolder:
         self.path, self.config = path, config
         self.family: Family = family_for(config)
         self.unread = _unread(self.family, config)
-        files = _weight_files(path)
+        files = weight_files(path)
         self.slots, self.ignored, self._disk_names = _names(self.family, files)
         self._open: dict[Path, Any] = {}
         planned = self.family.build(config)
@@ -99,7 +99,7 @@ class ModelFolder:
         if left or missing:
             raise WeightsError(
                 f"{self.path}: the weights do not fit {CONFIG} (architectures {self.config.get('architectures')}). "
-                f"In the file but not in the model: {_some(left)}. In the model but not in the file: {_some(missing)}. "
+                f"In the file but not in the model: {some(left)}. In the model but not in the file: {some(missing)}. "
                 f"Correct {CONFIG}, or use the files that belong together."
             )
         for entry in self._entries:
@@ -183,36 +183,6 @@ def read_config(path: Path) -> Json:
     return config
 
 
-def _weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a folder, each a plain name inside it."""
-    if (path / WEIGHTS).is_file():
-        return [path / WEIGHTS]
-    index = path / INDEX
-    if index.is_file():
-        if index.stat().st_size > MAX_HEADER_BYTES:
-            raise WeightsError(f"{index} has {index.stat().st_size} bytes; allowed are {MAX_HEADER_BYTES}.")
-        table = strict_json(index.read_bytes(), str(index)).get("weight_map")
-        if not isinstance(table, dict) or not 0 < len(table) <= MAX_TENSORS:
-            raise WeightsError(f"{index} has no weight_map of 1 to {MAX_TENSORS} tensors. Fetch or save it again.")
-        for name in table.values():
-            if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.\-]*\.safetensors", name, re.ASCII) or ".." in name:
-                raise WeightsError(f"{index} names the file {name!r}; allowed are plain names in the same folder that end in .safetensors.")
-        files = sorted({path / name for name in table.values()})
-        for file in files:
-            there = set(read_header(file))
-            listed = {name for name, where in table.items() if path / where == file}
-            if there != listed:
-                raise WeightsError(f"{index} and {file} disagree about {_some(sorted(there ^ listed))}. Fetch or save them again.")
-        return files
-    pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
-    if pickles:
-        raise WeightsError(
-            f"{path} has its weights as {_some(pickles)}. Such files can run code when they are opened, so Quire reads safetensors only. "
-            "Open it once where you trust it, with transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder)."
-        )
-    raise WeightsError(f"{path} has no weights: neither {WEIGHTS} nor {INDEX} is there.")
-
-
 def _names(family: Family, files: list[Path]) -> tuple[dict[str, Slot], dict[str, str], dict[str, str]]:
     """(name of the family's table -> slot, ignored, name of the table -> name on disk)."""
     disk: dict[str, Slot] = {}
@@ -269,7 +239,3 @@ def _same_model(family: Family, config: Json, model: ModelConfig, theirs: list[s
                 f"The config does not describe this model: {item.name} is {ours!r} in the model and {other!r} by {CONFIG}. "
                 "Save it with the config that it was built from."
             )
-
-
-def _some(names: list[str]) -> str:
-    return "nothing" if not names else ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

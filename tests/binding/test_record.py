@@ -11,7 +11,7 @@ import pytest
 
 from quire.binding import Binding, bound, check, weights
 from quire.binding.record import FILE, cache_folder
-from quire.errors import BindingError, ModelError, WeightsError
+from quire.errors import BindingError, WeightsError
 from quire.families.folder import ModelFolder
 from tests.small import write_model
 
@@ -29,7 +29,7 @@ def folder(origin, tmp_path):
 def flip(folder, tensor=None, times=None):
     """Flips one bit in the middle of a tensor; `times` keeps the file's times as they were."""
     path = folder / "model.safetensors"
-    _, places = weights.header(path)
+    places = weights.read_header(path)
     name = tensor or sorted(places)[3]
     before = path.stat()
     data = bytearray(path.read_bytes())
@@ -197,49 +197,19 @@ def test_shards_are_hashed_as_one_model(folder):
     assert Binding.of(folder).id == expected.id
     ModelFolder.open(folder)
     (folder / "model-2.safetensors").unlink()
-    with pytest.raises(WeightsError, match="model-2.safetensors is missing"):
+    with pytest.raises(WeightsError, match="model-2.safetensors cannot be read: No such file"):
         Binding.of(folder)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')
-    with pytest.raises(WeightsError, match="a shard is a .safetensors file in the same folder"):
+    with pytest.raises(WeightsError, match="allowed are plain names in the same folder"):
         Binding.of(folder)
 
 
-def header(entries, length=None, body=b"\0" * 64):
-    raw = json.dumps(entries).encode() if isinstance(entries, dict) else entries
-    return struct.pack("<Q", len(raw) if length is None else length) + raw + body
-
-
-GOOD = {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "claims 0 bytes"),
-        (b"\xff" * 20, "header claims"),
-        (header(GOOD, length=2**40), "header claims"),
-        (header(b"{"), "not JSON"),
-        (header(b"[]"), "must be an object"),
-        (header({"a": {**GOOD["a"], "data_offsets": [0, 2**40]}}), "'a' does not fit"),
-        (header({"a": {**GOOD["a"], "data_offsets": [-16, 0]}}), "'a' does not fit"),
-        (header({"a": {**GOOD["a"], "shape": [5]}}), "'a' does not fit"),
-        (header({"a": {**GOOD["a"], "dtype": "F33"}}), "'a' does not fit"),
-        (header({"a": 7}), "'a' does not fit"),
-    ],
-)
-def test_a_weights_file_that_lies_is_refused_before_anything_is_read(tmp_path, data, words):
-    (tmp_path / "model.safetensors").write_bytes(data)
-    with pytest.raises(WeightsError) as caught:
+def test_no_weights_at_all_and_a_tensor_that_is_there_twice(tmp_path):
+    with pytest.raises(WeightsError, match="has no weights"):
         weights.tensors(tmp_path)
-    assert words in str(caught.value)
-
-
-def test_no_weights_at_all(tmp_path):
-    with pytest.raises(WeightsError, match=r"holds no model.safetensors"):
-        weights.files(tmp_path)
-    for name in ("a", "b"):
-        (tmp_path / f"model-{name}.safetensors").write_bytes(header(GOOD))
-    index = {"weight_map": {"a": "model-a.safetensors", "b": "model-b.safetensors"}}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="'a', which another file of .* holds too"):
+    raw = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    for name in ("x", "y"):
+        (tmp_path / f"{name}.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + b"\0" * 16)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "x.safetensors", "b": "y.safetensors"}}')
+    with pytest.raises(WeightsError, match="disagree about a, b"):
         weights.tensors(tmp_path)
