@@ -131,7 +131,9 @@ def read_lines(path: Path | str) -> list[dict[str, Any]]:
         except ValueError:
             if number == len(lines) - 1:
                 break
-            raise CheckpointError(f"{path}: line {number + 1} is not JSON. The file was changed from outside; restore it or remove that line.") from None
+            raise CheckpointError(
+                f"{path}: line {number + 1} is not JSON. The file was changed from outside; restore it or remove that line."
+            ) from None
         rows.append(row)
     return rows
 
