@@ -170,7 +170,6 @@ def build_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> tuple[dict[str, An
 def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
     """A stock config.json for the recipe's sizes."""
     part = recipe.model
-    ids = {} if tokenizer is None else {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
     sizes = Sizes(
         vocab=vocab,
         width=part.width,
@@ -181,7 +180,9 @@ def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = No
         context=part.context,
         tied=part.tied,
         dropout=part.dropout,
-        **ids,
+        bos=tokenizer and tokenizer.bos,
+        eos=tokenizer and tokenizer.eos,
+        pad=tokenizer and tokenizer.pad,
     )
     return FAMILIES[part.family].new(sizes)
 
