@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from .families.folder import ModelFolder
 from .nn.batch import Batch
 from .nn.config import ModelConfig
 from .nn.transformer import Transformer
-from .types import Chunk, Completion, Message, Sampling, Score, TokenLogprob
+from .types import Chat, Chunk, Completion, Generator, Message, Sampling, Score, Scorer, TokenLogprob
 
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -336,3 +336,10 @@ def _split(text: str, blank: str) -> list[str]:
     if len(parts) == 1:
         raise DataError(f"the text has no blank: write {blank or '___'} where a word is to be filled in.")
     return parts
+
+
+if TYPE_CHECKING:
+
+    def _protocols(decoder: Decoder, seq2seq: Seq2Seq) -> tuple[Generator, Chat, Scorer, Generator, Scorer]:
+        """What everything above a model knows it by."""
+        return decoder, decoder, decoder, seq2seq, seq2seq

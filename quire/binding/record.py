@@ -89,7 +89,7 @@ class Binding:
         """Writes binding.json, and the stamp that lets the next load be quick."""
         folder = Path(folder)
         durable.write_json(folder / FILE, self.json())
-        _keep(folder, self)
+        _keep(folder, self, _stamp(folder))
 
     def json(self) -> dict[str, Any]:
         return {
@@ -150,8 +150,9 @@ def bound(folder: Path | str, verify: bool = False) -> Binding:
     where no file was touched since; files that were replaced make it another model with another id.
     """
     folder = Path(folder)
-    own, (stamp, kept) = Binding.read(folder), _kept(folder)
-    untouched = stamp is not None and stamp == _stamp(folder)
+    stamp = _stamp(folder)  # before anything is hashed: a file that changes meanwhile must not pass next time
+    own, (before, kept) = Binding.read(folder), _kept(folder)
+    untouched = before == stamp
     if untouched and not verify and kept is not None and (own is None or own.id == kept.id):
         return own or kept
     found = Binding.of(folder)
@@ -163,7 +164,7 @@ def bound(folder: Path | str, verify: bool = False) -> Binding:
             f"Restore those files. If the change is meant, it is another model: quire verify {folder} --rebind"
         )
     result = own or found
-    _keep(folder, result)
+    _keep(folder, result, stamp)
     return result
 
 
@@ -218,23 +219,24 @@ def cache_folder(folder: Path | str) -> Path:
 
 
 def _stamp(folder: Path) -> dict[str, Any]:
-    """Size and time of every file that is hashed, and the hash of each weights file's header."""
+    """Size and times of every file that is hashed, and the hash of each weights file's header."""
     stamp: dict[str, Any] = {}
     files = weights.weight_files(folder)
     for path in [*(folder / name for name in _STAMPED), *files]:
         if path.is_file():
             facts = path.stat()
-            stamp[path.name] = [facts.st_size, facts.st_mtime_ns]
+            # The time of the last change of any kind is there too: tools that set a file's time (archives, images) cannot set that one.
+            stamp[path.name] = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
     for path in files:
         stamp[path.name].append(weights.header_hash(path))
     return stamp
 
 
-def _keep(folder: Path, binding: Binding) -> None:
+def _keep(folder: Path, binding: Binding, stamp: dict[str, Any]) -> None:
     """Best effort: without a cache every load hashes the folder, and nothing else is lost."""
     with contextlib.suppress(StorageError, OSError, RuntimeError):
         place = durable.make_folder(cache_folder(folder))
-        durable.write_json(place / FILE, {"folder": str(folder.resolve()), "stamp": _stamp(folder), "binding": binding.json()})
+        durable.write_json(place / FILE, {"folder": str(folder.resolve()), "stamp": stamp, "binding": binding.json()})
 
 
 def _kept(folder: Path) -> tuple[Any, Binding | None]:
