@@ -58,9 +58,10 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
     if len(given) != 1:
         what = "none is given" if not given else f"given are {', '.join(f'{name} = {getattr(part, name)}' for name in given)}"
         raise RecipeError(f"how long to train must be said by exactly one of train.{', train.'.join(_BUDGETS)}; {what}")
-    for name in ("steps", "tokens", "epochs", "minutes", "batch", "micro_batch", "threads", "loss_chunk"):
-        if getattr(part, name) < 0:
-            raise RecipeError(f"train.{name} = {getattr(part, name)} must not be negative")
+    for key in dataclasses.fields(part):
+        value = getattr(part, key.name)
+        if isinstance(value, int | float) and value < 0:
+            raise RecipeError(f"train.{key.name} = {value} must not be negative")
     if part.batch < 1:
         raise RecipeError(f"train.batch = {part.batch} must be 1 or more rows a step")
     if part.micro_batch > part.batch:
@@ -162,9 +163,16 @@ def build_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> tuple[dict[str, An
         _fits(folder.model_config, recipe, tokenizer)
         return folder.config, folder.build()
     config = new_config(recipe, tokenizer.vocab_size, tokenizer)
-    model = Transformer(family_for(config).build(config))
-    initialise(model, torch.Generator().manual_seed(recipe.seed))
-    return config, model
+    return config, first_weights(family_for(config).build(config), recipe.seed)
+
+
+def first_weights(config: ModelConfig, seed: int) -> Transformer:
+    """A new model with the weights that training starts from: those of the seed, whatever torch's own generator has been used for."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.to_empty(device="cpu")
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model
 
 
 def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
@@ -180,9 +188,9 @@ def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = No
         context=part.context,
         tied=part.tied,
         dropout=part.dropout,
-        bos=tokenizer and tokenizer.bos,
-        eos=tokenizer and tokenizer.eos,
-        pad=tokenizer and tokenizer.pad,
+        bos=tokenizer.bos if tokenizer else None,
+        eos=tokenizer.eos if tokenizer else None,
+        pad=tokenizer.pad if tokenizer else None,
     )
     return FAMILIES[part.family].new(sizes)
 
