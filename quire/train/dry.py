@@ -19,8 +19,6 @@ from ..families import ModelFolder, family_for
 from ..nn.batch import Batch
 from ..nn.config import ModelConfig
 from ..nn.heads import token_loss
-from ..nn.init import initialise
-from ..nn.transformer import Transformer
 from ..tasks.task import Task, Term
 from ..text.tokenizer import Tokenizer
 from .calibrate import time_steps
@@ -28,7 +26,7 @@ from .folder import RunFolder
 from .meters import Meters
 from .parallel import compute
 from .plan import Calibration, Plan, Setting, draw_up, loss_chunk, program_memory
-from .prepare import Say, new_config, settle
+from .prepare import Say, first_weights, new_config, settle
 from .recipe import TrainRecipe
 from .trainer import Trainer
 
@@ -97,8 +95,7 @@ def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
 
 def timed_trainer(recipe: TrainRecipe, config: ModelConfig, setting: Setting) -> Trainer:
     """A trainer of the recipe's model on random tokens. It writes nothing as long as only `learn` is called."""
-    model = Transformer(config)
-    initialise(model, torch.Generator().manual_seed(recipe.seed))
+    model = first_weights(config, recipe.seed)
     loader, nowhere = RandomTokens(config, recipe.train.batch, recipe.model.context), Path(recipe.out)
     task = cast(Task, PlainLoss())
     return Trainer(RunFolder(nowhere), recipe, model, task, loader, setting.compute, Meters(nowhere), None, setting.chunk)

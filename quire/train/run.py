@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,12 +58,20 @@ class Result:
         }
 
 
+OnPlan = Callable[[Plan], None]
+
+
 def _silent(text: str) -> None:
     pass
 
 
 def train(
-    recipe: TrainRecipe, *, observers: Sequence[Observer] = (), stop_at: int = 0, say: Say = _silent, on_plan: Any = None
+    recipe: TrainRecipe,
+    *,
+    observers: Sequence[Observer] = (),
+    stop_at: int = 0,
+    say: Say = _silent,
+    on_plan: OnPlan | None = None,
 ) -> Result:
     """Trains a model in a new run folder, `recipe.out`.
 
@@ -90,7 +98,7 @@ def resume(
     observers: Sequence[Observer] = (),
     stop_at: int = 0,
     say: Say = _silent,
-    on_plan: Any = None,
+    on_plan: OnPlan | None = None,
 ) -> Result:
     """Goes on with a stopped or killed run as if nothing had happened; a finished one is left as it is.
 
@@ -102,18 +110,34 @@ def resume(
         run.sweep()
         recipe = run.read_recipe()
         found, damaged = state.newest(run.checkpoints)
+        at = found.step if found else 0
         for line in damaged:
-            warnings.warn(f"{line}. Going on from step {found.step if found else 0} instead.", CheckpointWarning, stacklevel=2)
-        rewind(run.path, found.step if found else 0)
+            warnings.warn(f"{line}. Going on from step {at} instead.", CheckpointWarning, stacklevel=2)
+        if (finished := _finished(run)) is not None:
+            return finished
+        unlike = _unlike(run, recipe, found, inexact)
         lines = Meters(run.path, observers, meters.trackers(recipe.log.hooks))
+        rewind(run.path, at)
         for line in damaged:
-            lines.event(found.step if found else 0, "damaged", line)
-        if found is not None:
-            _same_machine(run, recipe, found, inexact, lines)
+            lines.event(at, "damaged", line)
+        if unlike:
+            lines.event(at, "inexact", "; ".join(unlike))
         return _sitting(run, recipe, lines, found, stop_at, say, on_plan)
 
 
-def _same_machine(run: RunFolder, recipe: TrainRecipe, found: state.Checkpoint, inexact: bool, lines: Meters) -> None:
+def _finished(run: RunFolder) -> Result | None:
+    """What a run that came to its end left; None for any other."""
+    status = run.read("status.json")
+    if status.get("state") != "finished" or not (run.model / "config.json").is_file():
+        return None
+    outcome = Outcome("finished", status["step"], status["steps"], best=status["best"])
+    return Result(run.path, outcome, Plan(**run.read("plan.json")), run.read("evaluation.json"), run.model)
+
+
+def _unlike(run: RunFolder, recipe: TrainRecipe, found: state.Checkpoint | None, inexact: bool) -> list[str]:
+    """What is not as it was when the checkpoint was made. Raises CheckpointError unless that was asked for."""
+    if found is None:
+        return []
     compute(recipe.train)  # sets the threads that are compared
     unlike = differences(found.facts["environment"])
     if unlike and not inexact:
@@ -121,12 +145,11 @@ def _same_machine(run: RunFolder, recipe: TrainRecipe, found: state.Checkpoint, 
             f"{run.path} cannot go on with the same bits here: {'; '.join(unlike)}. "
             f"Resume where it was started, or accept other roundings: quire resume {run.path} --inexact"
         )
-    if unlike:
-        lines.event(found.step, "inexact", "; ".join(unlike))
+    return unlike
 
 
 def _sitting(
-    run: RunFolder, recipe: TrainRecipe, lines: Meters, checkpoint: state.Checkpoint | None, stop_at: int, say: Say, on_plan: Any
+    run: RunFolder, recipe: TrainRecipe, lines: Meters, checkpoint: state.Checkpoint | None, stop_at: int, say: Say, on_plan: OnPlan | None
 ) -> Result:
     """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
     settings = compute(recipe.train)

@@ -9,7 +9,9 @@ generator's state and nothing outside can disturb it.
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -274,3 +276,5 @@ class Stop:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
+        if number == signal.SIGINT and sys.stderr.isatty():
+            os.write(2, b"\nthis step ends, then everything is saved; Ctrl-C again stops at once\n")  # print is not safe in here

@@ -18,7 +18,7 @@ from quire.nn.transformer import Transformer
 from quire.train.dry import dry_plan
 from quire.train.parallel import Compute
 from quire.train.plan import Setting, estimate_memory, loss_chunk, parameters_by_part
-from quire.train.prepare import build_model, new_config
+from quire.train.prepare import build_model, first_weights, new_config
 from quire.train.recipe import TrainRecipe
 
 Tiny = Callable[..., TrainRecipe]
@@ -100,3 +100,19 @@ def test_a_model_is_built_with_the_tokenizers_ids(tiny: Tiny) -> None:
     tokenizer = training.train("bpe", ["some text to train on, not much of it"], 300)
     config, model = build_model(tiny(), tokenizer)
     assert config["eos_token_id"] == tokenizer.eos and model.config.vocab == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert", "t5"])
+def test_first_weights_are_the_seeds_alone(family: str) -> None:
+    config = FAMILIES[family].build(FAMILIES[family].tiny)
+    torch.manual_seed(1)
+    first = first_weights(config, 5)
+    torch.empty(1 << 20).fill_(float("nan"))  # what an uninitialised weight might find in its memory
+    torch.manual_seed(2)
+    again, other = first_weights(config, 5), first_weights(config, 6)
+    for (name, a), b, c in zip(first.named_parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and a.isfinite().all(), name
+        assert a.ndim < 2 or not torch.equal(a, c), name
+    before = torch.random.get_rng_state()
+    first_weights(config, 5)
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -111,6 +111,18 @@ def test_it_learns(tiny: Tiny, tmp_path: Path, name: str) -> None:
     assert np.mean(losses[-5:]) < 0.75 * losses[0]
 
 
+def test_a_scaled_loss_in_fp16_comes_to_the_same_weights(tiny: Tiny, tmp_path: Path) -> None:
+    """On a CPU fp16 is slow and not offered, but it computes."""
+    found = {}
+    for dtype in ("fp32", "fp16"):
+        made = trainer(tiny(**{"train.steps": 4}), tmp_path / dtype, dtype)
+        made.fit()
+        found[dtype] = state.weights_of(made.model), made
+    assert found["fp16"][1].scale.value == 65536.0 and found["fp16"][1].health.skipped == 0
+    for name, value in found["fp32"][0].items():
+        torch.testing.assert_close(found["fp16"][0][name], value, rtol=0.05, atol=2e-3)
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_the_same_command_gives_the_same_weights(tiny: Tiny, tmp_path: Path, dtype: str) -> None:
     found = []
