@@ -127,7 +127,7 @@ class TensorBoard:
 
 
 class MLflow:
-    """An MLflow run: at MLFLOW_TRACKING_URI where that is set, else in a database file in the run folder."""
+    """An MLflow run: at MLFLOW_TRACKING_URI where that is set, else in files under RUN/mlflow."""
 
     def __init__(self) -> None:
         try:
@@ -138,7 +138,8 @@ class MLflow:
 
     def start(self, folder: Path, recipe: Row, step: int) -> None:
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            self._mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # its database store is not part of mlflow-skinny
+            self._mlflow.set_tracking_uri((folder / "mlflow").absolute().as_uri())
         self._mlflow.start_run(run_name=folder.name)
         self._mlflow.log_params(flat(recipe))
 
