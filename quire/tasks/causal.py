@@ -6,8 +6,7 @@ epoch learns every token once. What a token may see of the documents before its 
 attend  everything in its row. SDPA runs its own causal kernel, without a mask. The separator tells the model that a document ended.
 mask    its own document alone: `segments` number the documents of a row and `positions` start again in each, and SDPA is given a boolean
         mask (B, 1, T, T) made once a forward. It costs 1 to 4 % of a step at width 128 and context 256 (benchmarks/data.py).
-        One SDPA call a document is not done: it does less work where rows hold many short documents (benchmarks/packing.py has rows
-        that share their cuts), but real rows each have cuts of their own, which means a call for each row and document.
+        A call for each document of each row is not done: it would save work in fp32 and none in bf16 (docs/packing.md).
 """
 
 from __future__ import annotations
