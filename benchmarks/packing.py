@@ -1,7 +1,7 @@
 """What it costs to keep packed documents apart, for attention alone, forward and backward, three ways.
 
-`attend` lets a token see whatever stands before it in its row (the kernel's causal path); `mask` gives the kernel a mask of segments; `apart`
-calls the kernel once for each document of each row, whose cuts are its own. Equal work: the same rows, no dropout, one thread.
+`attend` lets a token see whatever stands before it in its row (the kernel's causal path); `mask` gives the kernel a mask of segments;
+`apart` calls the kernel once for each document of each row, whose cuts are its own. Equal work: the same rows, no dropout, one thread.
 `benchmarks/data.py` has what the first two cost in a whole training step.
 """
 
