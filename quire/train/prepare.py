@@ -73,7 +73,15 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
         )
     if not recipe.model.start:
         _agree(recipe, recipe.model.family)
-    return recipe if recipe.out else dataclasses.replace(recipe, out=f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    recipe = recipe if recipe.out else dataclasses.replace(recipe, out=f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
+    for source in map(sources.Source.parse, recipe.data.sources):
+        place = Path(source.spec).expanduser()
+        if place.is_dir() and Path(recipe.out).resolve().is_relative_to(place.resolve()):
+            raise RecipeError(
+                f"the run folder {recipe.out} lies inside the source {source.spec}, so the run would train on its own files. "
+                "Choose another folder with --out, or name the folders with text one by one."
+            )
+    return recipe
 
 
 def _agree(recipe: TrainRecipe, family: str) -> None:

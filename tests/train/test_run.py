@@ -261,6 +261,12 @@ def test_a_corpus_smaller_than_a_batch_is_refused_with_numbers(tiny: Tiny, tmp_p
     assert train(tiny(), stop_at=1).outcome.step == 1, "a run that never began leaves its folder free"
 
 
+def test_a_run_does_not_read_its_own_files(tiny: Tiny, corpus: Path) -> None:
+    with pytest.raises(RecipeError, match="lies inside the source .*train on its own files"):
+        train(tiny(out=str(corpus / "runs" / "first")))
+    assert not (corpus / "runs").exists()
+
+
 def test_minutes_become_steps_and_measuring_leaves_no_trace(tiny: Tiny, tmp_path: Path) -> None:
     measured = train(tiny(**{"train.steps": 0, "train.minutes": 0.02, "train.eval_every": 0}, out=str(tmp_path / "measured")), stop_at=3)
     assert measured.plan.minutes == pytest.approx(0.02) and (measured.plan.tokens_per_s or 0) > 0 and measured.outcome.steps > 3
