@@ -2,7 +2,7 @@
 #   make quickstart            train, measure and talk to a first model (ARGS="--minutes 2" passes options on)
 #   make test                  the tests (ARGS="-k resume" passes options on)
 #   make check                 lint and types
-#   make bench                 the benchmarks behind the figures in docs/diary.md
+#   make bench                 lists the benchmarks behind the figures in docs/; ARGS="packing" runs one, ARGS=all every one
 #   make clean                 remove .venv, caches and build outputs; runs/ stays
 # Variables: PYTHON=python3.12 picks the interpreter; TORCH=cpu or TORCH=cuda picks torch's build where the registry offers both.
 

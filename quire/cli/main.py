@@ -40,6 +40,23 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(words)
+        sys.stdout.flush()  # here, where a reader that has left is no error
+        return code
+    except QuireError as error:
+        print(f"quire {words[0]}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left (`quire generate ... | head`); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -53,18 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"quire: there is no verb '{verb}'.{nearest(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
     warnings.showwarning = _warn
-    try:
-        return int(importlib.import_module(f"quire.cli.{VERBS[verb][0]}").run(rest))
-    except QuireError as error:
-        print(f"quire {verb}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has left (`quire generate ... | head`); nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return int(importlib.import_module(f"quire.cli.{VERBS[verb][0]}").run(rest))
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +32,22 @@ def test_every_verb_has_a_file_and_tells_its_options(verb: str, capsys: pytest.C
         code = stopped.code
     assert code == 0
     assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_leaves_is_no_error(buffered: str) -> None:
+    """`quire --help | head -1`, with the pipe closed before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "quire.cli.main", "--help"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": buffered},
+            timeout=60,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
