@@ -69,6 +69,9 @@ def _run(words: list[str]) -> int:
     if verb not in VERBS:
         print(f"quire: there is no verb '{verb}'.{nearest(verb, list(VERBS))}\n\n{usage()}", file=sys.stderr)
         return 2
+    # GNU OpenMP's threads spin without end for one another. When another program takes one of the processors, that is most of a step's time
+    # (docs/diary.md); a bounded spin costs nothing where there is none. It is read when torch is loaded, so it is set here.
+    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     warnings.showwarning = _warn
     return int(importlib.import_module(f"quire.cli.{VERBS[verb][0]}").run(rest))
 

@@ -48,7 +48,7 @@ def recipe_for(options: Quickstart, out: Path) -> TrainRecipe:
         tokenizer=TokenizerPart(kind="bpe", vocab=2048),
         data=DataPart(sources=options.text or ("stdlib",)),
         task=TaskPart(name="causal"),
-        optim=OptimPart(name="muon", lr=3e-3, muon_lr=0.02, schedule="wsd", decay=0.4, warmup=0.03, final=0.0),
+        optim=OptimPart(name="muon", lr=3e-3, muon_lr=0.01, schedule="wsd", decay=0.4, warmup=0.03, final=0.0),
         train=TrainPart(
             minutes=options.minutes * (1 - _AROUND), batch=8, save_every=100 if options.minutes >= 2 else 10, keep_last=3, sample_every=40
         ),
@@ -68,14 +68,17 @@ def run(argv: list[str]) -> int:
 
     say(1, "Real text, a tokenizer, a plan, and a model that learns")
     killed = train_until_killed(recipe, out)
-    if isinstance(killed, int):
+    if isinstance(killed, int) and (killed or not (out / "model").is_dir()):
         return killed
-    say(2, f"Killed in the middle, on purpose (SIGKILL). A new process resumes it from step {killed.resumes_at:,}")
-    tell(f"The checkpoint of step {killed.shadow_step:,}, written before the kill, is set aside: it is the run that was never killed.")
-    code = in_child(_resume, recipe, out, killed)
-    proofs.forget_shadow(out)
-    if code:
-        return abs(code)
+    if isinstance(killed, int):
+        say(2, f"The run was over before it could be killed in its middle: give it more than --minutes {options.minutes:g}")
+    else:
+        say(2, f"Killed in the middle, on purpose (SIGKILL). A new process resumes it from step {killed.resumes_at:,}")
+        tell(f"The checkpoint of step {killed.shadow_step:,}, written before the kill, is set aside: it is the run that was never killed.")
+        code = in_child(_resume, recipe, out, killed)
+        proofs.forget_shadow(out)
+        if code:
+            return abs(code)
     say(3, "Bits per byte on files it has never seen, beside real compressors")
     show_evaluation(out)
     say(4, "The same model, whichever way it is computed")
@@ -83,7 +86,7 @@ def run(argv: list[str]) -> int:
     say(5, "And if somebody had touched it?")
     for what, refused in proofs.tamper(out / "model"):
         tell(what)
-        tell("  " + paint("refused", "red") + f": {refused}")
+        tell("  " + paint("refused", "red") + ": " + refused.replace("\n", f"\n{MARGIN}  "))
     say(6, f"Done in {duration(time.monotonic() - started)}. Your model is an ordinary folder that other tools open too: {out / 'model'}")
     tell(f"look     {out / 'report.html'}")
     tell(f"talk     quire chat {out}")
@@ -112,7 +115,7 @@ def tell(line: str) -> None:
 def train_until_killed(recipe: TrainRecipe, out: Path) -> proofs.Killed | int:
     """Where the run was killed, or the exit code of a run that ended in another way (it has said why)."""
     code = in_child(_train, recipe, out)
-    return proofs.set_shadow_aside(out) if code == -signal.SIGKILL else abs(code) or 1
+    return proofs.set_shadow_aside(out) if code == -signal.SIGKILL else abs(code)
 
 
 def in_child(work: Callable[..., None], *arguments: object) -> int:
