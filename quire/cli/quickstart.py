@@ -50,7 +50,7 @@ def recipe_for(options: Quickstart, out: Path) -> TrainRecipe:
         task=TaskPart(name="causal"),
         optim=OptimPart(name="muon", lr=3e-3, muon_lr=0.01, schedule="wsd", decay=0.4, warmup=0.03, final=0.0),
         train=TrainPart(
-            minutes=options.minutes * (1 - _AROUND), batch=8, save_every=100 if options.minutes >= 2 else 10, keep_last=3, sample_every=40
+            minutes=options.minutes * (1 - _AROUND), batch=8, save_every=100 if options.minutes >= 2 else 5, keep_last=3, sample_every=40
         ),
         log=LogPart(prompts=(PROMPT,) if python else ("The ",), samples=4, sample_tokens=48),
     )

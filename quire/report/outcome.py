@@ -46,7 +46,7 @@ def part(run: Run) -> Part | Absent:
         f'their best level, containers included.</p><div class="grid2">{pictures}</div>'
         f'<p class="note">{"; ".join(facts)}{". " if facts else ""}'
         "The comparison is of prediction, not of file sizes: the model has read its training text and its own size is not counted; "
-        "a compressor starts from nothing and is a thousand times as fast.</p>"
+        "a compressor starts from nothing.</p>"
     )
     return Part("outcome", title, html)
 
