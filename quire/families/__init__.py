@@ -6,10 +6,10 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from quire.families.family import FAMILIES, Family, family_for
+from .family import FAMILIES, Family, family_for
 
 if TYPE_CHECKING:
-    from quire.families.folder import ModelFolder
+    from .folder import ModelFolder
 
 __all__ = ["FAMILIES", "Family", "ModelFolder", "family_for"]
 
@@ -20,7 +20,7 @@ for _module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
 
 def __getattr__(name: str) -> Any:
     if name == "ModelFolder":
-        from quire.families.folder import ModelFolder
+        from .folder import ModelFolder
 
         return ModelFolder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

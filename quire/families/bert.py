@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from quire.errors import ModelError
-from quire.families.family import Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
-from quire.nn.config import FFN, Attn, Layer, MLMHead, ModelConfig, Norm, Pooler, Sizes, Stack
+from ..errors import ModelError
+from ..nn.config import FFN, Attn, Layer, MLMHead, ModelConfig, Norm, Pooler, Sizes, Stack
+from .family import Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
 
 ARCHITECTURES = ("BertForPreTraining", "BertForMaskedLM", "BertModel")
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from quire.errors import ModelError, WeightsError, nearest
-from quire.nn.config import ModelConfig, Sizes
+from ..errors import ModelError, WeightsError, nearest
+from ..nn.config import ModelConfig, Sizes
 
 if TYPE_CHECKING:
     from torch import Tensor

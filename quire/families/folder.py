@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quire.binding.weights import INDEX, WEIGHTS, Slot, read_header, some, strict_json, weight_files
-from quire.durable import building, make_folder, write_json
-from quire.errors import ModelError, StorageError, WeightsError
-from quire.families.family import Entry, Family, Fields, Json, entries, family_for
-from quire.families.tensors import FLOATING, write_tensors
-from quire.nn.config import ModelConfig
-from quire.nn.transformer import Transformer
+from ..binding.weights import INDEX, WEIGHTS, Slot, read_header, some, strict_json, weight_files
+from ..durable import building, make_folder, write_json
+from ..errors import ModelError, StorageError, WeightsError
+from ..nn.config import ModelConfig
+from ..nn.transformer import Transformer
+from .family import Entry, Family, Fields, Json, entries, family_for
+from .tensors import FLOATING, write_tensors
 
 CONFIG = "config.json"
 MAX_CONFIG_BYTES = 1 << 20

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quire.families.family import SPLIT_TRANSPOSED, TRANSPOSE, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
-from quire.nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Sizes, Stack
+from ..nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Sizes, Stack
+from .family import SPLIT_TRANSPOSED, TRANSPOSE, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
 
 ACTS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quire.families.family import Family, Fields, Json, Rule, check_sizes, gated_hidden, register, rope_theta, split_heads
-from quire.nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Rope, Sizes, Stack
+from ..nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Rope, Sizes, Stack
+from .family import Family, Fields, Json, Rule, check_sizes, gated_hidden, register, rope_theta, split_heads
 
 
 def build(config: Json) -> ModelConfig:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from quire.families.family import Family, Fields, Json, Rule, check_sizes, gated_hidden, no_groups, register, split_heads
-from quire.nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Relative, Sizes, Stack
+from ..nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Relative, Sizes, Stack
+from .family import Family, Fields, Json, Rule, check_sizes, gated_hidden, no_groups, register, split_heads
 
 FORMS = {
     "relu": ("relu", False),

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from quire.binding.weights import MAX_HEADER_BYTES, MAX_TENSORS, read_header
-from quire.durable import writing
+from ..binding.weights import MAX_HEADER_BYTES, MAX_TENSORS, read_header
+from ..durable import writing
 
 __all__ = ["DTYPES", "FLOATING", "MAX_HEADER_BYTES", "MAX_TENSORS", "NAMES", "read_header", "write_tensors"]
 

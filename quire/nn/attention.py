@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quire.errors import ContextError
-from quire.nn.blocked import blocked, suits
-from quire.nn.cache import Cache
-from quire.nn.config import Attn
-from quire.nn.position import turn
+from ..errors import ContextError
+from .blocked import blocked, suits
+from .cache import Cache
+from .config import Attn
+from .position import turn
 
 
 @dataclass

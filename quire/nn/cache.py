@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quire.errors import ContextError
-from quire.nn.config import ModelConfig
+from ..errors import ContextError
+from .config import ModelConfig
 
 
 class Cache:

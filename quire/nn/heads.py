@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quire.errors import ModelError
-from quire.nn.batch import IGNORE
-from quire.nn.config import LMHead, MLMHead, ModelConfig
-from quire.nn.layers import LayerNorm, activate
+from ..errors import ModelError
+from .batch import IGNORE
+from .config import LMHead, MLMHead, ModelConfig
+from .layers import LayerNorm, activate
 
 # Rows of logits are filled up to a multiple of this where their number changes from step to step: oneDNN keeps the kernels of every shape
 # it has seen, and 500 steps of masked tokens in bf16 left 600 MB of them behind.

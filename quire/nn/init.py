@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quire.nn.attention import Attention
-from quire.nn.heads import LMHeadModule
-from quire.nn.layers import FeedForward, RMSNorm
-from quire.nn.position import RelativeBias
-from quire.nn.transformer import Block, Transformer
+from .attention import Attention
+from .heads import LMHeadModule
+from .layers import FeedForward, RMSNorm
+from .position import RelativeBias
+from .transformer import Block, Transformer
 
 
 def initialise(model: Transformer, generator: torch.Generator) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from quire.nn.config import FFN, Norm
+from .config import FFN, Norm
 
 
 class RMSNorm(nn.Module):

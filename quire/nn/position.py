@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quire.nn.config import Relative, Rope
+from .config import Relative, Rope
 
 
 class Rotary:

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from quire.errors import ContextError
-from quire.nn.attention import Attention, AttnContext, Frame, build_mask
-from quire.nn.batch import Batch
-from quire.nn.config import Layer, ModelConfig, Stack
-from quire.nn.heads import make_head
-from quire.nn.layers import FeedForward, make_norm
-from quire.nn.position import RelativeBias, Rotary
+from ..errors import ContextError
+from .attention import Attention, AttnContext, Frame, build_mask
+from .batch import Batch
+from .config import Layer, ModelConfig, Stack
+from .heads import make_head
+from .layers import FeedForward, make_norm
+from .position import RelativeBias, Rotary
 
 
 class Block(nn.Module):
