@@ -73,6 +73,8 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
         )
     if not recipe.model.start:
         _agree(recipe, recipe.model.family)
+        # Sizes that no model can have are refused before a corpus is read; the vocabulary's true size comes with the tokenizer.
+        FAMILIES[recipe.model.family].build(new_config(recipe, max(1, recipe.tokenizer.vocab)))
     recipe = recipe if recipe.out else dataclasses.replace(recipe, out=f"runs/{time.strftime('%Y%m%d-%H%M%S')}")
     for source in map(sources.Source.parse, recipe.data.sources):
         place = Path(source.spec).expanduser()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from quire import recipe as recipes
 from quire.cli import train as verb
 from quire.cli.main import main
+from quire.errors import RecipeError
 from quire.train.recipe import DataPart, LogPart, ModelPart, TokenizerPart, TrainPart, TrainRecipe
 
 
@@ -118,3 +120,19 @@ def test_help_is_that_of_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert left.value.code == 0
     out = capsys.readouterr().out
     assert "--dry-run" in out and "--train.minutes" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.heads=5", "A width of 32 cannot be cut into 5 heads"),
+        ("--model.kv-heads=3", "4 query heads cannot share 3 key/value heads"),
+        ("--model.context=0", "context is 0; allowed is 1 and more|model.context = 0 must be 1 or more"),
+    ],
+)
+def test_impossible_sizes_are_refused_before_a_corpus_is_read(tmp_path: Path, option: str, said: str) -> None:
+    words = ["--data.sources", str(tmp_path / "not there"), "--model.width=32", "--model.heads=4", "--train.steps=1", option]
+    with pytest.raises(RecipeError, match=said), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        verb.run([*words, "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
