@@ -15,7 +15,7 @@ import pytest
 from quire import recipe as recipes
 from quire.cli import train as verb
 from quire.cli.main import main
-from quire.errors import RecipeError
+from quire.errors import QuireError
 from quire.train.recipe import DataPart, LogPart, ModelPart, TokenizerPart, TrainPart, TrainRecipe
 
 
@@ -132,7 +132,7 @@ def test_help_is_that_of_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_impossible_sizes_are_refused_before_a_corpus_is_read(tmp_path: Path, option: str, said: str) -> None:
     words = ["--data.sources", str(tmp_path / "not there"), "--model.width=32", "--model.heads=4", "--train.steps=1", option]
-    with pytest.raises(RecipeError, match=said), warnings.catch_warnings():
+    with pytest.raises(QuireError, match=said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         verb.run([*words, "--out", str(tmp_path / "run")])
     assert not (tmp_path / "run").exists()
