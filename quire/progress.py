@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 _EVERY_TERMINAL = 0.1  # seconds
@@ -35,6 +36,18 @@ def coloured(out: TextIO) -> bool:
     return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 
 
+def wrapped(parts: Sequence[str], columns: int) -> list[str]:
+    """Parts side by side, going on in a second line where a narrow terminal has no room: the time left stands last and must be seen."""
+    lines = [""]
+    for part in parts:
+        joined = f"{lines[-1]}  {part}" if lines[-1] else part
+        if len(joined) > columns and lines[-1].strip():
+            lines.append("    " + part)
+        else:
+            lines[-1] = joined
+    return [line[:columns] for line in lines]
+
+
 class Progress:
     """`update(done, field='value', ...)` as work goes on; `note` for a line that stays; `close` at the end."""
 
@@ -57,7 +70,7 @@ class Progress:
         if not finished and now - self._last < (_EVERY_TERMINAL if self.live else _EVERY_PLAIN):
             return
         self._last = now
-        self._text = [self._line(done, now, fields)]
+        self._text = self._parts(done, now, fields)
         self._draw()
 
     def block(self, text: str, lines: int = 8) -> None:
@@ -80,18 +93,18 @@ class Progress:
             self._draw()
         self._lines = 0
 
-    def _line(self, done: float, now: float, fields: dict[str, str]) -> str:
+    def _parts(self, done: float, now: float, fields: dict[str, str]) -> list[str]:
         share = min(done / self.total, 1.0)
         worked = done - (self.first or 0)
         left = (self.total - done) * (now - self.started) / worked if worked > 0 else None
         parts = [self.label, f"{share:4.0%}", *(f"{name.replace('_', ' ')} {value}" for name, value in fields.items())]
         parts.append("done in " + duration(now - self.started) if share >= 1 else f"{duration(left)} left" if left is not None else "...")
         if not self.live:
-            return "  ".join(parts)
+            return parts
         width = 12
         full = round(share * width)
         parts[1:2] = ["━" * full + "─" * (width - full), parts[1].strip()]
-        return "  ".join(parts)
+        return parts
 
     def _erase(self) -> None:
         if self.live and self._lines:
@@ -100,14 +113,15 @@ class Progress:
 
     def _draw(self) -> None:
         if not self.live:
-            print(self._text[0], file=self.out, flush=True)
+            print("  ".join(self._text), file=self.out, flush=True)
             return
         columns = shutil.get_terminal_size().columns - 1
         dim, plain = ("\x1b[2m", "\x1b[0m") if coloured(self.out) else ("", "")
         self._erase()
-        for line in self._text:
-            self.out.write(line[:columns] + "\n")
+        lines = wrapped(self._text, columns)
+        for line in lines:
+            self.out.write(line + "\n")
         for line in self._block:
             self.out.write(f"{dim}  │ {line[: columns - 4]}{plain}\n")
-        self._lines = len(self._text) + len(self._block)
+        self._lines = len(lines) + len(self._block)
         self.out.flush()

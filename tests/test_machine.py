@@ -47,3 +47,12 @@ def test_a_log_file_gets_plain_lines_with_the_end_always() -> None:
     text = out.getvalue()
     assert "\x1b" not in text and "100%" in text and "loss 100" in text and text.endswith("a word\n")
     assert len(text.splitlines()) < 5
+
+
+def test_a_narrow_terminal_still_shows_the_time_left() -> None:
+    parts = ["training", "━━━━━━──────", "50%", "step 1,234/2,974", "loss 2.345", "tokens/s 31k", "MB 481", "1:04 left"]
+    for columns in (20, 40, 79, 200):
+        lines = progress.wrapped(parts, columns)
+        assert all(len(line) <= columns for line in lines)
+        assert lines[-1].endswith("1:04 left")
+    assert len(progress.wrapped(parts, 200)) == 1
