@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "context"]
@@ -49,6 +53,27 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Beam:
+    """Beam search (Sutskever et al. 2014): the likeliest whole text found with `width` of them in the race.
+
+    length_penalty: sums of log-probabilities are divided by length ** length_penalty (Wu et al. 2016). no_repeat_ngram: no run of so
+    many tokens is written twice (Paulus et al. 2017); 0: off. early_stopping: end with the `width`-th finished text, not when none can
+    get better. forced_first, forced_last: ids that must begin and end the text (BART, mBART). forbidden: ids never written.
+    """
+
+    width: int = 4
+    max_tokens: int = 128
+    min_tokens: int = 0
+    length_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    repetition_penalty: float = 1.0
+    early_stopping: bool = False
+    forced_first: int | None = None
+    forced_last: int | None = None
+    forbidden: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class TokenLogprob:
     """One generated or scored token: natural-log probability under the model, and the best alternatives with theirs."""
 
@@ -86,6 +111,39 @@ class Score:
     greedy: bool = False
 
 
+@dataclass(frozen=True)
+class Entity:
+    """A stretch of a text with a label (token classification); `start` and `end` count characters."""
+
+    label: str
+    score: float
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A stretch of a context that answers a question; an empty text with start = end = 0 says that the context does not answer it."""
+
+    text: str
+    score: float
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One text found: its place in what was searched, and how near it is."""
+
+    index: int
+    score: float
+    text: str
+
+
+Text = str | tuple[str, str]  # one text, or a pair read together
+
+
 class Generator(Protocol):
     identity: str
 
@@ -103,3 +161,15 @@ class Scorer(Protocol):
     identity: str
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]: ...
+
+
+class Embedder(Protocol):
+    identity: str
+
+    def embed(self, texts: Sequence[str], kind: Literal["document", "query"] | None = ...) -> npt.NDArray[np.float32]: ...
+
+
+class Classifier(Protocol):
+    identity: str
+
+    def classify(self, texts: Sequence[Text]) -> list[dict[str, float]]: ...

@@ -1,0 +1,78 @@
+"""`quire.load`: a model folder, ours or anyone's, as a small typed object: `Decoder`, `Encoder` or `Seq2Seq`.
+
+Which one follows from the stacks that the folder's config describes. Every text goes through the folder's contract (tokenizer, template,
+special ids, stop rule), and each object carries the binding id as its `identity`. Methods take texts and give the records of `types`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from .. import machine
+from ..binding import Contract, bound
+from ..errors import ModelError, RecipeError, nearest
+from ..families.folder import ModelFolder
+from ..types import Chat, Generator, Scorer
+from .decoder import Decoder
+from .encoder import Encoder
+from .seq2seq import Seq2Seq
+
+__all__ = ["Decoder", "Encoder", "Seq2Seq", "load", "locate"]
+
+DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False) -> Decoder | Encoder | Seq2Seq:
+    """Opens a model folder, or the model of a run folder.
+
+    dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it.
+    Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names),
+    RecipeError (a dtype or device that is not there).
+    """
+    folder = locate(path)
+    opened = ModelFolder.open(folder)
+    binding, contract = bound(folder, verify), Contract.open(folder)
+    on = machine.device(device)
+    model = opened.build(_dtype(dtype, opened, on), on)
+    kinds: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]] = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
+    return kinds[opened.model_config.kind](folder, model, contract, binding)
+
+
+def locate(path: Path | str) -> Path:
+    """The model folder at `path`: itself, or `model/` in it. Raises ModelError that names what is near and what to do."""
+    path = Path(path).expanduser()
+    for place in (path, path / "model"):
+        if (place / "config.json").is_file():
+            return place
+    if path.is_file():
+        raise ModelError(f"{path} is a file. A model is a folder with config.json and model.safetensors; give the folder.")
+    if (path / "recipe.toml").is_file():
+        raise ModelError(f"the run in {path} has no model yet. It is written when the run ends; go on with it: quire resume {path}")
+    here = sorted(place.parent.parent for root in {path.parent, Path("runs")} for place in root.glob("*/model/config.json"))
+    here += sorted(place.parent for place in path.parent.glob("*/config.json"))
+    names = list(dict.fromkeys(map(str, here)))
+    what = "holds no config.json" if path.is_dir() else "is not there"
+    listed = f" Models near it: {', '.join(names[:6])}." if names else " Train one: quire quickstart"
+    raise ModelError(f"no model at {path}: it {what}. Give a model folder or a run folder.{nearest(str(path), names)}{listed}")
+
+
+def _dtype(name: str, opened: ModelFolder, device: torch.device) -> torch.dtype:
+    if name in _DTYPES:
+        return _DTYPES[name]
+    if name != "auto":
+        raise RecipeError(f"dtype is {name!r}; allowed: auto, {', '.join(_DTYPES)}")
+    stored = {slot.dtype for slot in opened.slots.values()}
+    good = machine.good_dtype(device)
+    # A folder of 16 bits is not rounded to the other kind of 16 bits: what one cannot hold, fp32 can.
+    return _DTYPES[good] if stored == {{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[good]} else torch.float32
+
+
+if TYPE_CHECKING:
+
+    def _protocols(decoder: Decoder, seq2seq: Seq2Seq) -> tuple[Generator, Chat, Scorer, Generator, Scorer]:
+        """What everything above a model knows it by."""
+        return decoder, decoder, decoder, seq2seq, seq2seq
