@@ -9,33 +9,48 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import QuireError, nearest
 
-VERBS: dict[str, tuple[str, str]] = {
-    # verb: (module under quire.cli, what it does)
-    "quickstart": ("quickstart", "train, measure, break and prove a first model on real text in about five minutes"),
-    "train": ("train", "train a model from a recipe and --key value options"),
-    "resume": ("resume", "go on with a stopped run, with the same bits as if nothing had happened"),
-    "plan": ("plan", "parameters, memory, tokens and time of a recipe, before anything is trained"),
-    "runs": ("runs", "list the runs in a folder"),
-    "compare": ("compare", "two or more runs side by side"),
-    "report": ("report", "write a run's report as one HTML page"),
-    "generate": ("generate", "continue prompts"),
-    "chat": ("chat", "talk with a model in the terminal"),
-    "eval": ("eval", "bits per byte of a model on your text, beside gzip, bzip2 and xz"),
-    "verify": ("verify", "is it still the same model? prints the differences and writes the certificate"),
-    "inspect": ("inspect", "what is in a model folder"),
-    "tokenizer": ("tokenizer", "train a tokenizer, report on one, encode and decode"),
-    "doctor": ("doctor", "what this machine offers and what is installed"),
+# group: {verb: (file under quire.cli, or file:function where a file holds several verbs; what it does)}
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "train": {
+        "quickstart": ("quickstart", "train, measure, break and prove a first model on real text in about five minutes"),
+        "train": ("train", "train a model from a recipe and --key value options"),
+        "resume": ("resume", "go on with a stopped run, with the same bits as if nothing had happened"),
+        "plan": ("plan", "parameters, memory, tokens and time of a recipe, before anything is trained"),
+        "tokenizer": ("tokenizer", "train a tokenizer, report on one, encode and decode"),
+    },
+    "use": {
+        "generate": ("generate", "continue prompts"),
+        "chat": ("chat", "talk with a model in the terminal"),
+    },
+    "look": {
+        "runs": ("runs", "list the runs in a folder"),
+        "compare": ("compare", "two or more runs side by side"),
+        "report": ("report", "write a run's report as one HTML page"),
+        "eval": ("eval", "bits per byte of a model on your text, beside gzip, bzip2 and xz"),
+        "inspect": ("inspect", "what is in a model folder, and what it is for"),
+        "verify": ("verify", "is it still the same model? prints the differences and writes the certificate"),
+        "doctor": ("doctor", "what this machine offers and what is installed"),
+    },
 }
+VERBS = {verb: entry for group in GROUPS.values() for verb, entry in group.items()}
 
 
 def usage() -> str:
-    lines = ["usage: quire VERB [options]     (quire VERB --help tells more)", ""]
-    lines += [f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items()]
-    return "\n".join([*lines, "", "  --version   print the version"])
+    lines = ["usage: quire VERB [options]     (quire VERB --help tells more)"]
+    for group, verbs in GROUPS.items():
+        lines += ["", group, *(f"  {verb:<15}{text}" for verb, (_, text) in verbs.items())]
+    return "\n".join([*lines, "", "  --version      print the version"])
+
+
+def verb_function(verb: str) -> Callable[[list[str]], int]:
+    """What runs a verb; its file is imported here and not before."""
+    file, _, name = VERBS[verb][0].partition(":")
+    found: Callable[[list[str]], int] = getattr(importlib.import_module(f"quire.cli.{file}"), name or "run")
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +88,7 @@ def _run(words: list[str]) -> int:
     # (docs/diary.md); a bounded spin costs nothing where there is none. It is read when torch is loaded, so it is set here.
     os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     warnings.showwarning = _warn
-    return int(importlib.import_module(f"quire.cli.{VERBS[verb][0]}").run(rest))
+    return verb_function(verb)(rest)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
