@@ -1,8 +1,9 @@
 """What a family of checkpoints is, as data: how its config.json becomes a `ModelConfig`, and one table of weights read both ways.
 
-A rule joins our names to theirs; `{i}` is a layer's number, `{a,b}` alternatives that go in step, and a trailing `*` whatever follows. When
-only our side has alternatives, theirs is one fused tensor and the operation splits it. An operation is a pair of small functions, one the
-inverse of the other. A field of config.json that changes the mathematics and is not understood is refused by name, never passed over.
+A rule joins our names to theirs; `{i}` is a layer's number, `{e}` an expert's, `{a,b}` alternatives that go in step, and a trailing `*`
+whatever follows. When only our side has alternatives, theirs is one fused tensor and the operation splits it. An operation is a pair of
+small functions, one the inverse of the other. A field of config.json that changes the mathematics and is not understood is refused by name,
+never passed over.
 
 No torch is imported here, so that a plan (parameters, memory) can be made without it.
 """
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelError, WeightsError, nearest
-from ..nn.config import ModelConfig, Sizes
+from ..nn.config import Act, ModelConfig, Sizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +53,21 @@ COPY = Op("copy", lambda t, shapes: [t], lambda parts: parts[0])
 TRANSPOSE = Op("transpose", lambda t, shapes: [_turned(t)], lambda parts: _turned(parts[0]))
 SPLIT = Op("split", _cut, _joined)
 SPLIT_TRANSPOSED = Op("split, transposed", lambda t, shapes: _cut(_turned(t), shapes), lambda parts: _turned(_joined(parts)))
+
+
+def per_head(heads: int) -> Op:
+    """Fused q, k and v that lie side by side within each head: (H * 3 * C, ..) <-> three of (H * C, ..) (GPT-NeoX, BLOOM)."""
+
+    def load(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        parts = tensor.reshape(heads, len(shapes), -1, *tensor.shape[1:])
+        return [parts[:, i].reshape(shape) for i, shape in enumerate(shapes)]
+
+    def save(parts: list[Tensor]) -> Tensor:
+        import torch
+
+        return torch.stack([part.reshape(heads, -1, *part.shape[1:]) for part in parts], 1).flatten(0, 2)
+
+    return Op("split within heads", load, save)
 
 
 @dataclass(frozen=True)
@@ -125,7 +141,7 @@ def entries(rules: Iterable[Rule], ours: Collection[str]) -> list[Entry]:
                 match = pattern.fullmatch(name)
                 if match:
                     del left[name]
-                    theirs = template.format(**{"i": "", "tail": ""} | match.groupdict())
+                    theirs = template.format(**{"i": "", "e": "", "tail": ""} | match.groupdict())
                     found.setdefault(theirs, (rule.op, []))[1].append((place, name))
     if left:
         raise WeightsError(f"The family's table has no rule for our {', '.join(sorted(left)[:5])}; it cannot hold this model.")
@@ -143,10 +159,28 @@ def _alternatives(rule: Rule) -> list[tuple[re.Pattern[str], str]]:
     theirs = other.group(1).split(",") if other else [""] * len(words)
     pairs = []
     for word, their in zip(words, theirs, strict=True):
-        pattern = re.escape(_BRACES.sub(word, rule.ours)).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\*", r"(?P<tail>\w+)")
+        pattern = (
+            re.escape(_BRACES.sub(word, rule.ours))
+            .replace(r"\{i\}", r"(?P<i>\d+)")
+            .replace(r"\{e\}", r"(?P<e>\d+)")
+            .replace(r"\*", r"(?P<tail>\w+)")
+        )
         pairs.append((re.compile(pattern), _BRACES.sub(their, rule.theirs).replace("*", "{tail}")))
     return pairs
 
+
+# The reference implementation's names of activations, and ours.
+ACTS: dict[str, Act] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "tanh": "tanh",
+}
 
 # Fields that change the mathematics somewhere in this field of work, and the values at which they change nothing. A family that
 # understands one reads it; otherwise any other value is refused.
@@ -246,6 +280,20 @@ class Fields:
         if value is not None and not isinstance(value, dict):
             raise ModelError(f"config.json: {name} is {value!r}; allowed is a table of values, or null.")
         return value or {}
+
+    def array(self, name: str) -> list[Any]:
+        value = self._take(name)
+        if value is not None and not isinstance(value, list):
+            raise ModelError(f"config.json: {name} is {value!r}; allowed is a list of values, or null.")
+        return value or []
+
+    def labels(self) -> int:
+        """How many labels a classifier has: the entries of id2label, or num_labels; 2 where neither is said."""
+        names = self.record("id2label")
+        count = self.integer("num_labels", len(names) or 2, high=1 << 20)
+        if names and count != len(names):
+            raise ModelError(f"config.json: num_labels is {count}, but id2label names {len(names)} labels. Correct one of the two.")
+        return count
 
     def architecture(self, known: Sequence[str]) -> str:
         """Which class of the reference implementation wrote this; the first of `known` when it is not said."""

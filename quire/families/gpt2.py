@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from ..nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Sizes, Stack
-from .family import SPLIT_TRANSPOSED, TRANSPOSE, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
-
-ACTS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+from .family import ACTS, SPLIT_TRANSPOSED, TRANSPOSE, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
 
 
 def build(config: Json) -> ModelConfig:
