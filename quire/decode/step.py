@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.cache import Cache
-from ..nn.config import LMHead, Norm, Stack
+from ..nn.config import FFN, Attn, Layer, LMHead, Norm, Rope, Stack
 from ..nn.heads import LMHeadModule
-from ..nn.layers import LayerNorm, RMSNorm, activate
+from ..nn.layers import FeedForward, LayerNorm, RMSNorm, activate
 from ..nn.transformer import Block, Transformer
 
 _Map = Callable[[Tensor], Tensor]
@@ -35,8 +35,18 @@ def understands(model: Transformer) -> bool:
         return False
     known = {nn.Linear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
     leaves = (type(module) for module in model.modules() if not any(True for _ in module.children()))
-    plain = all(layer.wiring == "pre" and layer.cross is None for layer in stack.layers)
+    plain = all(_plain(layer) for layer in stack.layers) and not stack.alibi and not stack.sinusoid and not stack.order
+    config, head = model.config, model.config.head
+    plain = plain and config.embed_scale == 1.0 and not config.embed_width and not head.bias and head.softcap is None
     return plain and set(leaves) <= known and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+
+
+def _plain(layer: Layer) -> bool:
+    """Whether nothing is in a layer but what this file computes."""
+    attn = layer.attn
+    known = Attn(attn.heads, attn.kv_heads, attn.head_dim, attn.bias, attn.out_bias, attn.causal, attn.rope, attn.scale)
+    rope = attn.rope is None or attn.rope == Rope(attn.rope.theta)
+    return attn == known and rope and isinstance(layer.ffn, FFN) and layer == Layer(attn, layer.ffn, layer.norm) and not layer.norm.offset
 
 
 @dataclass(slots=True)
@@ -141,6 +151,7 @@ def _norm(module: nn.Module, norm: Norm | None) -> _Map:
 def _take(block: Block, stack: Stack, number: int) -> _Layer:
     layer = stack.layers[number]
     attn, ffn = block.attn, block.ffn
+    assert isinstance(ffn, FeedForward) and isinstance(layer.ffn, FFN) and block.norm_attn is not None and block.norm_ffn is not None
     return _Layer(
         norm_attn=_norm(block.norm_attn, layer.norm),
         q=(attn.q.weight, attn.q.bias),

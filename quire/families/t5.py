@@ -97,7 +97,7 @@ def new(sizes: Sizes) -> Json:
 
 def weights(config: ModelConfig) -> list[Rule]:
     stack = config.encoder or config.decoder
-    gated = stack is not None and stack.layers[0].ffn.gated
+    gated = stack is not None and isinstance(stack.layers[0].ffn, FFN) and stack.layers[0].ffn.gated
     ours, theirs = ("{gate,up,down}", "{wi_0,wi_1,wo}") if gated else ("{up,down}", "{wi,wo}")
     rules = [Rule("embed.weight", "shared.weight"), Rule("head.weight", "lm_head.weight")]
     for side, last in (("encoder", 1), ("decoder", 2)):

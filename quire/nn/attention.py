@@ -20,6 +20,7 @@ from ..errors import ContextError
 from .blocked import blocked, suits
 from .cache import Cache
 from .config import Attn
+from .layers import make_norm
 from .position import turn
 
 
@@ -29,7 +30,8 @@ class AttnContext:
 
     positions (B, T): where they are not `cache.length` onward. keep (B, S) bool over *all* keys, cached ones included; False is padding.
     segments (B, T): attention stays within equal numbers (packed documents). trace: a list that receives every attention's weights
-    (B, H, T, S) in the order of execution; the plain form runs then.
+    (B, H, T, S) in the order of execution; the plain form runs then. routing: a list that receives the router's logits (B * T, E) of every
+    layer with experts.
     """
 
     positions: Tensor | None = None
@@ -37,6 +39,7 @@ class AttnContext:
     segments: Tensor | None = None
     cache: Cache | None = None
     trace: list[Tensor] | None = None
+    routing: list[Tensor] | None = None
 
 
 @dataclass(slots=True)
@@ -44,11 +47,12 @@ class Frame:
     """What every layer of one stack shares during one forward: built once by the stack."""
 
     causal: bool  # no query looks past itself; where there is a mask, it says so too
-    mask: Tensor | None  # (B or 1, H or 1, T, S): bool, True where a query may look, or numbers added to the scores
+    masks: dict[int | None, Tensor | None]  # by window; (B or 1, H or 1, T, S): bool, True where a query may look, or added to the scores
     narrow: torch.dtype | None = None  # autocast's dtype while it is on
     rotary: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     cache: Cache | None = None
     trace: list[Tensor] | None = None
+    routing: list[Tensor] | None = None
     memory: Tensor | None = None  # (B, S, D): the encoder's output
     memory_mask: Tensor | None = None  # (B, 1, 1, S)
 
@@ -61,16 +65,23 @@ def build_mask(
     keep: Tensor | None = None,
     segments: Tensor | None = None,
     bias: Tensor | None = None,
+    window: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor | None:
     """Join everything that limits attention into one mask, or None when a query may see all keys.
 
-    The last query stands at the last key. keep (B, S), segments (B, S), bias (1, H, T, S). Returns bool (B or 1, 1, T, S), or, with a
+    The last query stands at the last key. keep (B, S), segments (B, S), bias (1, H, T, S); window: keys at that distance and beyond are
+    out of sight. Returns bool (B or 1, 1, T, S), or, with a
     bias, numbers (.., H, T, S) to add with -inf where a query may not look.
     """
     mask: Tensor | None = None
     if causal and queries > 1:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril_(keys - queries)[None, None]
+    if window is not None and keys > window:
+        near = torch.ones(queries, keys, dtype=torch.bool, device=device).triu_(keys - queries - window + 1)[None, None]
+        if not causal:
+            near.tril_(keys - queries + window - 1)
+        mask = near if mask is None else mask & near
     if segments is not None:
         same = (segments[:, keys - queries :, None] == segments[:, None, :]).unsqueeze(1)  # (B, 1, T, S)
         mask = same if mask is None else mask & same
@@ -94,13 +105,19 @@ def attend(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
     """q (B, H, T, C) over k, v (B, K, S, C) -> (B, H, T, C), the fast way. H must be a multiple of K.
 
     causal: the last query stands at the last key. keep (B, S), segments (B, S), bias (1, H, T, S) as in `build_mask`; `mask` is one
-    already built, of all that limits attention, and then the other three stay empty.
+    already built, of all that limits attention, and then the other three stay empty. softcap: torch's fused kernel knows none, so the
+    plain form runs.
     """
+    if softcap is not None:
+        if mask is None:
+            mask = build_mask(q.shape[2], k.shape[2], causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
+        return attend_plain(q, k, v, mask=mask, scale=scale, softcap=softcap, dropout=dropout)[0].to(q.dtype)
     queries, keys = q.shape[2], k.shape[2]
     if keep is not None or segments is not None or bias is not None or (causal and mask is None and 1 < queries != keys):
         mask = build_mask(queries, keys, causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
@@ -128,15 +145,18 @@ def attend_plain(
     bias: Tensor | None = None,
     mask: Tensor | None = None,
     scale: float | None = None,
+    softcap: float | None = None,
     dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """The same as `attend`, written out: softmax(q k' * scale + mask) v. Returns (out (B, H, T, C), weights (B, H, T, S))."""
+    """The same as `attend`, written out: softmax(cap(q k' * scale) + mask) v. Returns (out (B, H, T, C), weights (B, H, T, S))."""
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     if mask is None:
         mask = build_mask(q.shape[2], k.shape[2], causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     weights = scores.softmax(-1)
@@ -157,30 +177,39 @@ class Attention(nn.Module):
         self.k = nn.Linear(width, inner_kv, attn.bias)
         self.v = nn.Linear(width, inner_kv, attn.bias)
         self.o = nn.Linear(inner, width, attn.out_bias)
+        norm = attn.norm
+        self.norm_q = make_norm(norm.norm, inner if norm.whole else attn.head_dim) if norm else None
+        self.norm_k = make_norm(norm.norm, inner_kv if norm.whole else attn.head_dim) if norm else None
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _heads(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """(B, T, H*C) -> (B, H, T, C), normed over all heads or each."""
         b, t, _ = x.shape
-        return x.view(b, t, -1, self.head_dim).transpose(1, 2)  # (B, T, H*C) -> (B, H, T, C)
+        if self.attn.clip is not None:
+            x = x.clamp(-self.attn.clip, self.attn.clip)
+        if norm is not None and self.attn.norm.whole:
+            return norm(x).view(b, t, -1, self.head_dim).transpose(1, 2)
+        x = x.view(b, t, -1, self.head_dim)
+        return (x if norm is None else norm(x)).transpose(1, 2)
 
     def forward(self, x: Tensor, frame: Frame, cross: bool = False) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
-        q = self._heads(self.q(x))
+        q = self._heads(self.q(x), self.norm_q)
         if cross:
             k, v = self._memory(frame)
             causal, mask = False, frame.memory_mask
         else:
-            k, v = self._heads(self.k(x)), self._heads(self.v(x))
+            k, v = self._heads(self.k(x), self.norm_k), self._heads(self.v(x))
             if self.attn.rope is not None:
                 cos, sin = frame.rotary[self.rotary]
                 q, k = turn(q, cos, sin), turn(k, cos, sin)
             if frame.cache is not None:
                 k, v = frame.cache.write(self.layer, k, v)
-            causal, mask = frame.causal, frame.mask
+            causal, mask = frame.causal, frame.masks[self.attn.window]
         dropout = self.dropout if self.training else 0.0
         if frame.trace is None:
-            out = attend(q, k, v, causal=causal, mask=mask, scale=self.scale, dropout=dropout)
+            out = attend(q, k, v, causal=causal, mask=mask, scale=self.scale, softcap=self.attn.softcap, dropout=dropout)
         else:
-            out, weights = attend_plain(q, k, v, causal=causal, mask=mask, scale=self.scale, dropout=dropout)
+            out, weights = attend_plain(q, k, v, causal=causal, mask=mask, scale=self.scale, softcap=self.attn.softcap, dropout=dropout)
             frame.trace.append(weights.detach())
         b, _, t, _ = out.shape
         return self.o(out.transpose(1, 2).reshape(b, t, -1))  # (B, H, T, C) -> (B, T, H*C)

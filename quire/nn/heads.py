@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import ModelError
 from .batch import IGNORE
-from .config import LMHead, MLMHead, ModelConfig
-from .layers import LayerNorm, activate
+from .config import LabelHead, LMHead, MLMHead, ModelConfig
+from .layers import LayerNorm, activate, make_norm
 
 # Rows of logits are filled up to a multiple of this where their number changes from step to step: oneDNN keeps the kernels of every shape
 # it has seen, and 500 steps of masked tokens in bf16 left 600 MB of them behind.
@@ -32,7 +32,8 @@ class LMHeadModule(nn.Module):
 
     def __init__(self, head: LMHead, embed: nn.Embedding) -> None:
         super().__init__()
-        self.scale = head.scale
+        self.scale, self.softcap = head.scale, head.softcap
+        self.bias = nn.Parameter(torch.zeros(embed.weight.shape[0])) if head.bias else None
         if head.tied:
             self._table = [embed]  # in a list, so that the table is not registered (saved, counted) a second time
         else:
@@ -41,36 +42,73 @@ class LMHeadModule(nn.Module):
 
     def table(self) -> tuple[Tensor, Tensor | None]:
         """The matrix (V, D) and the bias of the last product."""
-        return (self._table[0].weight if "_table" in self.__dict__ else self.weight), None
+        return (self._table[0].weight if "_table" in self.__dict__ else self.weight), self.bias
 
     def transform(self, hidden: Tensor) -> Tensor:
         """What happens before the last product."""
         return hidden if self.scale == 1.0 else hidden * self.scale
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(self.transform(hidden), *self.table())
+        logits = F.linear(self.transform(hidden), *self.table())
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 class PoolerModule(nn.Module):
-    """BERT's summary of a row: tanh(dense(first token)). hidden (B, T, D) -> (B, D)."""
+    """BERT's summary of a row: act(dense(first token)). hidden (B, T, D) -> (B, D)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, act: str = "tanh") -> None:
         super().__init__()
+        self.act = act
         self.dense = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return torch.tanh(self.dense(hidden[:, 0]))
+        return activate(self.act, self.dense(hidden[:, 0]))
+
+
+class LabelHeadModule(nn.Module):
+    """Labels of a row (B, labels) or of every token (B, T, labels), from hidden (B, T, D)."""
+
+    def __init__(self, head: LabelHead, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.head, self.dropout = head, dropout
+        self.dense = nn.Linear(width, width, head.dense_bias) if head.dense else None
+        self.norm = make_norm(head.norm, width) if head.norm else None
+        self.classifier = nn.Linear(width, head.labels, head.bias)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+    def pool(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
+        """The state (B, D) that stands for each row; keep (B, T) is False on padding."""
+        if self.head.pool == "first":
+            return hidden[:, 0]
+        if self.head.pool == "mean":
+            if keep is None:
+                return hidden.mean(1)
+            weight = keep.unsqueeze(-1).to(hidden.dtype)
+            return (hidden * weight).sum(1) / weight.sum(1)
+        if keep is None:
+            return hidden[:, -1]
+        last = (keep * torch.arange(keep.shape[1], device=keep.device)).argmax(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+    def forward(self, hidden: Tensor, keep: Tensor | None = None) -> Tensor:
+        x = self._drop(self.pool(hidden, keep) if self.head.over == "row" else hidden)
+        if self.dense is not None:
+            x = activate(self.head.act, self.dense(x))
+            x = self._drop(x if self.norm is None else self.norm(x))
+        return self.classifier(x)
 
 
 class MLMHeadModule(nn.Module):
     """BERT's masked-token head: dense, activation, norm, the tied table and a bias; and next-sentence's classifier beside it."""
 
-    def __init__(self, head: MLMHead, embed: nn.Embedding) -> None:
+    def __init__(self, head: MLMHead, embed: nn.Embedding, width: int) -> None:
         super().__init__()
-        width = embed.weight.shape[1]
+        narrow = embed.weight.shape[1]
         self.act = head.act
-        self.dense = nn.Linear(width, width)
-        self.norm = LayerNorm(width, head.eps)
+        self.dense = nn.Linear(width, narrow, head.bias)
+        self.norm = LayerNorm(narrow, head.eps, bias=head.bias)
         self.bias = nn.Parameter(torch.zeros(embed.weight.shape[0]))
         self._table = [embed]
         self.pooler = PoolerModule(width) if head.next_sentence else None
@@ -97,8 +135,10 @@ def make_head(config: ModelConfig, embed: nn.Embedding) -> nn.Module | None:
     if isinstance(config.head, LMHead):
         return LMHeadModule(config.head, embed)
     if isinstance(config.head, MLMHead):
-        return MLMHeadModule(config.head, embed)
-    return None if config.head is None else PoolerModule(config.width)
+        return MLMHeadModule(config.head, embed, config.width)
+    if isinstance(config.head, LabelHead):
+        return LabelHeadModule(config.head, config.width, config.dropout)
+    return None if config.head is None else PoolerModule(config.width, config.head.act)
 
 
 def token_loss(head: Any, hidden: Tensor, labels: Tensor, chunk: int = 0) -> tuple[Tensor, int]:
@@ -115,16 +155,24 @@ def token_loss(head: Any, hidden: Tensor, labels: Tensor, chunk: int = 0) -> tup
         hidden = hidden[F.pad(rows, (0, -count % _ROUND))]  # the rows that fill up have no label
     hidden = head.transform(hidden)
     weight, bias = head.table()
+    cap = getattr(head, "softcap", None)
     if torch.compiler.is_compiling():  # the compiler fuses the plain form, and would unroll the loop
-        return F.cross_entropy(F.linear(hidden[:count], weight, bias).float(), labels, reduction="sum"), count
-    return _TokenLoss.apply(hidden, weight, bias, labels, chunk if chunk > 0 else max(1, len(hidden)), torch.is_grad_enabled()), count
+        logits = F.linear(hidden[:count], weight, bias).float()
+        return F.cross_entropy(logits if cap is None else cap * torch.tanh(logits / cap), labels, reduction="sum"), count
+    chunk = chunk if chunk > 0 else max(1, len(hidden))
+    return _TokenLoss.apply(hidden, weight, bias, labels, chunk, torch.is_grad_enabled(), cap), count
 
 
 class _TokenLoss(torch.autograd.Function):
-    """sum(logsumexp(z) - z[label]) of z = h W' + b, `chunk` rows of z at a time; its gradient, softmax(z) - 1[label], takes z's place."""
+    """sum(logsumexp(z) - z[label]) of z = h W' + b, `chunk` rows of z at a time; its gradient, softmax(z) - 1[label], takes z's place.
+
+    With a cap, z is cap * tanh((h W' + b) / cap), and the gradient gets the factor 1 - (z / cap)^2.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, training: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, training: bool, cap: float | None
+    ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         for_hidden, for_weight, for_bias = (wanted and training for wanted in ctx.needs_input_grad[:3])
@@ -139,7 +187,13 @@ class _TokenLoss(torch.autograd.Function):
                 h = hidden[rows].to(dtype)
                 z = F.linear(h, w, b)  # (chunk, V)
                 y = labels[rows]
+                slope = None
+                if cap is not None:
+                    z = torch.tanh(z / cap)
+                    slope, z = 1 - z * z, z * cap
                 total += _to_gradient(z[: len(y)], y, training)
+                if slope is not None:
+                    z *= slope
                 z[len(y) :] = 0
                 if grad_hidden is not None:
                     grad_hidden[rows] = z @ w
@@ -155,7 +209,7 @@ class _TokenLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         grads = (None if g is None else g.mul_(factor).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _to_gradient(logits: Tensor, labels: Tensor, training: bool) -> Tensor:

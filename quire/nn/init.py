@@ -28,7 +28,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
             if bias is not None:
                 bias.zero_()
             if isinstance(module, RMSNorm | nn.LayerNorm):
-                module.weight.fill_(1.0)
+                module.weight.fill_(1.0 - getattr(module, "offset", 0.0))
             elif config.init != "t5" and isinstance(module, nn.Linear | nn.Embedding | RelativeBias | LMHeadModule):
                 weight = module._parameters.get("weight")
                 if weight is not None:
@@ -38,9 +38,10 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
         elif config.init == "gpt":
             blocks = [module for module in model.modules() if isinstance(module, Block)]
             for block in blocks:
-                parts = [block.attn.o, block.ffn.down] + ([block.cross.o] if block.cross is not None else [])
-                for part in parts:
-                    part.weight.div_(math.sqrt(len(parts) * len(blocks)))
+                downs = [part.down for part in block.ffn.modules() if isinstance(part, FeedForward)]  # one, or one an expert
+                parts = 3 if block.cross is not None else 2
+                for part in [block.attn.o, *downs, *([block.cross.o] if block.cross is not None else [])]:
+                    part.weight.div_(math.sqrt(parts * len(blocks)))
 
 
 def _draw(weight: Tensor, std: float, generator: torch.Generator, cut: bool = False) -> None:

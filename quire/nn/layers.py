@@ -16,27 +16,30 @@ from .config import FFN, Norm
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019); the division in fp32.
+    """x / sqrt(mean(x^2) + eps) * (weight + offset) (Zhang & Sennrich 2019); the division in fp32.
 
     torch fuses this on a GPU; on a CPU it runs as seven passes over memory and more backward, so a CPU gets a function of its own.
     """
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, offset: float = 0.0) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
+        self.eps, self.offset = eps, offset
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - offset))
 
     def forward(self, x: Tensor, narrow: torch.dtype | None = None) -> Tensor:
+        # an offset is added in fp32: one plus a small number keeps few digits of it in 16 bits
+        weight = self.weight.float() + self.offset if self.offset else self.weight
         if x.device.type != "cpu" or torch.compiler.is_compiling():
-            y = F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            y = F.rms_norm(x, weight.shape, weight if weight.dtype == x.dtype else None, self.eps)
+            y = y if weight.dtype == x.dtype else (y * weight).to(x.dtype)
             return y if narrow is None else y.to(narrow)
         if torch.is_grad_enabled():
-            return _RMS.apply(x, self.weight, self.eps, narrow)
-        if x.dtype == torch.float32 and narrow is None and x.numel() == self.weight.numel():
+            return _RMS.apply(x, weight, self.eps, narrow)
+        if x.dtype == torch.float32 and narrow is None and x.numel() == weight.numel():
             # one token: four calls, of which two touch the numbers; a dot product and a Python float replace five
-            row = x.view(-1)
-            return (x * self.weight).mul_((torch.dot(row, row).item() / row.numel() + self.eps) ** -0.5)
-        return _rms(x, _rms_factor(x, self.eps), self.weight, narrow)
+            row = x.reshape(-1)
+            return (x * weight).mul_((torch.dot(row, row).item() / row.numel() + self.eps) ** -0.5)
+        return _rms(x, _rms_factor(x, self.eps), weight, narrow)
 
 
 def _rms_factor(x: Tensor, eps: float) -> Tensor:
@@ -48,7 +51,9 @@ def _rms_factor(x: Tensor, eps: float) -> Tensor:
 def _rms(x: Tensor, factor: Tensor, weight: Tensor, narrow: torch.dtype | None) -> Tensor:
     y = x * factor  # fp32 even when x is not
     if narrow is None or narrow == y.dtype:
-        return y.mul_(weight) if y.dtype == x.dtype else y.to(x.dtype).mul_(weight)
+        if y.dtype in (x.dtype, weight.dtype):
+            return y.mul_(weight).to(x.dtype)
+        return y.to(x.dtype).mul_(weight)
     return torch.mul(y, weight, out=torch.empty_like(y, dtype=narrow))  # multiplied in fp32, rounded as it is written
 
 
@@ -83,7 +88,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def make_norm(norm: Norm, width: int) -> RMSNorm | LayerNorm:
-    return RMSNorm(width, norm.eps) if norm.kind == "rms" else LayerNorm(width, norm.eps)
+    return RMSNorm(width, norm.eps, norm.offset) if norm.kind == "rms" else LayerNorm(width, norm.eps, bias=norm.bias)
 
 
 def activate(name: str, x: Tensor) -> Tensor:
@@ -91,6 +96,8 @@ def activate(name: str, x: Tensor) -> Tensor:
         return F.silu(x)
     if name == "relu":
         return F.relu(x)
+    if name == "tanh":
+        return torch.tanh(x)
     return F.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
 
 

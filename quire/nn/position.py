@@ -1,7 +1,8 @@
-"""Where a token stands: rotary tables (Su et al. 2021) and T5's relative buckets (Raffel et al. 2020).
+"""Where a token stands: rotary tables (Su et al. 2021), fixed sines (Vaswani et al. 2017), slopes (ALiBi, Press et al. 2022) and T5's
+relative buckets (Raffel et al. 2020).
 
 Tables are computed once in fp32 and grown on demand; one forward slices or gathers them once, whatever the number of layers.
-Neither is part of a checkpoint: rotary tables follow from theta, buckets from distances.
+None is part of a checkpoint: rotary tables follow from theta, buckets from distances.
 """
 
 from __future__ import annotations
@@ -12,30 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from .config import Relative, Rope
+from .scaling import frequencies, regime
 
 
 class Rotary:
-    """cos and sin for one (theta, head_dim), in the half-split layout: channel c turns with channel c + C/2.
+    """cos and sin for one (rope, head_dim), in the half-split layout: channel c turns with channel c + C/2 of those that turn.
 
-    `sin` is kept with its first half negated, so that turning is `x * cos + swap(x) * sin` where swap exchanges the halves.
+    Where scaling depends on the length of the text, keys that a cache already holds stay turned as they were. `sin` is kept with its first
+    half negated, so that turning is `x * cos + swap(x) * sin` where swap exchanges the halves.
     """
 
     def __init__(self, rope: Rope, head_dim: int) -> None:
         self.rope, self.head_dim = rope, head_dim
-        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self.channels = rope.channels or head_dim
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[int, Tensor, Tensor]] = {}
 
     def _table(self, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        table = self._tables.get((device, dtype))
-        if table is None or table[0].shape[0] < length:
-            rows = max(length, 2 * table[0].shape[0] if table else 256)
+        known = regime(self.rope, length)
+        stored, cos, sin = self._tables.get((device, dtype), (-1, None, None))
+        if cos is None or sin is None or stored != known or cos.shape[0] < length:
+            rows = max(length, 2 * cos.shape[0] if cos is not None and stored == known else 256)
             with torch.inference_mode(False):  # an evaluation may be the first to come here, and a backward pass the second
-                half = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device)
-                frequency = 1.0 / (self.rope.theta ** (half / self.head_dim))  # (C/2,)
+                frequency, factor = frequencies(self.rope, self.channels, length, device)  # (C/2,)
                 angle = torch.arange(rows, dtype=torch.float32, device=device)[:, None] * frequency  # (T, C/2)
-                cos, sin = angle.cos(), angle.sin()
-                table = torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
-            self._tables[(device, dtype)] = table
-        return table
+                half_cos, half_sin = angle.cos() * factor, angle.sin() * factor
+                cos, sin = torch.cat((half_cos, half_cos), -1).to(dtype), torch.cat((-half_sin, half_sin), -1).to(dtype)
+            self._tables[(device, dtype)] = known, cos, sin
+        return cos, sin
 
     def __call__(
         self, start: int, length: int, positions: Tensor | None, device: torch.device, dtype: torch.dtype, top: int = 0
@@ -49,8 +53,35 @@ class Rotary:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate x (B, H, T, C) by its positions."""
+    """Rotate x (B, H, T, C) by its positions; channels beyond the tables' stay."""
+    turned = cos.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat((turn(x[..., :turned], cos, sin), x[..., turned:]), -1)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class Sinusoid:
+    """Rows of sines, then of cosines, of falling frequency (Vaswani et al. 2017, in the order of Marian's checkpoints)."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._table: Tensor | None = None
+
+    def table(self, rows: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """(rows, D)."""
+        table = self._table
+        if table is None or table.shape[0] < rows or table.device != device or table.dtype != dtype:
+            with torch.inference_mode(False):
+                frequency = 10_000.0 ** (-torch.arange(0, self.width, 2, dtype=torch.float64, device=device) / self.width)
+                angle = torch.arange(rows, dtype=torch.float64, device=device)[:, None] * frequency
+                table = self._table = torch.cat((angle.sin(), angle.cos()[:, : self.width // 2]), -1).to(dtype)
+        return table[:rows]
+
+
+def alibi(slopes: tuple[float, ...], start: int, queries: int, keys: int, device: torch.device) -> Tensor:
+    """Bias (1, H, T, S): minus slope times distance, for queries at start..start+T-1 over keys at 0..S-1."""
+    distance = torch.arange(keys, device=device) - torch.arange(start, start + queries, device=device)[:, None]  # (T, S)
+    return (torch.tensor(slopes, device=device)[:, None, None] * distance).unsqueeze(0)
 
 
 class RelativeBias(nn.Module):

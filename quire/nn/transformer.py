@@ -2,13 +2,19 @@
 
     tokens -> embed (+ positions, + types, norm) -> [ attend, (cross-attend), feed forward ] x layers -> norm -> hidden -> head
 
-pre wiring   x = x + part(norm(x))            (GPT-2, LLaMA, T5)
-post wiring  x = norm(x + part(x))            (Vaswani et al. 2017, BERT)
+pre            x = x + part(norm(x))                          (GPT-2, LLaMA, T5)
+post           x = norm(x + part(x))                          (Vaswani et al. 2017, BERT)
+sandwich       x = x + norm_out(part(norm(x)))                (Gemma 2)
+after          x = x + norm(part(x))                          (OLMo 2)
+parallel       x = x + attn(norm(x)) + ffn(norm_ffn(x))       (GPT-NeoX)
+parallel-one   x = x + attn(n) + ffn(n), n = norm(x)          (Phi)
 
 `forward` returns hidden states; logits are the head's business, so that a loss can make them a few rows at a time.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,43 +24,70 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import ContextError
 from .attention import Attention, AttnContext, Frame, build_mask
 from .batch import Batch
-from .config import Layer, ModelConfig, Stack
+from .config import Layer, ModelConfig, MoE, Stack
 from .heads import make_head
 from .layers import FeedForward, make_norm
-from .position import RelativeBias, Rotary
+from .moe import Experts
+from .position import RelativeBias, Rotary, Sinusoid, alibi
 
 
 class Block(nn.Module):
-    """One layer: attention, cross-attention where there is an encoder to look at, feed-forward part."""
+    """One layer: attention, cross-attention where there is an encoder to look at, feed-forward part or experts."""
 
     def __init__(self, layer: Layer, config: ModelConfig) -> None:
         super().__init__()
-        self.post, self.dropout = layer.wiring == "post", config.dropout
+        self.wiring, self.dropout = layer.wiring, config.dropout
         attention_dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
         self.attn = Attention(layer.attn, config.width, attention_dropout)
-        self.norm_attn = make_norm(layer.norm, config.width)
-        if layer.cross is not None:
-            self.cross: Attention | None = Attention(layer.cross, config.width, attention_dropout)
-            self.norm_cross = make_norm(layer.norm, config.width)
+        self.norm_attn = None if layer.bare else make_norm(layer.norm, config.width)
+        self.cross = Attention(layer.cross, config.width, attention_dropout) if layer.cross else None
+        self.norm_cross = make_norm(layer.norm, config.width) if layer.cross else None
+        ffn = layer.ffn
+        self.ffn: FeedForward | Experts
+        if isinstance(ffn, MoE):
+            self.ffn = Experts(ffn, config.width, config.dropout if ffn.expert.dropout else 0.0)
         else:
-            self.cross = None
-        self.ffn = FeedForward(layer.ffn, config.width, config.dropout if layer.ffn.dropout else 0.0)
-        self.norm_ffn = make_norm(layer.norm, config.width)
+            self.ffn = FeedForward(ffn, config.width, config.dropout if ffn.dropout else 0.0)
+        self.norm_ffn = None if layer.wiring == "parallel-one" else make_norm(layer.norm, config.width)
+        sandwich = layer.wiring == "sandwich"
+        self.norm_attn_out = make_norm(layer.norm, config.width) if sandwich else None
+        self.norm_ffn_out = make_norm(layer.norm, config.width) if sandwich else None
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
+    def _feed(self, x: Tensor, frame: Frame) -> Tensor:
+        return self.ffn(x, frame.routing) if isinstance(self.ffn, Experts) else self.ffn(x)
+
     def forward(self, x: Tensor, frame: Frame) -> Tensor:
-        narrow = frame.narrow  # autocast's dtype: what several products read is cast once, here
-        if self.post:
-            x = self.norm_attn(x + self._drop(self.attn(x if narrow is None else x.to(narrow), frame)))
-            if self.cross is not None:
-                x = self.norm_cross(x + self._drop(self.cross(x, frame, cross=True)))
-            return self.norm_ffn(x + self._drop(self.ffn(x if narrow is None else x.to(narrow))))
-        x = x + self._drop(self.attn(self.norm_attn(x, narrow), frame))
+        """x (B, T, D) -> (B, T, D)."""
+        if self.wiring in ("parallel", "parallel-one"):
+            assert self.norm_attn is not None
+            normed = self.norm_attn(x, frame.narrow)
+            other = normed if self.norm_ffn is None else self.norm_ffn(x, frame.narrow)
+            return x + self._drop(self.attn(normed, frame)) + self._drop(self._feed(other, frame))
+        x = self._part(x, lambda n: self.attn(n, frame), frame.narrow, self.norm_attn, self.norm_attn_out)
         if self.cross is not None:
-            x = x + self._drop(self.cross(self.norm_cross(x, narrow), frame, cross=True))
-        return x + self._drop(self.ffn(self.norm_ffn(x, narrow)))
+            cross = self.cross
+            x = self._part(x, lambda n: cross(n, frame, cross=True), frame.narrow, self.norm_cross)
+        return self._part(x, lambda n: self._feed(n, frame), frame.narrow, self.norm_ffn, self.norm_ffn_out)
+
+    def _part(
+        self,
+        x: Tensor,
+        part: Callable[[Tensor], Tensor],
+        narrow: torch.dtype | None,
+        norm: nn.Module | None,
+        norm_out: nn.Module | None = None,
+    ) -> Tensor:
+        """`part` beside the residual stream. narrow: autocast's dtype; what several products read is cast once, here."""
+        if norm is None:
+            return x + self._drop(part(x if narrow is None else x.to(narrow)))
+        if self.wiring in ("post", "after"):
+            y = part(x if narrow is None else x.to(narrow))
+            return norm(x + self._drop(y)) if self.wiring == "post" else x + self._drop(norm(y))
+        y = part(norm(x, narrow))
+        return x + self._drop(y if norm_out is None else norm_out(y))
 
 
 class Layers(nn.Module):
@@ -65,12 +98,18 @@ class Layers(nn.Module):
         self.dropout = config.dropout
         self.random = config.dropout > 0 or (config.attention_dropout or 0) > 0  # a recomputation must then draw the same numbers
         self.causal = stack.layers[0].attn.causal
-        self.positions = nn.Embedding(stack.positions, config.width) if stack.positions else None
-        self.types = nn.Embedding(stack.types, config.width) if stack.types else None
-        self.embed_norm = make_norm(stack.embed_norm, config.width) if stack.embed_norm else None
+        self.order = stack.order or tuple(range(len(stack.layers)))
+        width = config.embed_width or config.width
+        self.rows, self.offset = stack.positions, stack.position_offset
+        self.sinusoid = Sinusoid(width) if stack.sinusoid else None
+        self.positions = nn.Embedding(stack.positions, width) if stack.positions and not stack.sinusoid else None
+        self.types = nn.Embedding(stack.types, width) if stack.types else None
+        self.embed_norm = make_norm(stack.embed_norm, width) if stack.embed_norm else None
+        self.alibi = stack.alibi
         self.relative = RelativeBias(stack.relative, stack.layers[0].attn.heads, not self.causal) if stack.relative else None
         blocks = [Block(layer, config) for layer in stack.layers]
         self.layers = nn.ModuleList(blocks)
+        self.windows = {layer.attn.window for layer in stack.layers}
         self.norm = make_norm(stack.final_norm, config.width) if stack.final_norm else None
         self.rotary: list[Rotary] = []
         for i, (layer, block) in enumerate(zip(stack.layers, blocks, strict=True)):
@@ -93,37 +132,52 @@ class Layers(nn.Module):
         if ctx.keep is not None and ctx.keep.shape[1] != keys:
             raise ContextError(f"keep has {ctx.keep.shape[1]} positions; it must cover all keys: {start} cached + {tokens} new = {keys}.")
         bias = None if self.relative is None else self.relative(start, tokens, keys)
-        mask = None
-        if bias is not None or ctx.keep is not None or ctx.segments is not None or (self.causal and 1 < tokens != keys):
-            mask = build_mask(tokens, keys, causal=self.causal, keep=ctx.keep, segments=ctx.segments, bias=bias, device=x.device)
+        if self.alibi:
+            bias = alibi(self.alibi, start, tokens, keys, x.device)
+        masks: dict[int | None, Tensor | None] = {}
+        for window in self.windows:
+            far = window is not None and keys > window
+            if far or bias is not None or ctx.keep is not None or ctx.segments is not None or (self.causal and 1 < tokens != keys):
+                masks[window] = build_mask(
+                    tokens, keys, causal=self.causal, keep=ctx.keep, segments=ctx.segments, bias=bias, window=window, device=x.device
+                )
+            else:
+                masks[window] = None
         device = x.device.type
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         if memory is not None and narrow is not None:
             memory = memory.to(narrow)
-        frame = Frame(self.causal and tokens > 1, mask, narrow, cache=ctx.cache, trace=ctx.trace, memory=memory)
+        frame = Frame(self.causal and tokens > 1, masks, narrow, cache=ctx.cache, trace=ctx.trace, routing=ctx.routing, memory=memory)
         if memory_keep is not None:
             frame.memory_mask = build_mask(1, memory_keep.shape[1], causal=False, keep=memory_keep)
         if self.rotary:
-            top = 0 if ctx.positions is None else int(ctx.positions.max()) + 1
+            top = 0 if ctx.positions is None else int(ctx.positions.max()) + 1  # one wait for the device a forward
             frame.rotary = [rotary(start, tokens, ctx.positions, x.device, narrow or x.dtype, top) for rotary in self.rotary]
         return frame
 
     def begin(self, x: Tensor, ctx: AttnContext, types: Tensor | None) -> Tensor:
         """Add learned positions and types to embedded tokens (B, T, D), then norm and dropout."""
-        if self.positions is not None:
-            start, rows = 0 if ctx.cache is None else ctx.cache.length, self.positions.weight.shape[0]
-            end = start + x.shape[1]
-            if end > rows:
-                raise ContextError(f"{end} tokens were given; this model has learned positions for {rows}. Cut the text or split it.")
-            x = x + (self.positions.weight[start:end] if ctx.positions is None else self.positions(ctx.positions))
+        if self.rows:
+            x = x + self._places(x, ctx)
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
+    def _places(self, x: Tensor, ctx: AttnContext) -> Tensor:
+        """Rows of the position table for tokens x (B, T, D): (T, D) or (B, T, D)."""
+        start = self.offset + (0 if ctx.cache is None else ctx.cache.length)
+        end = start + x.shape[1]
+        if end > self.rows:
+            given, fit = end - self.offset, self.rows - self.offset
+            raise ContextError(f"{given} tokens were given; this model has positions for {fit}. Cut the text or split it.")
+        table = self.positions.weight if self.sinusoid is None else self.sinusoid.table(self.rows, x.device, x.dtype)
+        return table[start:end] if ctx.positions is None else F.embedding(ctx.positions + self.offset, table)
+
     def forward(self, x: Tensor, frame: Frame, checkpointing: bool = False) -> Tensor:
-        for layer in self.layers:
+        for index in self.order:
+            layer = self.layers[index]
             if checkpointing:
                 x = checkpoint(layer, x, frame, use_reentrant=False, preserve_rng_state=self.random)
             else:
@@ -138,7 +192,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.checkpointing = False  # recompute activations in the backward pass instead of keeping them
-        self.embed = nn.Embedding(config.vocab, config.width)
+        self.embed = nn.Embedding(config.vocab, config.embed_width or config.width)
+        self.widen = nn.Linear(config.embed_width, config.width) if config.embed_width else None
         self.encoder = Layers(config.encoder, config) if config.encoder else None
         self.decoder = Layers(config.decoder, config) if config.decoder else None
         self.head = make_head(config, self.embed)
@@ -152,7 +207,12 @@ class Transformer(nn.Module):
         memory: Tensor | None = None,
         memory_keep: Tensor | None = None,
     ) -> Tensor:
-        x = stack.begin(self.embed(tokens), ctx, types)
+        x = self.embed(tokens)
+        if self.config.embed_scale != 1.0:
+            x = x * torch.tensor(self.config.embed_scale, dtype=x.dtype)  # rounded as the embedding is (Gemma in 16 bits)
+        x = stack.begin(x, ctx, types)
+        if self.widen is not None:
+            x = self.widen(x)
         recompute = self.checkpointing and self.training and torch.is_grad_enabled()
         return stack(x, stack.frame(x, ctx, memory, memory_keep), recompute)
 
@@ -206,4 +266,5 @@ def _context(batch: Batch, ctx: AttnContext | None) -> AttnContext:
         segments=batch.segments if ctx.segments is None else ctx.segments,
         cache=ctx.cache,
         trace=ctx.trace,
+        routing=ctx.routing,
     )

@@ -23,7 +23,7 @@ VOCAB, WIDTH, ROWS = 50, 16, 24
 def heads() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     embed = nn.Embedding(VOCAB, WIDTH)
-    masked = MLMHeadModule(MLMHead(next_sentence=False), embed)
+    masked = MLMHeadModule(MLMHead(next_sentence=False), embed, WIDTH)
     nn.init.normal_(masked.bias)
     return {
         "tied": LMHeadModule(LMHead(tied=True), embed),

@@ -218,7 +218,7 @@ def test_cross_keys_are_computed_once() -> None:
         (lambda: Cache(CONFIGS["rotary"], 1, 4).room(5), "holds 4 positions; 0 are filled and 5 more"),
         (lambda: Cache(CONFIGS["rotary"], 1, 4).cut(1), "cannot be cut to 1. Allowed: 0 to 0"),
         (lambda: Cache(CONFIGS["post"], 1, 4), "An encoder alone has no cache"),
-        (lambda: model_of("learned").decode(tokens(1, 65)), "65 tokens were given; this model has learned positions for 64"),
+        (lambda: model_of("learned").decode(tokens(1, 65)), "65 tokens were given; this model has positions for 64"),
         (lambda: model_of("rotary").encode(tokens()), "no encoder"),
         (lambda: model_of("post").decode(tokens()), "no decoder"),
         (lambda: model_of("seq2seq")(Batch(tokens())), "needs batch.source"),
