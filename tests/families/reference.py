@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from quire.families import FAMILIES, Family
 from quire.nn.batch import Batch
-from quire.nn.config import LMHead, MLMHead
+from quire.nn.config import LabelHead, LMHead, MLMHead, ModelConfig
 from quire.nn.transformer import Transformer
 
 VOCAB = 96  # of every TINY
+FIRST = 5  # the first id that is no special token in any TINY
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,22 @@ class Case:
     family: Family
     config: dict[str, Any]
 
+    @property
+    def model(self) -> ModelConfig:
+        return self.family.build(self.config)
+
+    @property
+    def eos_pooled(self) -> bool:
+        """Whether an encoder-decoder labels a row by what it makes of the row's last token."""
+        return isinstance(self.model.head, LabelHead) and self.model.head.pool == "eos"
+
     def __str__(self) -> str:
         changed = [f"{k}={v}" for k, v in self.config.items() if self.family.tiny.get(k) != v]
         return "-".join([self.family.names[0], *changed]).replace(" ", "")
 
 
 CASES = [Case(family, family.tiny | variant) for _, family in sorted(FAMILIES.items()) for variant in ({}, *family.variants)]
-FULL = [case for case in CASES if isinstance(case.family.build(case.config).head, LMHead | MLMHead)]  # with a vocabulary at the end
+FULL = [case for case in CASES if isinstance(case.model.head, LMHead | MLMHead)]  # with a vocabulary at the end
 
 
 def their_class(case: Case) -> Any:
@@ -45,6 +55,7 @@ def their_model(case: Case, seed: int = 0) -> nn.Module:
     """Random weights everywhere, norms and biases included, so that a swapped or forgotten tensor shows."""
     import transformers
 
+    torch.manual_seed(seed)  # buffers that a checkpoint holds, and what a class draws for itself
     model = their_class(case)(transformers.AutoConfig.for_model(**case.config)).eval()
     if case.config.get("tie_word_embeddings") is False and model.get_output_embeddings() is not None:
         # T5's config class forces the tie when a model is made from scratch; files of 1.1 have a table of their own
@@ -57,7 +68,7 @@ def their_model(case: Case, seed: int = 0) -> nn.Module:
 
 
 def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
-    return torch.randint(2, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(FIRST, VOCAB, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def right_padding(lengths: list[int], width: int) -> Tensor:
@@ -73,6 +84,8 @@ def their_outputs(case: Case, model: nn.Module, batch: Batch, **more: Any) -> di
         arguments: dict[str, Any] = {"input_ids": source.tokens, "decoder_input_ids": batch.tokens}
         arguments["attention_mask"] = None if source.keep is None else source.keep.long()
         arguments["decoder_attention_mask"] = None if batch.keep is None else batch.keep.long()
+        if case.eos_pooled:  # their model makes the decoder's side itself
+            del arguments["decoder_input_ids"], arguments["decoder_attention_mask"]
     else:
         arguments = {"input_ids": batch.tokens, "attention_mask": None if batch.keep is None else batch.keep.long()}
         if batch.positions is not None:
@@ -87,14 +100,17 @@ def their_outputs(case: Case, model: nn.Module, batch: Batch, **more: Any) -> di
         "seq_relationship_logits": "next_sentence",
         "pooler_output": "pooled",
     }
+    if "start_logits" in out:
+        return {"logits": torch.stack((out["start_logits"], out["end_logits"]), -1)}
     return {ours: out[theirs] for theirs, ours in names.items() if out.get(theirs) is not None}
 
 
 def our_outputs(model: Transformer, batch: Batch, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     hidden = model(batch)
+    keep = batch.keep if batch.source is None else batch.source.keep
     ways = {
         "hidden": lambda: hidden,
-        "logits": lambda: model.head(hidden),
+        "logits": lambda: model.head(hidden, keep) if isinstance(model.config.head, LabelHead) else model.head(hidden),
         "pooled": lambda: model.head(hidden),
         "next_sentence": lambda: model.head.next_sentence(hidden),
     }
@@ -106,11 +122,23 @@ def batch_for(case: Case, padded: bool) -> Batch:
     lengths, width = [9, 4, 1], 9
     keep = right_padding(lengths, width) if padded else None
     batch = Batch(tokens(3, width), keep=keep)
-    if case.family.kind == "encoder":
+    if keep is not None:  # the reference finds the last token of a row by the number of its padding
+        batch.tokens = batch.tokens.masked_fill(~keep, case.config.get("pad_token_id") or 0)
+    if case.eos_pooled:
+        return _read_on_both_sides(case, batch)
+    if case.model.encoder is not None and case.model.encoder.types > 1:
         batch.types = (torch.arange(width)[None] >= torch.tensor([5, 2, 1])[:, None]).long()
     if case.family.kind == "seq2seq":
         batch.source = Batch(tokens(3, 12, seed=1), keep=right_padding([12, 7, 2], 12) if padded else None)
     return batch
+
+
+def _read_on_both_sides(case: Case, source: Batch) -> Batch:
+    """The rows end with the end-of-text token, and the decoder reads them one place later, behind its start."""
+    last = torch.full((3,), 8) if source.keep is None else source.keep.sum(1) - 1
+    source.tokens[torch.arange(3), last] = case.config["eos_token_id"]
+    start = torch.full((3, 1), case.config["decoder_start_token_id"])
+    return Batch(torch.cat((start, source.tokens[:, :-1]), 1), source=source)
 
 
 def save_theirs(model: nn.Module, folder: Path) -> Path:
