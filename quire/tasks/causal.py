@@ -15,11 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import RecipeError
+from ..nn.attention import AttnContext
 from ..nn.batch import IGNORE, Batch
 from ..nn.heads import token_loss
+from ..nn.moe import balance_loss
+from ..nn.transformer import Transformer
 from ..text.tokenizer import Tokenizer
 from .rows import Windows
 from .score import byte_lengths, score_stream, segment
@@ -63,7 +66,13 @@ class Causal:
         return {"lm": int((batch.labels["lm"] != IGNORE).sum())}
 
     def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
-        return {"lm": token_loss(model.head, model(batch), batch.labels["lm"], chunk)}
+        moe = model.config.moe if isinstance(model, Transformer) and model.training else None
+        if moe is None or not moe.balance:
+            return {"lm": token_loss(model.head, model(batch), batch.labels["lm"], chunk)}
+        routing: list[Tensor] = []
+        loss, count = token_loss(model.head, model(batch, AttnContext(routing=routing)), batch.labels["lm"], chunk)
+        # As a mean over the tokens: the figure of training includes it, held-out figures do not.
+        return {"lm": (loss + moe.balance * count * balance_loss(routing, moe, batch.keep), count)}
 
     @property
     def lengths(self) -> Array:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quire.nn.attention import attend, attend_plain, build_mask
+from quire.nn.position import alibi
 
 
 def parts(queries: int = 6, keys: int = 6, heads: int = 4, kv_heads: int = 2, rows: int = 2) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,6 +32,8 @@ WAYS: list[dict[str, Any]] = [
     {"segments": SEGMENTS, "keep": KEEP},
     {"causal": True, "bias": BIAS, "keep": KEEP, "scale": 1.0},
     {"bias": BIAS, "scale": 0.3},
+    {"causal": True, "keep": KEEP, "softcap": 0.5},
+    {"causal": True, "mask": build_mask(6, 6, causal=True, window=3)},
 ]
 
 
@@ -89,3 +92,20 @@ def test_no_mask_is_built_where_none_is_needed() -> None:
     mask = build_mask(2, 4, causal=True)
     assert mask is not None
     assert mask[0, 0].tolist() == [[True, True, True, False], [True, True, True, True]]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("queries", "keys", "window"), [(6, 6, 1), (6, 6, 3), (2, 6, 3), (1, 6, 4), (6, 6, 6), (1, 9, 2)])
+def test_a_window_hides_what_is_as_far_or_farther(causal: bool, queries: int, keys: int, window: int) -> None:
+    place = torch.arange(keys - queries, keys)[:, None]
+    distance = place - torch.arange(keys)
+    wanted = (distance.abs() < window) & ((distance >= 0) | torch.tensor(not causal))
+    found = build_mask(queries, keys, causal=causal, window=window)
+    assert torch.equal(torch.ones(queries, keys, dtype=torch.bool) if found is None else found[0, 0], wanted)
+
+
+def test_slopes_fall_with_distance() -> None:
+    bias = alibi((0.5, 0.25), start=2, queries=2, keys=4, device=torch.device("cpu"))
+    assert bias.shape == (1, 2, 2, 4)
+    assert bias[0, 0].tolist() == [[-1.0, -0.5, 0.0, 0.5], [-1.5, -1.0, -0.5, 0.0]]  # what lies ahead is masked, not biased
+    assert torch.equal(bias[0, 1] * 2, bias[0, 0])

@@ -28,7 +28,8 @@ def heads() -> dict[str, nn.Module]:
     return {
         "tied": LMHeadModule(LMHead(tied=True), embed),
         "scaled": LMHeadModule(LMHead(tied=True, scale=0.25), embed),
-        "untied": LMHeadModule(LMHead(tied=False), embed),
+        "untied": LMHeadModule(LMHead(tied=False, bias=True), embed),
+        "capped": LMHeadModule(LMHead(tied=True, softcap=0.7), embed),
         "masked": masked,
     }
 
@@ -52,7 +53,7 @@ def plainly(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(head(hidden).flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
-@pytest.mark.parametrize("name", ["tied", "scaled", "untied", "masked"])
+@pytest.mark.parametrize("name", ["tied", "scaled", "untied", "capped", "masked"])
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("chunk", [0, 1, 5, 16, 1000])
 def test_equals_plain_cross_entropy(name: str, ignored: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from quire.errors import RecipeError
+from quire.nn.attention import AttnContext
 from quire.nn.batch import Batch
+from quire.nn.config import FFN, Attn, Layer, ModelConfig, MoE, Norm, Stack
+from quire.nn.init import initialise
+from quire.nn.moe import balance_loss
+from quire.nn.transformer import Transformer
 from quire.tasks.causal import Causal
 from quire.tasks.score import score_tokens, segment
 from quire.tasks.task import make
@@ -84,3 +89,22 @@ def test_impossible_choices_are_refused(tokenizers) -> None:  # type: ignore[no-
         RecipeError, match=r"task\.name = 'casual' is not a task\. Did you mean 'causal'\? The tasks are: causal, masked, denoise"
     ):
         make(TaskPart(name="casual"), tokenizers["causal"], CONTEXT)  # type: ignore[arg-type]
+
+
+def test_experts_add_their_balance_to_the_loss_of_training_alone(tokenizers) -> None:  # type: ignore[no-untyped-def]
+    words = tokenizers["causal"]
+    ffn = MoE(experts=3, top=2, expert=FFN(8, "silu", gated=True), balance=0.1)
+    layer = Layer(Attn(2, 1, 4), ffn, Norm("rms", 1e-6))
+    model = Transformer(ModelConfig(8, vocab=words.vocab_size, context=16, decoder=Stack((layer, layer))))
+    initialise(model, torch.Generator().manual_seed(0))
+    task = Causal(words, 8)
+    batch = task.batch(np.random.default_rng(0).integers(words.vocab_size, size=(3, 9)), np.random.default_rng(0))
+    with_balance, count = task.terms(model.train(), batch)["lm"]
+    without, _ = task.terms(model.eval(), batch)["lm"]
+    routing: list[torch.Tensor] = []
+    model(batch, AttnContext(routing=routing))
+    assert len(routing) == 2 and count == 24
+    torch.testing.assert_close(with_balance - without, 0.1 * count * balance_loss(routing, ffn), atol=1e-4, rtol=1e-4)
+    with_balance.backward()
+    router = model.decoder.layers[0].ffn.router.weight.grad  # type: ignore[union-attr,index]
+    assert router is not None and router.abs().sum() > 0
