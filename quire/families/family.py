@@ -287,6 +287,13 @@ class Fields:
             raise ModelError(f"config.json: {name} is {value!r}; allowed is a list of values, or null.")
         return value or []
 
+    def fixed(self, name: str, *allowed: Any) -> None:
+        """Refuse a value that the family cannot honour: only these, and a missing or null field, mean what is computed."""
+        value = self._take(name)
+        if value is not None and not any(value is ok or (value == ok and not isinstance(value, bool)) for ok in allowed):
+            words = ", ".join(repr(ok) for ok in allowed) or "null"
+            raise ModelError(f"config.json: {name} is {value!r}. It changes what the model computes; this family computes only: {words}.")
+
     def labels(self) -> int:
         """How many labels a classifier has: the entries of id2label, or num_labels; 2 where neither is said."""
         names = self.record("id2label")
@@ -319,20 +326,6 @@ class Fields:
                 continue
             unread.append(name)
         return tuple(unread)
-
-
-def rope_theta(fields: Fields) -> float:
-    """Theta of plain rotary positions, from either spelling; every other kind of scaling is refused by name."""
-    theta = fields.number("rope_theta", 10_000.0, low=1.0)
-    for name in ("rope_scaling", "rope_parameters"):
-        record = fields.record(name)
-        kind = record.get("rope_type", record.get("type", "default"))
-        extra = sorted(set(record) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"})
-        if kind != "default" or extra or record.get("partial_rotary_factor", 1.0) != 1.0:
-            what = f"type {kind!r}" if kind != "default" else f"fields {', '.join(extra) or 'partial_rotary_factor'}"
-            raise ModelError(f"config.json: {name} has {what}, which is not understood. Allowed: plain rotary positions (type 'default').")
-        theta = Fields(record).number("rope_theta", theta, low=1.0)
-    return theta
 
 
 def split_heads(width: int, heads: int, kv_heads: int, head_dim: int | None = None, even: bool = False) -> int:
