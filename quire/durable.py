@@ -230,8 +230,11 @@ def sweep(folder: Path | str) -> list[str]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path | str) -> Iterator[None]:
-    """Holds `folder` for this process alone; the system lets go of it however the process ends."""
+def lock(folder: Path | str, otherwise: str = ", or choose another folder with --out.") -> Iterator[None]:
+    """Holds `folder` for this process alone; the system lets go of it however the process ends.
+
+    `otherwise` ends the message of the StorageError that says who has it.
+    """
     folder = Path(folder)
     make_folder(folder)
     path = folder / "LOCK"
@@ -242,9 +245,7 @@ def lock(folder: Path | str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             owner = os.read(handle, 32).decode("ascii", "replace").strip() or "unknown"
-            raise StorageError(
-                f"another process (pid {owner}) is using {folder}. Wait for it, stop it, or choose another folder with --out."
-            ) from None
+            raise StorageError(f"another process (pid {owner}) is using {folder}. Wait for it, or stop it{otherwise}") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode("ascii"), 0)
         yield

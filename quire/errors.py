@@ -9,6 +9,7 @@
     ├── CheckpointError        a checkpoint that is damaged, incomplete or of another run
     ├── ContextError           more tokens than the model has positions for
     ├── TrainingError          training cannot go on: diverged, not a number, no trained tokens (exit 1)
+    ├── HubError               a name that cannot be pulled: not there, private, offline, or not what the hub promised
     ├── StorageError           the disk is full, read-only or not ours
     └── ExtraError             an optional dependency is missing; the message holds the command that installs it
 
@@ -54,6 +55,10 @@ class ContextError(QuireError):
 
 class TrainingError(QuireError):
     exit_code = 1
+
+
+class HubError(QuireError):
+    pass
 
 
 class StorageError(QuireError):

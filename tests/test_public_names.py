@@ -23,6 +23,7 @@ PUBLIC = {
     "Decoder",
     "Encoder",
     "ExtraError",
+    "HubError",
     "Message",
     "ModelError",
     "QuireError",

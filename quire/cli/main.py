@@ -26,6 +26,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "generate": ("generate", "continue prompts"),
         "chat": ("chat", "talk with a model in the terminal"),
     },
+    "get": {
+        "pull": ("pull", "fetch a model or a data set from the hub: pinned, hashed, safetensors only"),
+        "list": ("list", "list the models and data sets that were pulled"),
+        "rm": ("rm", "remove a pulled model or data set, or one revision of it"),
+    },
     "look": {
         "runs": ("runs", "list the runs in a folder"),
         "compare": ("compare", "two or more runs side by side"),

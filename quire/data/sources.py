@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from .. import hub
 from ..errors import DataError, nearest
 from . import formats
 from .formats import Skip
@@ -145,7 +146,8 @@ def split(document: Document, held_out: float | int) -> Literal["train", "held_o
 def read(sources: Sequence[str], field: str = "text", *, tally: Tally | None = None) -> Iterator[Document]:
     """The documents of all sources, source by source, in an order that depends on names alone.
 
-    `sources`: files (text, markdown, code, JSONL, CSV, Parquet; gzip of these), folders, globs, "stdlib"; PATH*2.0 gives a weight.
+    `sources`: files (text, markdown, code, JSONL, CSV, Parquet; gzip of these), folders, globs, "stdlib", pulled data sets by their
+    names; PATH*2.0 gives a weight.
     `field`: the column or key that holds the text of JSONL, CSV and Parquet rows. Raises DataError for a source that is not there or
     does not hold what it says, ExtraError for a table without pyarrow.
     """
@@ -210,10 +212,14 @@ def _files(source: Source, tally: Tally) -> Iterator[tuple[Path, str, bool]]:
             else:
                 tally.skip("not a regular file", match)
     else:
+        pulled, pull = hub.place_of(source.spec, "dataset")
+        if pulled is not None:
+            yield from _walk(pulled, tally, f"{source.spec}/")
+            return
         there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(
             f"the source '{source.spec}' is not there.{nearest(path.name, there)} Give a file, a folder, a glob, or '{STDLIB}' "
-            "for the source of Python's standard library."
+            f"for the source of Python's standard library.{pull and f' {pull}'}"
         )
 
 

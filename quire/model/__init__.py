@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from .. import machine
+from .. import hub, machine
 from ..binding import Contract, bound
 from ..errors import ModelError, RecipeError, nearest
 from ..families.folder import ModelFolder
@@ -27,13 +27,15 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False) -> Decoder | Encoder | Seq2Seq:
-    """Opens a model folder, or the model of a run folder.
+    """Opens a model folder, the model of a run folder, or a pulled model by its name ("org/name", "org/name@revision").
 
     dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it.
     Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names),
     RecipeError (a dtype or device that is not there).
     """
     folder = locate(path)
+    if verify:
+        hub.verify(folder)
     opened = ModelFolder.open(folder)
     binding, contract = bound(folder, verify), Contract.open(folder)
     on = machine.device(device)
@@ -43,11 +45,14 @@ def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", veri
 
 
 def locate(path: Path | str) -> Path:
-    """The model folder at `path`: itself, or `model/` in it. Raises ModelError that names what is near and what to do."""
-    path = Path(path).expanduser()
+    """The model folder at `path`: itself, `model/` in it, or (no network) what was pulled by that name. ModelError says what to do."""
+    text, path = str(path), Path(path).expanduser()
     for place in (path, path / "model"):
         if (place / "config.json").is_file():
             return place
+    pulled, pull = (None, "") if path.exists() else hub.place_of(text)
+    if pulled is not None:
+        return pulled
     if path.is_file():
         raise ModelError(f"{path} is a file. A model is a folder with config.json and model.safetensors; give the folder.")
     if (path / "recipe.toml").is_file():
@@ -57,7 +62,9 @@ def locate(path: Path | str) -> Path:
     names = list(dict.fromkeys(map(str, here)))
     what = "holds no config.json" if path.is_dir() else "is not there"
     listed = f" Models near it: {', '.join(names[:6])}." if names else " Train one: quire quickstart"
-    raise ModelError(f"no model at {path}: it {what}. Give a model folder or a run folder.{nearest(str(path), names)}{listed}")
+    raise ModelError(
+        f"no model at {path}: it {what}. Give a model folder or a run folder.{nearest(str(path), names)}{listed} {pull}".rstrip()
+    )
 
 
 def _dtype(name: str, opened: ModelFolder, device: torch.device) -> torch.dtype:
