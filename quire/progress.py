@@ -86,6 +86,10 @@ class Progress:
         if self.live and self._text:
             self._draw()
 
+    def clear(self) -> None:
+        """Takes the live line away until the next `update`: something else is written to the same terminal."""
+        self._erase()
+
     def close(self) -> None:
         """Leaves the last state on the screen."""
         self._block = []

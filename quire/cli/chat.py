@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -20,9 +20,11 @@ from .. import durable
 from ..errors import ContextError, QuireError, RecipeError, nearest
 from ..progress import count
 from ..types import Chunk, Message, Sampling
-from .generate import Flag, footer, open_writer
+from .generate import footer
+from .lines import Machine, MachineOption
 from .paint import paint, safe
 from .sampling import SamplingOptions
+from .uses import open_for
 
 if TYPE_CHECKING:
     from ..model import Decoder
@@ -41,20 +43,16 @@ class Chat:
     system: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")] = ""
     """Instructions that stand before the conversation."""
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
-    verify: Flag = False
-    """Hash every file of the model first."""
+    machine: MachineOption = field(default_factory=Machine)
 
 
 def run(argv: list[str]) -> int:
     options = tyro.cli(tyro.conf.FlagCreatePairsOff[Chat], prog="quire chat", args=argv, description=__doc__)
-    model = open_writer(options.model, options.dtype, options.device, options.verify)
+    model = open_for("chat", options.model, options.machine)
     from ..decode.sampler import check
     from ..model import Decoder
 
-    if not isinstance(model, Decoder):
-        raise RecipeError(f"{model.folder} reads one text and writes another; it holds no conversation. Use `quire generate`.")
+    assert isinstance(model, Decoder)  # `uses` gives this verb to no other kind
     sampling = options.sampling.over(model.defaults)
     check(sampling, model.config.vocab)
     if options.system and not model.chats:

@@ -21,7 +21,7 @@ import tyro
 
 from ..errors import DataError, RecipeError
 from ..progress import count
-from .generate import Flag
+from .lines import Flag
 from .paint import paint
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What is in a model folder: its shape, parameters by part, memory, tokenizer, stop rule, template, ids and where it comes from.
+"""What is in a model folder and what it is for: shape, parameters by part, memory, tokenizer, stop rule, template, ids, where it comes from.
 
 Reads headers and small files only, so it is quick at any size.
 """
@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..progress import count
-from .generate import Flag
+from .lines import Flag
 from .paint import paint
+from .shape import shape
+from .shape import words as words_of
+from .uses import uses
 
 if TYPE_CHECKING:
     from ..binding import Contract
     from ..families.folder import ModelFolder
-    from ..nn.config import ModelConfig, Stack
+    from ..nn.config import ModelConfig
 
 _PARTS = {"embed": "embedding", "positions": "embedding", "types": "embedding", "attn": "attention", "cross": "attention"}
-_PARTS |= {"ffn": "feed forward", "head": "head"}
+_PARTS |= {"ffn": "feed forward", "head": "head", "widen": "embedding", "relative": "attention", "distances": "attention", "conv": "convolution"}
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -57,6 +60,7 @@ def inspect(folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "family": opened.family.names[0],
         "kind": config.kind,
+        "uses": uses(config, contract),
         "parameters": config.parameters(),
         "parameters_by_part": parts,
         "architecture": shape(config),
@@ -98,31 +102,6 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
         part = next((_PARTS[word] for word in name.split(".") if word in _PARTS), "norms")
         parts[part] = parts.get(part, 0) + parameter.numel()
     return parts
-
-
-def shape(config: ModelConfig) -> dict[str, Any]:
-    """What the stacks are made of; the first layer speaks for all where they are alike."""
-    stacks = {name: stack(part) for name, part in (("encoder", config.encoder), ("decoder", config.decoder)) if part is not None}
-    head = type(config.head).__name__ if config.head is not None else None
-    tied = getattr(config.head, "tied", None)
-    return {"width": config.width, "vocabulary": config.vocab, "context": config.context, **stacks, "head": head, "tied": tied}
-
-
-def stack(part: Stack) -> dict[str, Any]:
-    layer = part.layers[0]
-    attn, ffn = layer.attn, layer.ffn
-    positions = f"rotary, base {attn.rope.theta:g}" if attn.rope else "relative buckets" if part.relative else f"learned, {part.positions}"
-    return {
-        "layers": len(part.layers),
-        "alike": all(other == layer for other in part.layers),
-        "heads": attn.heads,
-        "kv_heads": attn.kv_heads,
-        "head_dim": attn.head_dim,
-        "feed_forward": ffn.hidden,
-        "activation": f"gated {ffn.act}" if ffn.gated else ffn.act,
-        "norm": f"{layer.norm.kind}, {layer.wiring}",
-        "positions": positions,
-    }
 
 
 def memory(opened: ModelFolder, config: ModelConfig) -> dict[str, Any]:
@@ -178,7 +157,8 @@ def _spelling(contract: Contract, token: int) -> str:
 def lines(facts: dict[str, Any]) -> list[str]:
     memory, words, text, ids = facts["memory"], facts["tokenizer"], facts["text"], facts["binding"]
     out = [f"{paint(facts['folder'], 'bold')}  {facts['family']} · {facts['kind']} · {facts['parameters']:,} parameters", ""]
-    out += _table("shape", _shape_lines(facts["architecture"]))
+    out += _table("uses", [", ".join(facts["uses"]) or "none that has a verb"])
+    out += _table("shape", words_of(facts["architecture"]))
     out += _table("parameters", _bars(facts["parameters_by_part"]))
     cache = memory["cache_per_token_fp32"]
     out += _table(
@@ -214,19 +194,6 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 def _table(title: str, rows: Iterable[str]) -> list[str]:
     return [f"{paint(f'{title if not i else chr(32):<13}', 'dim')}{row}" for i, row in enumerate(rows)]
-
-
-def _shape_lines(shape: dict[str, Any]) -> list[str]:
-    rows = []
-    for name in ("encoder", "decoder"):
-        if name in shape:
-            s = shape[name]
-            groups = f" ({s['kv_heads']} key/value)" if s["kv_heads"] != s["heads"] else ""
-            heads = f"{s['layers']} layers, {s['heads']} heads{groups} of {s['head_dim']}"
-            rows.append(f"{name}: {heads}, feed forward {s['feed_forward']} {s['activation']}")
-            rows.append(f"  norm {s['norm']}; positions {s['positions']}" + ("" if s["alike"] else "; layers differ, this is the first"))
-    tied = {True: ", tied to the head", False: ", head of its own", None: ""}[shape["tied"]]
-    return [*rows, f"width {shape['width']}, vocabulary {shape['vocabulary']:,}{tied}, context {shape['context']:,}"]
 
 
 def _bars(parts: dict[str, int]) -> list[str]:

@@ -8,12 +8,36 @@ from typing import TextIO
 
 from ..progress import coloured
 
-_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_CODES = {
+    "bold": "1",
+    "dim": "2",
+    "underline": "4",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "magenta": "35",
+    "cyan": "36",
+}
+
+_FLAT = str.maketrans("\n\r\t\v\f\x85\u2028\u2029", " " * 8)
 
 
 def paint(text: str, style: str, out: TextIO | None = None) -> str:
-    """`text` in a style ('bold', 'dim', 'red' ...) for `out` (standard output)."""
-    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if coloured(out or sys.stdout) else text
+    """`text` in a style ('bold', 'dim', 'underline red' ...) for `out` (standard output)."""
+    if not coloured(out or sys.stdout):
+        return text
+    return f"\x1b[{';'.join(_CODES[word] for word in style.split())}m{text}\x1b[0m"
+
+
+def flat(text: str) -> str:
+    """A text as a part of one line: line ends and tabs become spaces, and a terminal is not steered."""
+    return safe(text.translate(_FLAT))
+
+
+def bar(share: float, width: int = 24) -> str:
+    """A bar for a share of 1; '' for (almost) nothing."""
+    return paint("━" * round(width * min(max(share, 0.0), 1.0)), "cyan")
 
 
 def safe(text: str, out: TextIO | None = None) -> str:

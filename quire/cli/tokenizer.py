@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ..errors import DataError, nearest
-from .generate import Flag
+from .lines import Flag
 from .paint import paint, safe
 
 if TYPE_CHECKING:

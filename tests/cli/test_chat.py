@@ -120,7 +120,7 @@ def test_a_conversation_through_a_pipe(folders, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("t5", [], "it holds no conversation"),
+        ("t5", [], "chat needs another model"),
         ("base", ["--system", "x"], "it follows no instructions"),
         ("chat", ["--top-p", "2"], "top_p is 2.0"),
     ],

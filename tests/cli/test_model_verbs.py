@@ -58,7 +58,7 @@ def test_generate_reads_a_file_line_by_line_and_standard_input_whole(folders, ca
         (["llama", "x", "--logprobs", "2"], "--logprobs are written with --json"),
         (["llama", "x", "--file", "y"], "give a prompt or --file, not both"),
         (["llama", "--file", "missing.txt"], "missing.txt"),
-        (["bert", "x"], "is an encoder: it reads text and writes none"),
+        (["bert", "x"], "is an encoder that fills in masked words; it can: fill, eval, next-sentence, embed, similar, cluster."),
         (["nowhere", "x"], "no model at"),
         (["llama", "é" * 60], "The prompt has"),
     ],
