@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,25 @@ class Contract:
         """Ids of a text to be read as a whole (an encoder's side), with what belongs around it."""
         return [*self.before, *self.tokenizer.encode(text), *self.after]
 
+    def pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """(ids, token types) of two texts that are read together, as the tokenizer's post-processor joins them."""
+        return self.join(self.tokenizer.encode(first), self.tokenizer.encode(second))
+
+    def join(self, first: Sequence[int], second: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The same, of ids that were made before: [CLS] A [SEP] B [SEP] and 0 0 0 1 1 for BERT, <s> A </s></s> B </s> for RoBERTa."""
+        ids: list[int] = []
+        types: list[int] = []
+        for part, kind in self.pair_layout:
+            more = [part] if isinstance(part, int) else first if part == "A" else second
+            ids += more
+            types += [kind] * len(more)
+        return ids, types
+
+    @cached_property
+    def pair_layout(self) -> tuple[tuple[str | int, int], ...]:
+        """What stands where in a pair, each with its token type: "A" is the first text, "B" the second, a number a special id."""
+        return paired(self.tokenizer.definition.raw.get("post_processor"))
+
     @cached_property
     def turn_end(self) -> tuple[int, ...]:
         """The special ids with which the template ends an assistant's turn: they must stop a chat, listed as a stop rule or not."""
@@ -233,6 +252,37 @@ def around(post: Any, special: Mapping[str, int]) -> tuple[tuple[int, ...], tupl
         f"tokenizer.json: its post_processor (type {kind!r}) is not understood, so it is not known which ids stand around a text. "
         "Known: TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, and a Sequence of them."
     )
+
+
+def paired(post: Any) -> tuple[tuple[str | int, int], ...]:
+    """`Contract.pair_layout` from the post-processor of a tokenizer.json. Raises ModelError for one that is not understood."""
+    kind = post.get("type") if isinstance(post, dict) else None
+    plain: tuple[tuple[str | int, int], ...] = (("A", 0), ("B", 1))
+    try:
+        if post is None or kind == "ByteLevel":
+            return plain
+        if kind == "Sequence":
+            found = [layout for step in post["processors"] if (layout := paired(step)) != plain]
+            if len(found) < 2:
+                return found[0] if found else plain
+        if kind in ("BertProcessing", "RobertaProcessing"):
+            cls, sep = int(post["cls"][1]), int(post["sep"][1])
+            if kind == "BertProcessing":
+                return (cls, 0), ("A", 0), (sep, 0), ("B", 1), (sep, 1)
+            return (cls, 0), ("A", 0), (sep, 0), (sep, 0), ("B", 0), (sep, 0)
+        if kind == "TemplateProcessing":
+            layout: list[tuple[str | int, int]] = []
+            for part in post["pair"]:
+                (piece,) = part.values()
+                if "Sequence" in part:
+                    layout.append((str(piece["id"]), int(piece["type_id"])))
+                else:
+                    layout += [(int(token), int(piece["type_id"])) for token in post["special_tokens"][piece["id"]]["ids"]]
+            if [part for part, _ in layout if isinstance(part, str)] == ["A", "B"]:
+                return tuple(layout)
+    except (KeyError, TypeError, IndexError, ValueError):
+        pass
+    raise ModelError(f"tokenizer.json: how its post_processor (type {kind!r}) joins two texts is not understood, so pairs cannot be read.")
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from .. import hub, machine
+from .. import hub, machine, minilm
 from ..binding import Contract, bound
 from ..errors import ModelError, RecipeError, nearest
 from ..families.folder import ModelFolder
@@ -27,7 +27,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False) -> Decoder | Encoder | Seq2Seq:
-    """Opens a model folder, the model of a run folder, or a pulled model by its name ("org/name", "org/name@revision").
+    """Opens a model folder, the model of a run folder, a pulled model by its name ("org/name", "org/name@revision"), or "minilm", the
+    sentence encoder of the extra `minilm`.
 
     dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it.
     Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names),
@@ -47,6 +48,8 @@ def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", veri
 def locate(path: Path | str) -> Path:
     """The model folder at `path`: itself, `model/` in it, or (no network) what was pulled by that name. ModelError says what to do."""
     text, path = str(path), Path(path).expanduser()
+    if text == minilm.NAME and not path.exists():
+        return minilm.folder()
     for place in (path, path / "model"):
         if (place / "config.json").is_file():
             return place

@@ -1,21 +1,33 @@
-"""What the three kinds of opened models share: their folder, contract, binding, defaults; rows as tensors."""
+"""What the three kinds of opened models share: their folder, contract, binding, defaults; rows as tensors; and what reads a text whole:
+labels of texts, of tokens, where an answer stands, and vectors. Each is a task of `tasks`, and needs the head or the stack for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ..binding import Binding, Contract
-from ..errors import DataError
-from ..nn.config import ModelConfig
+from ..errors import DataError, ModelError
+from ..families.folder import read_config
+from ..nn.config import LabelHead, ModelConfig
 from ..nn.transformer import Transformer
-from ..types import Sampling
+from ..tasks import answer, classify, embed, pairs, tag
+from ..tasks.reading import Long
+from ..tasks.sentence import Sentence
+from ..tasks.sentence import read as read_sentence
+from ..types import Answer, Entity, Sampling, Text
 
 TOKENS_A_FORWARD = 8192  # of scoring and hidden states, padding included
+Floats = npt.NDArray[np.float32]
+Progress = Callable[[int], None] | None  # is called with the number of rows done
 
 
 class Local:
@@ -55,6 +67,114 @@ class Local:
         if all(len(row) == longest for row in rows):
             return tokens, None
         return tokens, torch.tensor([[place < len(row) for place in range(longest)] for row in rows], device=device)
+
+    # -- a model with a label head -----------------------------------------------------------------------------------------------
+
+    def _labels(self, over: Literal["row", "token", "span"]) -> dict[int, str]:
+        """The names of the head's labels. Raises ModelError when the head is not one over rows, tokens or spans."""
+        head = self.config.head
+        if not isinstance(head, LabelHead) or head.over != over:
+            what = {"row": "labels of texts", "token": "labels of tokens", "span": "where an answer stands", "next": "what follows what"}
+            has = f"gives {what[head.over]}" if isinstance(head, LabelHead) else "gives no labels"
+            kind = {"row": "SequenceClassification", "token": "TokenClassification", "span": "QuestionAnswering"}[over]
+            raise ModelError(f"{self.folder} {has}; this needs {what[over]}: a model whose architecture ends in For{kind}.")
+        return classify.names(self._settings, head.labels)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        return read_config(self.folder)
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """{number: name} of what `classify` or `tag` tells apart. Raises ModelError for a model without a label head."""
+        head = self.config.head
+        return self._labels("token" if isinstance(head, LabelHead) and head.over == "token" else "row")
+
+    def classify(
+        self,
+        texts: Sequence[Text],
+        function: classify.Function | None = None,
+        *,
+        long: Long = "error",
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> list[dict[str, float]]:
+        """{label: score} of each text or pair of texts, best first.
+
+        function: makes scores of logits; None is what the folder's config.json says. long, cut: as in `embed`. Raises ModelError for a
+        model without a head for it, ContextError for a text that is too long.
+        """
+        labels = self._labels("row")
+        chosen = function or classify.function_of(self._settings, len(labels))
+        return classify.classify(self.model, self.contract, texts, labels, chosen, long, cut, progress)
+
+    def tag(
+        self,
+        texts: Sequence[str],
+        aggregation: str = "simple",
+        *,
+        stride: int | None = None,
+        ignore: Sequence[str] = ("O",),
+        progress: Progress = None,
+    ) -> list[list[Entity]]:
+        """The stretches of each text that have a label, in order; `tasks.tag` says what the aggregations (none, simple, first, average,
+        max) do. stride: a text that is too long is read in windows that overlap by so many tokens; None refuses it (ContextError).
+        """
+        return tag.tag(self.model, self.contract, texts, self._labels("token"), aggregation, stride, ignore, progress)
+
+    def answer(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        top: int = 1,
+        length: int = 384,
+        stride: int = 128,
+        longest: int = 15,
+        no_answer: bool = False,
+        *,
+        progress: Progress = None,
+    ) -> list[list[Answer]]:
+        """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean."""
+        self._labels("span")
+        return answer.answer(self.model, self.contract, pairs, top, length, stride, longest, no_answer, progress)
+
+    # -- vectors -----------------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sentence(self) -> Sentence:
+        """How this model makes vectors of texts, as its folder says. Raises ModelError for a folder that is not understood."""
+        return read_sentence(self.folder, self.config.width, self.contract.tokenizer.settings())
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        kind: embed.Kind | None = None,
+        pool: str | None = None,
+        normalize: bool | None = None,
+        *,
+        long: Long = "error",
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> Floats:
+        """A vector of each text, (N, D) in fp32.
+
+        kind: "query" or "document", where the folder has a prompt for it. pool (cls, mean, max, last, mean-sqrt, weighted) and normalize
+        are what the folder says unless given. long="cut" reads the beginning of a text that is too long, and `cut` receives how many
+        tokens of each were left out; otherwise it is refused (ContextError).
+        """
+        return embed.embed(self.model, self.contract, embed.asked(self.sentence, pool, normalize), texts, kind, long, cut, progress)
+
+    def similar(self, queries: Sequence[str], texts: Sequence[str], *, long: Long = "error", progress: Progress = None) -> Floats:
+        """How near each text is to each query, (queries, texts): the cosine of their vectors, or their product where the folder says so."""
+        done = len(queries)
+        unit = True if self.sentence.similarity == "cosine" else None
+        asked = self.embed(queries, "query", normalize=unit, long=long)
+        later = None if progress is None else lambda count: progress(done + count)
+        return asked @ self.embed(texts, "document", normalize=unit, long=long, progress=later).T
+
+    def cluster(self, texts: Sequence[str], count: int, seed: int = 0, *, long: Long = "error", progress: Progress = None) -> list[int]:
+        """The number of the group, 0 to count - 1, of each text: k-means over unit vectors. Equal seeds give equal groups."""
+        pairs.check_groups(len(texts), count)
+        return pairs.groups(self.embed(texts, normalize=True, long=long, progress=progress), count, seed)
 
 
 def split_blanks(text: str, blank: str) -> list[str]:

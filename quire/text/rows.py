@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ class Encoded:
     """Token ids, and for each the characters [start, end) of the text it stands for.
 
     Tokens that are parts of one character share its place; characters that the normaliser drops belong to no token.
+    words: for each token the number of the word that it is in, as the pre-tokenizer divides; None for a token in no word, [] if not asked.
     """
 
     ids: list[int]
     offsets: list[tuple[int, int]]
+    words: list[int | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

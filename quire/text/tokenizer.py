@@ -211,9 +211,9 @@ class Tokenizer:
             return [row.ids for row in self._engine.encode_batch_fast(texts, add_special_tokens=False)]
 
     def pieces(self, text: str) -> Encoded:
-        """Ids of a text, and the characters that each stands for."""
+        """Ids of a text, and the characters and the word that each stands for."""
         row = self._library_encode(text)
-        return Encoded(row.ids, row.offsets)
+        return Encoded(row.ids, row.offsets, row.word_ids)
 
     def _library_encode(self, text: str) -> tokenizers.Encoding:
         check_text(text)

@@ -1,0 +1,155 @@
+"""Extractive question answering: where in a context the answer to a question stands, as the pipeline of transformers 4 finds it.
+
+Question and context are read as a pair; a context that is too long in windows that overlap. In each window two softmaxes over the context's
+tokens (and the first token, which stands for "no answer") give every token a share as the beginning and as the end; a span scores the
+product of the two. Spans grow to whole words; the same words found twice are one answer with the sum of both scores. The score of "no
+answer" is the first token's, the smallest over the windows.
+
+Algorithm: transformers 4.57, `QuestionAnsweringPipeline` (removed in version 5), after DrQA (Chen et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+
+from ..binding.contract import Contract
+from ..errors import ContextError, RecipeError
+from ..nn.transformer import Transformer
+from ..text.rows import Encoded
+from ..types import Answer
+from .lengths import by_length
+from .reading import TOKENS_A_BATCH, Row, labelled
+from .tag import windows
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """One row: context tokens [start, end) of pair `number` stand at `at` in it; cls: whether its first token can say "no answer"."""
+
+    row: Row
+    number: int
+    start: int
+    end: int
+    at: int
+    cls: bool
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def answer(
+    model: Transformer,
+    contract: Contract,
+    pairs: Sequence[tuple[str, str]],
+    top: int = 1,
+    length: int = 384,
+    stride: int = 128,
+    longest: int = 15,
+    no_answer: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Answer]]:
+    """The `top` best answers to each (question, context), best first; fewer where the context has fewer.
+
+    length: tokens of a window, question included (at most the model's positions); stride: by how many context tokens windows overlap (at
+    most half a window); longest: tokens of an answer. no_answer: that there is none may be an answer too: an empty text, start = end = 0.
+    Raises ContextError before any work when a question leaves no room for context, RecipeError for a number outside its range.
+    """
+    for name, value, low in (("top", top, 1), ("length", length, 1), ("stride", stride, 0), ("longest", longest, 1)):
+        if value < low:
+            raise RecipeError(f"{name} is {value}; allowed is {low} and more.")
+    length = min(length, model.config.context)
+    contexts = [contract.tokenizer.pieces(context) for _, context in pairs]
+    rows: list[Window] = []
+    for number, ((question, _), context) in enumerate(zip(pairs, contexts)):
+        rows += _windows(contract, number, contract.tokenizer.encode(question), context, length, min(stride, length // 2))
+    logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), TOKENS_A_BATCH, progress)
+    found: list[list[Answer]] = [[] for _ in pairs]
+    for number, group in groupby(zip(rows, logits), key=lambda pair: pair[0].number):
+        found[number] = _best(list(group), pairs[number][1], contexts[number], top, longest, no_answer)
+    return found
+
+
+def _rows(model: Transformer, windows: list[Window], start: int | None) -> list[npt.NDArray[np.float32]]:
+    """Logits (T, 2) of each window, without its padding."""
+    logits = labelled(model, [window.row for window in windows], start).numpy()
+    return [row[: len(window)] for window, row in zip(windows, logits)]
+
+
+def _windows(contract: Contract, number: int, question: list[int], context: Encoded, length: int, stride: int) -> list[Window]:
+    layout = [part for part, _ in contract.pair_layout]
+    around = sum(isinstance(part, int) for part in layout)
+    room = length - around - len(question)
+    if len(context.ids) > room <= stride:
+        raise ContextError(
+            f"the question of pair {number} has {len(question):,} tokens; with {around} around it a window of {length:,} keeps "
+            f"{max(room, 0):,} for the context, and windows overlap by {stride:,}. "
+            "Shorten the question, raise the length, or lower the stride."
+        )
+    at = sum(1 if isinstance(part, int) else len(question) for part in layout[: layout.index("B")])
+    made = []
+    for start, end in windows(len(context.ids), room, stride):
+        ids, types = contract.join(question, context.ids[start:end])
+        cls = contract.tokenizer.cls is not None and ids[0] == contract.tokenizer.cls
+        made.append(Window(Row(ids, types), number, start, end, at, cls))
+    return made
+
+
+def spans(start: Floats, end: Floats, count: int, longest: int) -> list[tuple[int, int, float]]:
+    """The `count` best (first token, last token, score) by start[first] * end[last], of at most `longest` tokens; scores of 0 are none."""
+    outer = np.tril(np.triu(np.outer(start, end)), longest - 1)
+    flat = outer.ravel()
+    chosen = np.argpartition(-flat, count)[:count] if count < len(flat) else np.arange(len(flat))
+    chosen = chosen[np.argsort(-flat[chosen], kind="stable")]
+    return [(int(i // len(end)), int(i % len(end)), float(flat[i])) for i in chosen if flat[i] > 0]
+
+
+def shares(logits: npt.NDArray[np.float32], window: Window) -> tuple[Floats, Floats, float]:
+    """(start, end) of each context token of a window, and the score of "no answer", from logits (T, 2)."""
+    places = [*([0] if window.cls else []), *range(window.at, window.at + window.end - window.start)]
+    values = logits[places].astype(np.float64)  # (1 + N, 2)
+    if not len(values):
+        return np.empty(0), np.empty(0), 0.0
+    values = np.exp(values - values.max(0))
+    values /= values.sum(0)
+    none = float(values[0].prod()) if window.cls else 0.0
+    values = values[1:] if window.cls else values
+    return values[:, 0], values[:, 1], none
+
+
+def _best(
+    rows: list[tuple[Window, npt.NDArray[np.float32]]], text: str, context: Encoded, top: int, longest: int, no_answer: bool
+) -> list[Answer]:
+    answers: dict[str, Answer] = {}  # by their words, whatever their case
+    nothing = 1.0
+    for window, logits in rows:
+        start, end, none = shares(logits, window)
+        nothing = min(nothing, none)
+        for first, last, score in spans(start, end, 2 * top + 10, longest):
+            begin, stop = _whole(context, window, window.start + first, window.start + last)
+            words = text[begin:stop]
+            known = answers.get(words.lower())
+            answers[words.lower()] = (
+                Answer(words, score, begin, stop) if known is None else Answer(known.text, known.score + score, known.start, known.end)
+            )
+    listed = list(answers.values())
+    if no_answer:
+        listed.append(Answer("", nothing, 0, 0))
+    return sorted(listed, key=lambda found: -found.score)[:top]
+
+
+def _whole(context: Encoded, window: Window, first: int, last: int) -> tuple[int, int]:
+    """The characters of tokens [first, last], grown to whole words as far as the window shows them."""
+    if context.words[first] is None or context.words[last] is None:
+        return context.offsets[first][0], context.offsets[last][1]
+    while first > window.start and context.words[first - 1] == context.words[first]:
+        first -= 1
+    while last + 1 < window.end and context.words[last + 1] == context.words[last]:
+        last += 1
+    return context.offsets[first][0], context.offsets[last][1]

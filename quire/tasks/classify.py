@@ -1,0 +1,92 @@
+"""Labels of texts and of pairs of texts: one of several, several at once, or a number (regression).
+
+What the labels are called (`id2label`) and which function makes scores of logits (`problem_type`) is said by the config.json of the model,
+with the defaults of transformers' text-classification pipeline: nothing for regression, a sigmoid for labels that do not exclude each other
+and for one label alone, otherwise a softmax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..binding.contract import Contract
+from ..errors import ModelError, RecipeError
+from ..nn.transformer import Transformer
+from ..types import Text
+from .lengths import by_length
+from .reading import TOKENS_A_BATCH, Long, labelled, read
+
+Function = Literal["softmax", "sigmoid", "none"]
+_FUNCTIONS: dict[str, Function] = {
+    "regression": "none",
+    "multi_label_classification": "sigmoid",
+    "single_label_classification": "softmax",
+}
+
+
+def names(config: Mapping[str, Any], count: int) -> dict[int, str]:
+    """{number: name} of `count` labels, from config.json's id2label; LABEL_0 ... where it has none. Raises ModelError for one that is
+    not whole: a label without a name would be reported under another's."""
+    table = config.get("id2label")
+    if table is None:
+        return {number: f"LABEL_{number}" for number in range(count)}
+    try:
+        found = {int(number): name for number, name in table.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ModelError(f"config.json: id2label is {str(table)[:80]!r}; allowed is a table of numbers and names.") from None
+    if sorted(found) != list(range(count)) or not all(isinstance(name, str) for name in found.values()):
+        raise ModelError(f"config.json: id2label names {len(found)} labels; this model has {count}, each of 0 to {count - 1} needs a name.")
+    if len(set(found.values())) != count:
+        twice = sorted({name for name in found.values() if list(found.values()).count(name) > 1})
+        raise ModelError(f"config.json: id2label gives several labels the name {twice[0]!r}. Give each its own.")
+    return dict(sorted(found.items()))
+
+
+def function_of(config: Mapping[str, Any], count: int) -> Function:
+    """What makes scores of logits when the caller does not say."""
+    kind = config.get("problem_type")
+    if kind is None:
+        return "sigmoid" if count == 1 else "softmax"
+    if kind not in _FUNCTIONS:
+        raise ModelError(f"config.json: problem_type is {kind!r}; allowed: {', '.join(_FUNCTIONS)}, or null.")
+    if kind == "single_label_classification" and count == 1:
+        return "sigmoid"
+    return _FUNCTIONS[kind]
+
+
+def scores(logits: npt.NDArray[np.float32], function: str) -> npt.NDArray[np.float32]:
+    """logits (.., labels) -> scores of the same shape."""
+    if function == "none":
+        return logits
+    if function == "sigmoid":
+        e = np.exp(-np.abs(logits))  # never overflows
+        return np.asarray(np.where(logits >= 0, 1, e) / (1 + e))
+    if function != "softmax":
+        raise RecipeError(f"function is {function!r}; allowed: softmax, sigmoid, none.")
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(e / e.sum(-1, keepdims=True))
+
+
+def classify(
+    model: Transformer,
+    contract: Contract,
+    texts: Sequence[Text],
+    labels: Mapping[int, str],
+    function: str,
+    long: Long = "error",
+    cut: list[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[dict[str, float]]:
+    """{label: score} of each text or pair, best first. Errors as in `reading.read`."""
+    scores(np.zeros((1, 1), dtype=np.float32), function)  # an unknown one is refused before any work
+    rows = read(contract, texts, model.config.context, long, cut)
+    found = by_length(rows, lambda part: labelled(model, part, contract.decoder_start).numpy(), TOKENS_A_BATCH, progress)
+    listed = []
+    for row in found:
+        values = scores(row, function)
+        listed.append({labels[int(i)]: float(values[i]) for i in np.argsort(-values, kind="stable")})
+    return listed

@@ -1,0 +1,112 @@
+"""Vectors of texts: a model reads each text, and what it made of the tokens becomes one vector (Reimers & Gurevych 2019).
+
+How (which tokens, layers behind, length, prompts) is what a sentence-transformers folder says (`sentence.py`), and each of it can be asked
+for. An encoder-decoder reads with its encoder. Sums over tokens are taken in fp32 whatever the model computes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..binding.contract import Contract
+from ..errors import RecipeError
+from ..nn.attention import AttnContext
+from ..nn.transformer import Transformer
+from .lengths import by_length
+from .reading import TOKENS_A_BATCH, Long, Row, encoded, padded, read
+from .sentence import POOLS, Dense, Sentence
+
+Floats = npt.NDArray[np.float32]
+Kind = Literal["document", "query"]
+NAMES = {"cls": "cls", "mean": "mean", "max": "max", "last": "lasttoken", "mean-sqrt": "mean_sqrt_len_tokens", "weighted": "weightedmean"}
+
+
+def asked(how: Sentence, pool: str | None, normalize: bool | None) -> Sentence:
+    """`how`, with the pooling (a name of NAMES, or as sentence-transformers spells it) and the normalisation that a caller asks for."""
+    if pool is not None:
+        name = NAMES.get(pool, pool)
+        if name not in POOLS:
+            raise RecipeError(f"pool is {pool!r}; allowed: {', '.join(NAMES)}.")
+        how = replace(how, pools=(name,))
+    if normalize is not None:
+        steps = tuple(step for step in how.steps if step != "normalize")
+        how = replace(how, steps=(*steps, "normalize") if normalize else steps)
+    return how
+
+
+def embed(
+    model: Transformer,
+    contract: Contract,
+    how: Sentence,
+    texts: Sequence[str],
+    kind: Kind | None = None,
+    long: Long = "error",
+    cut: list[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Floats:
+    """(N, D) in fp32. kind: which of the folder's prompts stands before each text. Errors as in `reading.read`."""
+    prompt = how.prompt(kind)
+    limit = min(how.limit or model.config.context, model.config.context)
+    asked = [prompt + text for text in texts]
+    if how.lower:  # letter by letter, as the tokenizers library does: Python's own looks at what stands beside a sigma
+        asked = ["".join(map(str.lower, text)) for text in asked]
+    skip = 0 if how.prompt_counts or not prompt else len(contract.before) + len(encoded(contract, [prompt])[0])
+    rows = read(contract, asked, limit, long, cut)
+    found = by_length(rows, lambda part: vectors(model, part, how, skip), TOKENS_A_BATCH, progress)
+    return np.stack(found) if found else np.empty((0, size(model, how)), dtype=np.float32)
+
+
+def size(model: Transformer, how: Sentence) -> int:
+    """Numbers of one vector."""
+    dense = [step for step in how.steps if isinstance(step, Dense)]
+    return len(dense[-1].weight) if dense else model.config.width * len(how.pools)
+
+
+@torch.inference_mode()
+def vectors(model: Transformer, rows: Sequence[Row], how: Sentence, skip: int = 0) -> Floats:
+    """(B, D) of rows; the first `skip` tokens of each are read and not pooled."""
+    made = padded(model, rows)
+    context = AttnContext(keep=made.keep)
+    hidden = model.decode(made.tokens, context) if model.encoder is None else model.encode(made.tokens, context, made.types)
+    counted = made.keep
+    if skip:
+        counted = torch.ones_like(made.tokens, dtype=torch.bool) if counted is None else counted.clone()
+        counted[:, :skip] = False
+    x = torch.cat([pool(hidden, counted, mode) for mode in how.pools], -1)
+    for step in how.steps:
+        x = F.normalize(x, dim=-1) if isinstance(step, str) else _dense(x, step)
+    return np.asarray(x.cpu().numpy())
+
+
+def pool(hidden: Tensor, counted: Tensor | None, mode: str) -> Tensor:
+    """hidden (B, T, D) -> (B, D) in fp32, over the tokens that count (B, T); None: all."""
+    if counted is None:
+        counted = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    if mode in ("cls", "lasttoken"):
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        place = counted.int().argmax(1) if mode == "cls" else (places * counted).argmax(1)
+        return hidden[rows, place].float()
+    if mode == "max":
+        return hidden.masked_fill(~counted.unsqueeze(-1), float("-inf")).amax(1).float()
+    weight = counted.float()
+    if mode == "weightedmean":
+        weight = weight * torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
+    total = torch.bmm(weight.unsqueeze(1), hidden.float()).squeeze(1)
+    count = weight.sum(1, keepdim=True).clamp_min(1e-9)
+    return total / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
+
+
+def _dense(x: Tensor, layer: Dense) -> Tensor:
+    bias = None if layer.bias is None else torch.from_numpy(layer.bias).to(x.device)
+    x = F.linear(x, torch.from_numpy(layer.weight).to(x.device), bias)
+    act = {"tanh": torch.tanh, "relu": torch.relu, "gelu": F.gelu, "silu": F.silu, "sigmoid": torch.sigmoid}.get(layer.act)
+    return x if act is None else act(x)

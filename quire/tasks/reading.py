@@ -1,0 +1,123 @@
+"""Texts and pairs of texts as rows that a model reads whole, and rows as a batch: what every task on top of a reading shares.
+
+A text that does not fit is refused with numbers, or, where that is asked for, cut as the `tokenizers` library cuts: a text at its end, of a
+pair the longer one first until both are equal (LongestFirst). What was cut is counted, never silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..binding.contract import Contract
+from ..decode.loop import room
+from ..errors import ContextError, ModelError
+from ..nn.batch import Batch
+from ..nn.transformer import Transformer
+from ..types import Text
+
+Long = Literal["error", "cut"]
+TOKENS_A_BATCH = 4096  # padding included
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ids of one text or pair with what belongs around it; types: the token types of a pair, () where all are 0."""
+
+    ids: Sequence[int]
+    types: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "error", cut: list[int] | None = None) -> list[Row]:
+    """Texts and pairs as rows of at most `limit` tokens. `cut` receives how many tokens of each were left out.
+
+    Raises ContextError for one that is too long (before any work, unless long="cut") or empty, with its number and the numbers of tokens.
+    """
+    pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
+    firsts = encoded(contract, [first for first, _ in pairs])
+    seconds = iter(encoded(contract, [second for _, second in pairs if second is not None]))
+    rows, before, after = [], list(contract.before), list(contract.after)
+    for number, (first, (_, second)) in enumerate(zip(firsts, pairs)):
+        other = None if second is None else next(seconds)
+        around = len(before) + len(after) if other is None else sum(isinstance(part, int) for part, _ in contract.pair_layout)
+        over = max(0, around + len(first) + len(other or ()) - limit)
+        if over and long == "error":
+            raise ContextError(
+                f"text {number} has {limit + over:,} tokens with those around it; this model reads {limit:,} at once. "
+                'Shorten or divide it, or say long="cut" to leave out what does not fit.'
+            )
+        if over:
+            first, other = shorten(first, other, limit - around)
+        if cut is not None:
+            cut.append(over)
+        row = Row([*before, *first, *after]) if other is None else Row(*contract.join(first, other))
+        room(len(row), limit, f"text {number}", spare=0)
+        rows.append(row)
+    return rows
+
+
+def encoded(contract: Contract, texts: list[str]) -> list[list[int]]:
+    """Ids of each text alone. Proving the fast way of encoding (`text.fast`) takes a moment, which a few texts do not pay back."""
+    tokenizer = contract.tokenizer
+    return tokenizer.encode_batch(texts) if sum(map(len, texts)) > 1 << 22 else tokenizer.library_batch(texts)
+
+
+def shorten(first: list[int], second: list[int] | None, most: int) -> tuple[list[int], list[int] | None]:
+    """At most `most` ids of a text, or of two together, the longer one cut first. Raises ContextError when nothing would be left."""
+    if most < (1 if second is None else 2):
+        raise ContextError(f"the limit leaves room for {max(0, most)} tokens of text. Raise it.")
+    if second is None:
+        return first[:most], None
+    small = min(len(first), len(second))
+    large = max(small, most - small)
+    if small + large > most:
+        small, large = most // 2, most - most // 2
+    sizes = (small, large) if len(first) <= len(second) else (large, small)
+    return first[: sizes[0]], second[: sizes[1]]
+
+
+def padded(model: Transformer, rows: Sequence[Row]) -> Batch:
+    """Rows padded on the right; keep is None where all are of one length, types where the model has no second type."""
+    device, lengths = model.embed.weight.device, [len(row) for row in rows]
+    tokens = np.zeros((len(rows), max(lengths)), dtype=np.int64)  # (B, T)
+    for place, row in enumerate(rows):
+        tokens[place, : lengths[place]] = row.ids
+    made = Batch(torch.from_numpy(tokens).to(device))
+    if min(lengths) < tokens.shape[1]:
+        made.keep = torch.from_numpy(np.arange(tokens.shape[1]) < np.array(lengths)[:, None]).to(device)
+    stack = model.config.encoder
+    if stack is not None and stack.types > 1 and any(row.types for row in rows):
+        types = np.zeros_like(tokens)
+        for place, row in enumerate(rows):
+            types[place, : len(row.types)] = row.types
+        made.types = torch.from_numpy(types).to(device)
+    return made
+
+
+def batch(model: Transformer, rows: Sequence[Row], start: int | None = None) -> Batch:
+    """Rows for a model of any kind. An encoder-decoder reads each on both sides, the writing one a place later behind `start` (BART)."""
+    made = padded(model, rows)
+    if model.config.kind != "seq2seq":
+        return made
+    if start is None:
+        raise ModelError("this model does not say with which id its decoder starts. Set decoder_start_token_id in its config.json.")
+    shifted = torch.cat([torch.full_like(made.tokens[:, :1], start), made.tokens[:, :-1]], 1)
+    return Batch(shifted, keep=made.keep, source=made)
+
+
+@torch.inference_mode()
+def labelled(model: Transformer, rows: Sequence[Row], start: int | None = None) -> Tensor:
+    """What a label head says of each row, in fp32 on the CPU: (B, labels), (B, T, labels) or, of spans, (B, T, 2)."""
+    made = batch(model, rows, start)
+    hidden = model(made)
+    assert model.head is not None
+    logits: Tensor = model.head(hidden, made.keep).float().cpu()
+    return logits

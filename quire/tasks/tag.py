@@ -1,0 +1,179 @@
+"""Labels of tokens as stretches of text (names, parts of speech), joined as transformers' token-classification pipeline does.
+
+    none     each token with its likeliest label
+    simple   neighbours with the same label are one stretch; B- begins a new one, I- goes on
+    first, average, max   the tokens of a word agree first: on the first token's label, the mean of all scores, the surest token's
+
+Which tokens go on with a word: those whose spelling is longer than their text (WordPiece's ##), or, where the vocabulary has no such mark,
+those without a space at their beginning. Offsets count characters of the text as it was given. A text that is too long is refused, or read
+in windows that overlap by `stride` tokens: of stretches that overlap the longer one is kept, then the surer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+
+from ..binding.contract import Contract
+from ..errors import ContextError, RecipeError
+from ..nn.transformer import Transformer
+from ..text.tokenizer import Tokenizer
+from ..types import Entity
+from .classify import scores
+from .lengths import by_length
+from .reading import TOKENS_A_BATCH, Row, labelled
+
+AGGREGATIONS = ("none", "simple", "first", "average", "max")
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token or word on its way to an entity: scores (labels,), the characters [start, end), and whether it goes on with a word."""
+
+    scores: Floats
+    start: int
+    end: int
+    inside: bool = False
+
+
+def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
+    """[start, end) of windows of `room` tokens over `count`, each `stride` tokens back into the one before; one window for an empty text.
+
+    Raises ContextError when a window would not move on.
+    """
+    if count > room and not 0 <= stride < room:
+        raise ContextError(f"windows of {room} tokens cannot overlap by {stride}: give 0 or more, less than {max(room, 1)}.")
+    found = [(0, min(room, count))]
+    while found[-1][1] < count:
+        start = found[-1][0] + room - stride
+        found.append((start, min(start + room, count)))
+    return found
+
+
+def tag(
+    model: Transformer,
+    contract: Contract,
+    texts: Sequence[str],
+    labels: Mapping[int, str],
+    aggregation: str = "simple",
+    stride: int | None = None,
+    ignore: Sequence[str] = ("O",),
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Entity]]:
+    """The entities of each text, in order; those with a label of `ignore` are left out.
+
+    Raises ContextError for a text that is too long where no `stride` is given (before any work), RecipeError for an unknown aggregation.
+    """
+    if aggregation not in AGGREGATIONS:
+        raise RecipeError(f"aggregation is {aggregation!r}; allowed: {', '.join(AGGREGATIONS)}.")
+    if stride is not None and aggregation == "none":
+        raise RecipeError("a stride joins entities of overlapping windows, which single tokens (aggregation 'none') are not. Use 'simple'.")
+    before, after = list(contract.before), list(contract.after)
+    room = model.config.context - len(before) - len(after)
+    rows: list[Row] = []
+    owners: list[tuple[int, int, int]] = []  # (text, first token, last) of each row
+    pieces = [contract.tokenizer.pieces(text) for text in texts]
+    for number, piece in enumerate(pieces):
+        if len(piece.ids) > room and stride is None:
+            raise ContextError(
+                f"text {number} has {len(piece.ids):,} tokens; this model reads {room:,} at once. "
+                "Divide it, or give a stride (32, say): it is then read in windows that overlap by so many tokens."
+            )
+        for start, end in windows(len(piece.ids), room, stride or 0):
+            rows.append(Row([*before, *piece.ids[start:end], *after]))
+            owners.append((number, start, end))
+    logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), TOKENS_A_BATCH, progress)
+    found: list[list[Entity]] = [[] for _ in texts]
+    for number, group in groupby(zip(owners, logits), key=lambda pair: pair[0][0]):
+        parts = list(group)
+        for (_, start, end), row in parts:
+            values = scores(row[len(before) : len(before) + end - start], "softmax")
+            made = _pieces(contract.tokenizer, texts[number], pieces[number].ids[start:end], pieces[number].offsets[start:end], values)
+            found[number] += [entity for entity in _entities(made, texts[number], labels, aggregation) if entity.label not in ignore]
+        if len(parts) > 1:
+            found[number] = _without_overlap(found[number])
+    return found
+
+
+def _rows(model: Transformer, rows: list[Row], start: int | None) -> list[Floats]:
+    """Logits (T, labels) of each row, without its padding."""
+    return [logits[: len(row)] for row, logits in zip(rows, labelled(model, rows, start).numpy())]
+
+
+def _pieces(tokenizer: Tokenizer, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], values: Floats) -> list[Piece]:
+    marked = bool(tokenizer.definition.model.get("continuing_subword_prefix"))
+    made = []
+    for token, (start, end), row in zip(ids, offsets, values):
+        if marked:
+            inside = len(tokenizer.token(token)) != end - start
+        else:
+            inside = start > 0 and " " not in text[start - 1 : start + 1]
+        made.append(Piece(row, start, end, inside and token != tokenizer.unk))
+    return made
+
+
+def _entities(pieces: list[Piece], text: str, labels: Mapping[int, str], aggregation: str) -> list[Entity]:
+    if aggregation in ("first", "average", "max"):
+        pieces = _words(pieces, aggregation)
+    single = []
+    for piece in pieces:
+        best = int(piece.scores.argmax())
+        single.append(Entity(labels[best], float(piece.scores[best]), text[piece.start : piece.end], piece.start, piece.end))
+    return single if aggregation == "none" else _groups(single, text)
+
+
+def _words(pieces: list[Piece], aggregation: str) -> list[Piece]:
+    """One piece a word, whose scores follow from those of its tokens."""
+    words: list[list[Piece]] = []
+    for piece in pieces:
+        if words and piece.inside:
+            words[-1].append(piece)
+        else:
+            words.append([piece])
+    made = []
+    for word in words:
+        if aggregation == "first":
+            row = word[0].scores
+        elif aggregation == "max":
+            row = max(word, key=lambda piece: float(piece.scores.max())).scores
+        else:
+            row = np.stack([piece.scores for piece in word]).mean(0)
+        made.append(Piece(row, word[0].start, word[-1].end))
+    return made
+
+
+def _tag(label: str) -> tuple[bool, str]:
+    """(does it begin a new stretch?, what it is): a label without B- or I- goes on."""
+    return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
+
+
+def _groups(single: list[Entity], text: str) -> list[Entity]:
+    groups: list[list[Entity]] = []
+    for entity in single:
+        begins, what = _tag(entity.label)
+        if groups and not begins and what == _tag(groups[-1][-1].label)[1]:
+            groups[-1].append(entity)
+        else:
+            groups.append([entity])
+    made = []
+    for group in groups:
+        start, end = group[0].start, group[-1].end
+        label = group[0].label.split("-", 1)[-1]
+        made.append(Entity(label, float(np.mean([entity.score for entity in group])), text[start:end], start, end))
+    return made
+
+
+def _without_overlap(entities: list[Entity]) -> list[Entity]:
+    """Of two that overlap the longer one, then the surer one."""
+    kept: list[Entity] = []
+    for entity in sorted(entities, key=lambda entity: entity.start):
+        if not kept or not kept[-1].start <= entity.start < kept[-1].end:
+            kept.append(entity)
+        elif (entity.end - entity.start, entity.score) > (kept[-1].end - kept[-1].start, kept[-1].score):
+            kept[-1] = entity
+    return kept
