@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import ModelError
-from ..nn.config import Head, LabelHead, LMHead, ModelConfig, Sizes, Stack
+from ..nn.config import FFN, Head, LabelHead, LMHead, ModelConfig, MoE, Sizes, Stack
 from .family import Fields, Json, Rule, check_sizes, gated_hidden, split_heads
 
 
@@ -54,6 +54,14 @@ def read_sliding(f: Fields, layers: int, window: int | None, rule: Callable[[int
     return tuple(word == "sliding_attention" for word in types)
 
 
+def read_experts(f: Fields, expert: FFN, absent: int, top: int, normalise: bool) -> MoE:
+    """The experts of a layer. absent, top: their number and how many a token goes through, where the fields are missing."""
+    name = "num_local_experts" if f.config.get("num_local_experts") is not None else "num_experts"  # two names of one field
+    experts = f.integer(name, absent, high=1 << 12)
+    top = f.integer("num_experts_per_tok", top, high=experts)
+    return MoE(experts, top, expert, normalise, balance=f.number("router_aux_loss_coef", 0.001))
+
+
 def finish(f: Fields, stack: Stack, head: Head | None, width: int, context: int, dropout: str = "resid_pdrop", **more: Any) -> ModelConfig:
     """The whole. dropout: the field's name; many stock configs have none, and we write it there to train from scratch."""
     return ModelConfig(
@@ -95,6 +103,11 @@ def stock(sizes: Sizes, model_type: str, architecture: str, **more: Any) -> Json
     } | more
     ids = {"bos_token_id": sizes.bos, "eos_token_id": sizes.eos, "pad_token_id": sizes.pad}
     return {name: value for name, value in config.items() if value is not None} | ids | dropout
+
+
+def half_hidden(sizes: Sizes) -> int:
+    """Of an expert: two of these, which is what a token goes through, do the work of a plain feed-forward part."""
+    return gated_hidden(sizes.width) // 2
 
 
 # of layers whose norms stand before attention and before the feed-forward part
