@@ -13,13 +13,15 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..durable import storage
 from ..errors import WeightsError
+from ..machine import threads
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER_BYTES = 16 << 20
@@ -77,6 +79,21 @@ def weight_files(path: Path) -> list[Path]:
             "Open it once where you trust it, with transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder)."
         )
     raise WeightsError(f"{path} has no weights: neither {WEIGHTS} nor {INDEX} is there.")
+
+
+def read_folder(path: Path) -> dict[str, Slot]:
+    """Every tensor of a model folder by its name. Raises WeightsError naming the files that disagree."""
+    return read_files(weight_files(path))
+
+
+def read_files(files: list[Path]) -> dict[str, Slot]:
+    slots: dict[str, Slot] = {}
+    for file in files:
+        for name, slot in read_header(file).items():
+            if name in slots:
+                raise WeightsError(f"{name} is in {slots[name].file} and in {file}. Fetch or save them again.")
+            slots[name] = slot
+    return slots
 
 
 def strict_json(data: bytes, what: str) -> dict[str, Any]:
@@ -151,26 +168,32 @@ def header_hash(path: Path) -> str:
         return hashlib.sha256(length + file.read(min(int.from_bytes(length, "little"), MAX_HEADER_BYTES))).hexdigest()
 
 
-def tensors(folder: Path) -> dict[str, TensorFacts]:
-    """Every tensor of a model folder by name, hashed. Reads all the bytes once, in the order in which they lie."""
-    found: dict[str, TensorFacts] = {}
-    for path in weight_files(folder):
-        with storage(path, "read"), open(path, "rb") as file:
-            for name, slot in sorted(read_header(path).items(), key=lambda item: item[1].start):
-                found[name] = TensorFacts(slot.dtype, slot.shape, _hash(file, slot))
-    return found
+def tensors(path: Path) -> dict[str, TensorFacts]:
+    """Every tensor of a model folder or a GGUF file by name, hashed. Reads all the bytes once, on the threads that the machine grants."""
+    if path.is_file():
+        from .gguf import read  # which builds on this file
+
+        slots = read(path).slots
+    else:
+        slots = read_folder(path)
+    with ThreadPoolExecutor(max_workers=threads()) as pool:
+        # the largest first, so that no thread is left alone with it at the end
+        order = sorted(slots, key=lambda name: slots[name].start - slots[name].end)
+        digests = dict(zip(order, pool.map(lambda name: _hash(slots[name]), order), strict=True))
+    return {name: TensorFacts(slot.dtype, slot.shape, digests[name]) for name, slot in slots.items()}
 
 
-def _hash(file: BinaryIO, place: Slot) -> str:
-    digest = hashlib.sha256()
-    file.seek(place.start)
-    left = place.end - place.start
-    while left:
-        block = file.read(min(left, 2**23))
-        if not block:
-            raise OSError(f"the file ended {left} bytes early")
-        digest.update(block)
-        left -= len(block)
+def _hash(place: Slot) -> str:
+    digest, left = hashlib.sha256(), place.end - place.start
+    block = memoryview(bytearray(min(left, 1 << 20)))
+    with storage(place.file, "read"), open(place.file, "rb", buffering=0) as file:
+        file.seek(place.start)
+        while left:
+            count = file.readinto(block[: min(left, len(block))])
+            if not count:
+                raise OSError(f"the file ended {left} bytes early")
+            digest.update(block[:count])
+            left -= count
     return digest.hexdigest()
 
 

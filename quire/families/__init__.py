@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "Family", "ModelFolder", "family_for"]
 
 for _module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-    if _module not in ("family", "folder", "tensors"):
+    if _module not in ("family", "folder", "tensors", "source", "gguf", "gguf_config", "dequantize", "llama2c"):
         importlib.import_module(f"{__name__}.{_module}")
 
 

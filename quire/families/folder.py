@@ -1,7 +1,9 @@
 """A model on disk is a Hugging Face folder: config.json beside safetensors. Opened strictly, saved durably, both by the family's one table.
 
 Opening reads headers only: every tensor must have its place and every place its tensor, or both sides are named. Weights that can run code
-when opened (pickles) and configs that ask for somebody's code are refused.
+when opened (pickles) and configs that ask for somebody's code are refused. A GGUF file opens too (`source.py`) and is never written.
+
+Building copies nothing that need not change: the files are mapped into memory, and what is kept as it lies in them is used there.
 """
 
 from __future__ import annotations
@@ -14,54 +16,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..binding.weights import INDEX, WEIGHTS, Slot, read_header, some, strict_json, weight_files
+from ..binding.gguf import READ
+from ..binding.weights import INDEX, WEIGHTS, Slot, some
 from ..durable import building, make_folder, write_json
 from ..errors import ModelError, StorageError, WeightsError
 from ..nn.config import ModelConfig
 from ..nn.transformer import Transformer
 from .family import Entry, Family, Fields, Json, entries, family_for
+from .source import CONFIG, Source, read_config, source
 from .tensors import FLOATING, write_tensors
 
-CONFIG = "config.json"
-MAX_CONFIG_BYTES = 1 << 20
+__all__ = ["CONFIG", "ModelFolder", "read_config"]
+
+READABLE = tuple(dict.fromkeys((*FLOATING, *READ)))
 
 
 class ModelFolder:
-    """An opened folder: `path`, `config` (config.json as it is), `family`, `model_config`, `slots` (name on disk -> where it lies).
+    """An opened model: `path`, `config` (config.json as it is), `family`, `model_config`, `slots` (name on disk -> where it lies).
 
     `unread` are fields of config.json that nothing reads; `ignored` are tensors of the file that are not loaded, each with its reason.
     """
 
-    def __init__(self, path: Path, config: Json) -> None:
-        self.path, self.config = path, config
+    def __init__(self, path: Path, source: Source) -> None:
+        self.path, self.config, self._source = path, source.config, source
+        config = self.config
         self.family: Family = family_for(config)
         self.unread = _unread(self.family, config)
-        files = weight_files(path)
-        self.slots, self.ignored, self._disk_names = _names(self.family, files)
-        self._open: dict[Path, Any] = {}
+        self.slots, self.ignored, self._disk_names = _names(self.family, source.slots)
         planned = self.family.build(config)
         if self.family.adjust is not None:
             planned = self.family.adjust(config, planned, self.slots.keys(), self._equal)
         self.model_config: ModelConfig = planned
         with torch.device("meta"):
             self._shapes = {name: tuple(t.shape) for name, t in Transformer(planned).state_dict().items()}
-        self._entries: list[Entry] = entries(self.family.weights(planned), self._shapes)
+        self._entries: list[Entry] = entries(self.family.table(planned, config, self.slots.keys()), self._shapes)
         self._check()
+        source.close()
 
     @classmethod
     def open(cls, path: str | Path) -> ModelFolder:
-        """Read and check a folder without reading its weights.
+        """Read and check a folder, or a GGUF file, without reading its weights.
 
         Raises ModelError for a config that is unknown or asks for what is not computed, and WeightsError for weights that are pickled,
         damaged, left over, missing or of another shape.
         """
         path = Path(path)
-        if not path.is_dir():
-            raise ModelError(f"{path} is not a folder. A model is a folder with {CONFIG} and {WEIGHTS}.")
-        return cls(path, read_config(path))
+        return cls(path, source(path))
 
     def _equal(self, name: str, other: str) -> bool:
         """Whether two tensors of the file hold the same numbers."""
@@ -70,14 +72,7 @@ class ModelFolder:
         return torch.equal(self._tensor(name), self._tensor(other))
 
     def _tensor(self, name: str) -> Tensor:
-        slot = self.slots[name]
-        try:
-            if slot.file not in self._open:
-                self._open[slot.file] = safe_open(str(slot.file), framework="pt")
-            tensor: Tensor = self._open[slot.file].get_tensor(self._disk_names[name])
-            return tensor
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{slot.file} cannot be read: {error}. Fetch or save it again.") from None
+        return self._source.tensor(self._disk_names[name])
 
     def _check(self) -> None:
         """Every place filled, every tensor used, every shape right."""
@@ -107,8 +102,8 @@ class ModelFolder:
 
     def _check_shape(self, entry: Entry) -> None:
         slot = self.slots[entry.theirs]
-        if slot.dtype not in FLOATING:
-            raise WeightsError(f"{slot.file}: {entry.theirs} has dtype {slot.dtype}; weights are read in {', '.join(FLOATING)}.")
+        if slot.dtype not in READABLE:
+            raise WeightsError(f"{slot.file}: {entry.theirs} has dtype {slot.dtype}; weights are read in {', '.join(READABLE)}.")
         with torch.device("meta"):
             ours = entry.op.save([torch.empty(self._shapes[name]) for name in entry.ours])
         if tuple(ours.shape) != slot.shape:
@@ -118,15 +113,24 @@ class ModelFolder:
             )
 
     def build(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Transformer:
-        """The model with its weights, in `dtype` on `device`, ready for evaluation (`eval()`)."""
+        """The model with its weights, in `dtype` on `device`, ready for evaluation (`eval()`).
+
+        Tensors that the model takes as they lie in the file are the file's own pages, private to this model: a change in place does not
+        reach the file, and a file that is replaced later (as a save does) does not reach the model. See `tensors.Mapped` for what does.
+        """
         with torch.device("meta"):
             model = Transformer(self.model_config)
         state: dict[str, Tensor] = {}
+        self._source.close()  # pages that an earlier model may have changed
         for entry in self._entries:
-            parts = entry.op.load(self._tensor(entry.theirs), [self._shapes[name] for name in entry.ours])
-            for name, part in zip(entry.ours, parts, strict=True):
-                state[name] = part.to(device, dtype, copy=True).contiguous()
-        self._open.clear()
+            whole = self._tensor(entry.theirs)
+            place, held = whole.untyped_storage().data_ptr(), False
+            for name, part in zip(entry.ours, entry.op.load(whole, [self._shapes[name] for name in entry.ours]), strict=True):
+                state[name] = part.to(device, dtype).contiguous()
+                held = held or state[name].untyped_storage().data_ptr() == place
+            if not held:
+                self._source.release(self._disk_names[entry.theirs])
+        self._source.close()
         model.load_state_dict(state, strict=True, assign=True)
         return model.eval()
 
@@ -140,7 +144,7 @@ class ModelFolder:
         path = Path(path)
         family = family_for(config)
         state = model.state_dict()
-        plan = entries(family.weights(model.config), state)
+        plan = entries(family.table(model.config, config), state)
         _same_model(family, config, model.config, [entry.theirs for entry in plan])
         bare = (config.get("architectures") or [""])[0] in family.bare
         tensors = []
@@ -166,31 +170,8 @@ def _write(folder: Path, config: Json, tensors: list[tuple[str, Tensor]]) -> Non
     write_json(folder / CONFIG, config)
 
 
-def read_config(path: Path) -> Json:
-    """config.json of a folder. Raises ModelError when it is missing, damaged, or asks for code of its own."""
-    file = path / CONFIG
-    try:
-        if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise ModelError(f"{file} has {file.stat().st_size} bytes; allowed are {MAX_CONFIG_BYTES}. It is no model's config.")
-        config = strict_json(file.read_bytes(), str(file))
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}. A model is a folder with {CONFIG} and {WEIGHTS}.") from None
-    if "auto_map" in config:
-        raise ModelError(
-            f"{file} has auto_map: it asks to run {config['auto_map']!r}, code that comes with the weights. Quire runs no code of a model. "
-            "If the model is of a known family, remove auto_map."
-        )
-    return config
-
-
-def _names(family: Family, files: list[Path]) -> tuple[dict[str, Slot], dict[str, str], dict[str, str]]:
+def _names(family: Family, disk: dict[str, Slot]) -> tuple[dict[str, Slot], dict[str, str], dict[str, str]]:
     """(name of the family's table -> slot, ignored, name of the table -> name on disk)."""
-    disk: dict[str, Slot] = {}
-    for file in files:
-        for name, slot in read_header(file).items():
-            if name in disk:
-                raise WeightsError(f"{name} is in {disk[name].file} and in {file}. Fetch or save them again.")
-            disk[name] = slot
     headless = bool(family.prefix) and not any(name.startswith(family.prefix) for name in disk)
     stems = {name for name in disk if headless and not name.startswith(("cls.", "lm_head."))}
     slots: dict[str, Slot] = {}

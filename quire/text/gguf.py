@@ -1,0 +1,205 @@
+"""The vocabulary of a GGUF file, as the tokenizer.json that stands for it.
+
+`llama` is SentencePiece's byte-pair kind: pieces with scores and bytes for what has no piece. A tokenizer.json has ranked merges instead of
+scores, so every way to join two pieces into a third is a merge, ranked by the third's score. `gpt2` is byte-level byte-pair encoding with
+merges; how it cuts words first is only named in the file (tokenizer.ggml.pre), so names that are not known here are refused.
+
+Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (Tokenizer); patterns as in the published tokenizer.json of each model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from ..errors import ModelError
+from .definition import Definition, define
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+LONGEST_PIECE = 1024  # characters; every cut of a piece is tried, so their length is bounded
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# tokenizer.ggml.pre -> (patterns that cut a text, one after the other; is it put into NFC first; whole words before merges)
+_CUTS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
+    **dict.fromkeys(("gpt-2", "gpt2", "phi-2", "roberta-bpe", "mpt"), ((_GPT2,), False, False)),
+    "olmo": ((_GPT2,), True, False),  # Pythia's and OLMo's
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), ((_CL100K % "{1,3}",), False, True)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), ((_CL100K % "",), True, False)),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), ((r"\p{N}", _GPT2), False, False)),
+}
+
+
+def definition(values: Mapping[str, Any], origin: str) -> tuple[Definition, dict[str, Any]]:
+    """The tokenizer of a GGUF file's metadata: its definition and settings (what tokenizer_config.json would hold).
+
+    Raises ModelError naming the key for a kind that is not read, and for lists that do not go together.
+    """
+    found = _Vocabulary(values, origin)
+    kind = values.get("tokenizer.ggml.model")
+    if kind == "llama":
+        raw = _pieces(found)
+    elif kind == "gpt2":
+        raw = _byte_level(found)
+    else:
+        raise ModelError(f"{origin}: tokenizer.ggml.model is {kind!r}; read are 'llama' (SentencePiece) and 'gpt2' (byte-level).")
+    settings: dict[str, Any] = {f"{role}_token": found.tokens[id] for role, id in found.roles.items()}
+    if isinstance(template := values.get("tokenizer.chat_template"), str):
+        settings["chat_template"] = template
+    raw |= {"version": "1.0", "added_tokens": found.added(), "post_processor": found.around(kind == "llama")}
+    return define(raw, origin, settings), settings
+
+
+class _Vocabulary:
+    """The lists of a file, checked against one another."""
+
+    def __init__(self, values: Mapping[str, Any], origin: str) -> None:
+        self.values, self.origin = values, origin
+        self.tokens: list[str] = self.listed("tokens", str)
+        if not self.tokens:
+            self.wrong("tokens", "is empty or missing; a model that writes text needs its vocabulary")
+        self.types: list[int] = self.listed("token_type", int) or [NORMAL] * len(self.tokens)
+        self.ids = {token: id for id, token in enumerate(self.tokens)}
+        if len(self.ids) != len(self.tokens):
+            twice = next(token for id, token in enumerate(self.tokens) if self.ids[token] != id)
+            self.wrong("tokens", f"has {twice!r} twice")
+        if len(self.types) != len(self.tokens):
+            self.wrong("token_type", f"has {len(self.types)} entries for {len(self.tokens)} tokens")
+        named = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+        named |= {"sep": "seperator_token_id", "cls": "cls_token_id", "mask": "mask_token_id"}
+        self.roles = {role: id for role, key in named.items() if (id := self.id(key)) is not None}
+
+    def wrong(self, key: str, why: str) -> NoReturn:
+        raise ModelError(f"{self.origin}: tokenizer.ggml.{key} {why}.")
+
+    def listed(self, key: str, kind: type) -> list[Any]:
+        found = self.values.get(f"tokenizer.ggml.{key}", [])
+        if not isinstance(found, list) or not all(type(item) is kind for item in found):
+            self.wrong(key, f"must be a list of {kind.__name__}")
+        return found
+
+    def id(self, key: str) -> int | None:
+        """An id by its key; None where there is none. All ones (-1) is how some writers say none."""
+        found = self.values.get(f"tokenizer.ggml.{key}")
+        if found is None or found in (-1, 2**32 - 1):
+            return None
+        if type(found) is not int or not 0 <= found < len(self.tokens):
+            self.wrong(key, f"is {found!r}; allowed is an id below {len(self.tokens)}")
+        return found
+
+    def flag(self, key: str, default: bool) -> bool:
+        found = self.values.get(f"tokenizer.ggml.{key}", default)
+        if type(found) is not bool:
+            self.wrong(key, f"is {found!r}; allowed is true or false")
+        return found
+
+    def added(self) -> list[dict[str, Any]]:
+        """Tokens that are matched before anything else: control tokens, those with a role, and the user's own."""
+        special = {id for id, kind in enumerate(self.types) if kind in (CONTROL, UNKNOWN)} | set(self.roles.values())
+        own = {id for id, kind in enumerate(self.types) if kind == USER_DEFINED}
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        listed = sorted(id for id in special | own if self.tokens[id])
+        return [{"id": id, "content": self.tokens[id], "special": id in special} | plain for id in listed]
+
+    def around(self, begins: bool) -> dict[str, Any] | None:
+        """The post-processor: what stands around a text. begins: whether the begin-of-text token does when the file does not say."""
+        first = "bos" in self.roles and self.flag("add_bos_token", begins)
+        last = "eos" in self.roles and self.flag("add_eos_token", False)
+        names = [role for role, wanted in (("bos", first), ("eos", last)) if wanted]
+        used = {self.tokens[self.roles[role]]: self.roles[role] for role in names}
+
+        def parts(sequence: str, side: int) -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = [{"Sequence": {"id": sequence, "type_id": side}}]
+            mark = {role: {"SpecialToken": {"id": self.tokens[self.roles[role]], "type_id": side}} for role in names}
+            return [*([mark["bos"]] if first else []), *found, *([mark["eos"]] if last else [])]
+
+        special = {spelling: {"id": spelling, "ids": [id], "tokens": [spelling]} for spelling, id in used.items()}
+        single = parts("A", 0)
+        return {"type": "TemplateProcessing", "single": single, "pair": [*single, *parts("B", 1)], "special_tokens": special}
+
+
+def _pieces(found: _Vocabulary) -> dict[str, Any]:
+    scores = found.listed("scores", float)
+    if len(scores) != len(found.tokens):
+        found.wrong("scores", f"has {len(scores)} entries for {len(found.tokens)} tokens")
+    usable = {token: id for token, id in found.ids.items() if found.types[id] in (NORMAL, USER_DEFINED)}
+    unknown = found.roles.get("unk")
+    prefix = found.flag("add_space_prefix", True)
+    marks = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*marks, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None if unknown is None else found.tokens[unknown],
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": found.ids,
+            "merges": [list(pair) for pair in merges(usable, scores, found.origin)],
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                *strip,
+            ],
+        },
+    }
+
+
+def merges(ids: Mapping[str, int], scores: Sequence[float], origin: str) -> list[tuple[str, str]]:
+    """Every pair of pieces that joins into a third, the third with the best score first (ties: the lower id).
+
+    ids: the pieces that text may become. Raises ModelError for a piece that is too long or a score that is not a number.
+    """
+    ranked: list[tuple[float, int, int, int, str, str]] = []
+    for piece, id in ids.items():
+        if len(piece) > LONGEST_PIECE or math.isnan(scores[id]):
+            raise ModelError(f"{origin}: piece {id} has {len(piece)} characters and score {scores[id]}; allowed are {LONGEST_PIECE}.")
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in ids and right in ids:
+                ranked.append((-scores[id], id, ids[left], ids[right], left, right))
+    return [(left, right) for *_, left, right in sorted(ranked)]
+
+
+def _byte_level(found: _Vocabulary) -> dict[str, Any]:
+    pre = found.values.get("tokenizer.ggml.pre")
+    if pre not in _CUTS:
+        found.wrong("pre", f"is {pre!r}: it is not known how that cuts words. Known: {', '.join(_CUTS)}")
+    patterns, nfc, whole = _CUTS[pre]
+    pairs = []
+    for merge in found.listed("merges", str):
+        left, _, right = merge.partition(" ")
+        if not left or not right or left + right not in found.ids or left not in found.ids or right not in found.ids:
+            found.wrong("merges", f"has {merge!r}, which does not join two tokens into a third")
+        pairs.append([left, right])
+    cuts = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in patterns]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    if patterns == (_GPT2,):
+        cuts, level = [], level | {"use_regex": True}  # the library's own, which the quick path knows
+    return {
+        "normalizer": {"type": "NFC"} if nfc else None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, level]} if cuts else level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": whole,
+            "vocab": found.ids,
+            "merges": pairs,
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+    }
