@@ -98,7 +98,7 @@ class Sampler:
         if self._plain and not banned:
             chosen = int(logits.argmax())
             if not math.isfinite(logits[chosen]):
-                raise _not_numbers()
+                raise not_numbers()
         else:
             chosen = self._draw(self._penalised(logits, banned))
         if self._repetition or self._counted:
@@ -135,7 +135,7 @@ class Sampler:
         if self.sampling.temperature == 0.0:
             chosen = int(scores.argmax())
             if not math.isfinite(scores[chosen]):
-                raise _not_numbers()
+                raise not_numbers()
             return chosen
         ids, kept = filtered(scores / np.float32(self.sampling.temperature), self.sampling)
         mass = np.cumsum(np.exp(kept - kept.max()), dtype=np.float64)
@@ -154,7 +154,7 @@ def filtered(scores: Floats, sampling: Sampling) -> tuple[Ids, Floats]:
         ids = np.flatnonzero(scores >= np.partition(scores, -sampling.top_k)[-sampling.top_k])
         scores = scores[ids]
     if not len(scores) or not math.isfinite(scores.max()):
-        raise _not_numbers()
+        raise not_numbers()
     if sampling.top_p < 1.0:
         order = np.argsort(-scores, kind="stable")
         share = _shares(scores[order])
@@ -202,7 +202,7 @@ def logprobs(logits: Floats, chosen: int, alternatives: int) -> tuple[float, tup
     return float(wide[chosen]) - total, tuple((int(i), float(wide[i]) - total) for i in best)
 
 
-def _not_numbers() -> ModelError:
+def not_numbers() -> ModelError:
     return ModelError(
         "the model's logits leave no token to pick: they are not numbers (NaN) or every token is ruled out. "
         "Check the weights with `quire verify`, or load the model with dtype fp32."

@@ -1,7 +1,8 @@
-"""T5 (Raffel et al. 2020): encoder-decoder, RMS norms, relative position buckets, unscaled scores.
+"""T5 (Raffel et al. 2020) and mT5 (Xue et al. 2021): encoder-decoder, RMS norms, relative position buckets, unscaled scores.
 
 1.0: ReLU, the output table tied to the embedding and scaled by width^-0.5. 1.1 (Shazeer 2020): gated tanh-GELU and a table of its own.
-Newer configs say "tied" of both and mean the scale apart (`scale_decoder_outputs`), so a table of its own in the file decides.
+Newer configs say "tied" of both and mean the scale apart (`scale_decoder_outputs`), so a table of its own in the file decides. mT5 is 1.1
+over another vocabulary; its outputs are never scaled. An encoder alone (`T5EncoderModel`) is what sentence-t5 reads texts with.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ FORMS = {
 def build(config: Json) -> ModelConfig:
     f = Fields(config)
     width, heads, head_dim = f.integer("d_model"), f.integer("num_heads", high=1 << 12), f.integer("d_kv", 64)
-    act, gated = f.choice("feed_forward_proj", "relu", FORMS)
+    many = config.get("model_type") == "mt5"
+    act, gated = f.choice("feed_forward_proj", "gated-gelu" if many else "relu", FORMS)
     ffn = FFN(f.integer("d_ff"), act, gated=gated, dropout=True)
     norm = Norm("rms", f.number("layer_norm_epsilon", 1e-6))
     buckets = f.integer("relative_attention_num_buckets", 32, low=4, high=1 << 16)
@@ -39,16 +41,17 @@ def build(config: Json) -> ModelConfig:
         final_norm=norm,
         relative=relative,
     )
-    base = f.architecture(("T5ForConditionalGeneration", "T5Model")) == "T5Model"
+    prefix = "MT5" if many else "T5"
+    architecture = f.architecture([prefix + name for name in ("ForConditionalGeneration", "Model", "EncoderModel")]).removeprefix(prefix)
     tied = f.flag("tie_word_embeddings", True)
-    scaled = f.flag("scale_decoder_outputs", tied)
+    scaled = f.flag("scale_decoder_outputs", tied) and not many
     model = ModelConfig(
         width,
         vocab=f.integer("vocab_size"),
         context=f.integer("n_positions", 512),
         encoder=encoder,
-        decoder=decoder,
-        head=None if base else LMHead(tied=tied, scale=width**-0.5 if scaled else 1.0),
+        decoder=None if architecture == "EncoderModel" else decoder,
+        head=None if architecture != "ForConditionalGeneration" else LMHead(tied=tied, scale=width**-0.5 if scaled else 1.0),
         dropout=f.number("dropout_rate", 0.1, high=0.99),
         init_std=f.number("initializer_factor", 1.0),
         init="t5",
@@ -138,7 +141,7 @@ TINY: Json = {
 
 FAMILY = register(
     Family(
-        names=("t5",),
+        names=("t5", "mt5"),
         kind="seq2seq",
         new=new,
         build=build,
@@ -148,6 +151,9 @@ FAMILY = register(
         variants=(
             {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "scale_decoder_outputs": False, "num_decoder_layers": 1},
             {"architectures": ["T5Model"]},
+            {"architectures": ["T5EncoderModel"], "d_kv": 8},
+            {"model_type": "mt5", "architectures": ["MT5ForConditionalGeneration"], "feed_forward_proj": "gated-gelu"},
+            {"model_type": "mt5", "architectures": ["MT5EncoderModel"], "feed_forward_proj": "gated-gelu"},
         ),
         same=(
             ("lm_head.weight", "shared.weight"),

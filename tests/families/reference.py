@@ -39,7 +39,8 @@ class Case:
         return "-".join([self.family.names[0], *changed]).replace(" ", "")
 
 
-CASES = [Case(family, family.tiny | variant) for _, family in sorted(FAMILIES.items()) for variant in ({}, *family.variants)]
+_FAMILIES = [family for name, family in sorted(FAMILIES.items()) if name == family.names[0]]  # each once, whatever its names
+CASES = [Case(family, family.tiny | variant) for family in _FAMILIES for variant in ({}, *family.variants)]
 FULL = [case for case in CASES if isinstance(case.model.head, LMHead | MLMHead)]  # with a vocabulary at the end
 
 
@@ -60,9 +61,12 @@ def their_model(case: Case, seed: int = 0) -> nn.Module:
     if case.config.get("tie_word_embeddings") is False and model.get_output_embeddings() is not None:
         # T5's config class forces the tie when a model is made from scratch; files of 1.1 have a table of their own
         model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+    if "final_logits_bias" in model._buffers:  # learned here as any other, so that its gradient shows too
+        model.register_parameter("final_logits_bias", nn.Parameter(model._buffers.pop("final_logits_bias")))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]  # Marian's tables of sines are frozen
+        for parameter in learned:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model
 
@@ -78,7 +82,7 @@ def right_padding(lengths: list[int], width: int) -> Tensor:
 
 def their_outputs(case: Case, model: nn.Module, batch: Batch, **more: Any) -> dict[str, Tensor]:
     """What the reference computes for a batch, under our names: hidden or logits, and next_sentence or pooled where there are any."""
-    if case.family.kind == "seq2seq":
+    if case.model.kind == "seq2seq":
         source = batch.source
         assert source is not None
         arguments: dict[str, Any] = {"input_ids": source.tokens, "decoder_input_ids": batch.tokens}
@@ -128,7 +132,7 @@ def batch_for(case: Case, padded: bool) -> Batch:
         return _read_on_both_sides(case, batch)
     if case.model.encoder is not None and case.model.encoder.types > 1:
         batch.types = (torch.arange(width)[None] >= torch.tensor([5, 2, 1])[:, None]).long()
-    if case.family.kind == "seq2seq":
+    if case.model.kind == "seq2seq":
         batch.source = Batch(tokens(3, 12, seed=1), keep=right_padding([12, 7, 2], 12) if padded else None)
     return batch
 
