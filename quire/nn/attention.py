@@ -53,6 +53,8 @@ class Frame:
     cache: Cache | None = None
     trace: list[Tensor] | None = None
     routing: list[Tensor] | None = None
+    distances: tuple[Tensor, Tensor] | None = None  # vectors (R, D) of distances, and which of them stands between query and key (T, S)
+    keep: Tensor | None = None  # (B, S), as in the context
     memory: Tensor | None = None  # (B, S, D): the encoder's output
     memory_mask: Tensor | None = None  # (B, 1, 1, S)
 
@@ -204,7 +206,7 @@ class Attention(nn.Module):
                 q, k = turn(q, cos, sin), turn(k, cos, sin)
             if frame.cache is not None:
                 k, v = frame.cache.write(self.layer, k, v)
-            causal, mask = frame.causal, frame.masks[self.attn.window]
+            causal, mask = frame.causal, self._mask(q, k, frame)
         dropout = self.dropout if self.training else 0.0
         if frame.trace is None:
             out = attend(q, k, v, causal=causal, mask=mask, scale=self.scale, softcap=self.attn.softcap, dropout=dropout)
@@ -213,6 +215,10 @@ class Attention(nn.Module):
             frame.trace.append(weights.detach())
         b, _, t, _ = out.shape
         return self.o(out.transpose(1, 2).reshape(b, t, -1))  # (B, H, T, C) -> (B, T, H*C)
+
+    def _mask(self, q: Tensor, k: Tensor, frame: Frame) -> Tensor | None:
+        """What limits or biases the scores of q (B, H, T, C) over k (B, K, S, C)."""
+        return frame.masks[self.attn.window]
 
     def _memory(self, frame: Frame) -> tuple[Tensor, Tensor]:
         cache = frame.cache

@@ -89,6 +89,38 @@ class Relative:
 
 
 @dataclass(frozen=True)
+class Distances:
+    """A learned vector for every distance between a query and a key, shared by the layers of a stack (DeBERTa, He et al. 2020).
+
+    span: distances from -span to span - 1 have one, others take the nearest. furthest: where it is not 0, distances beyond span / 2 share
+    buckets that grow logarithmically up to it (He et al. 2021). norm: of the vectors.
+    """
+
+    span: int
+    furthest: int = 0
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Disentangled:
+    """Scores that also weigh what a token holds against distance: `key` the query against a distance's key, `query` a distance's query
+    against the key. shared: the projections of tokens serve distances too, else they have their own."""
+
+    key: bool = True
+    query: bool = True
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution over neighbouring tokens beside the first layer (DeBERTa v2's largest): norm(layer(x) + act(conv(x)))."""
+
+    kernel: int
+    act: Act
+    groups: int = 1
+
+
+@dataclass(frozen=True)
 class QKNorm:
     """A norm of queries and of keys before they turn: over each head's channels, or over all heads at once (`whole`)."""
 
@@ -110,6 +142,7 @@ class Attn:
     softcap: float | None = None  # scores s become cap * tanh(s / cap) (Gemma 2)
     norm: QKNorm | None = None
     clip: float | None = None  # q, k and v are cut to [-clip, clip] (MPT)
+    disentangled: Disentangled | None = None  # in a stack that has `distances`
 
 
 @dataclass(frozen=True)
@@ -156,12 +189,14 @@ class Stack:
     layers: tuple[Layer, ...]
     final_norm: Norm | None = None
     relative: Relative | None = None
+    distances: Distances | None = None
     alibi: tuple[float, ...] = ()  # a slope for each head: scores fall with distance (Press et al. 2022)
     positions: int = 0  # rows of a learned position table; 0: none
     position_offset: int = 0  # the row of the first position (RoBERTa: 2)
     sinusoid: bool = False  # fixed sines, then cosines, added to the embeddings (Vaswani et al. 2017)
     types: int = 0  # rows of a token-type table (BERT's segments A and B); 0: none
     embed_norm: Norm | None = None
+    conv: Conv | None = None
     order: tuple[int, ...] = ()  # which of `layers` runs when, for layers used several times (ALBERT); (): each once
 
 
@@ -195,14 +230,15 @@ class Pooler:
 
 @dataclass(frozen=True)
 class LabelHead:
-    """hidden -> labels: of a row, of every token, or where an answer begins and ends (a span: two labels a token).
+    """hidden -> labels: of a row, of every token, where an answer begins and ends (a span: two labels a token), or whether a row's second
+    text follows its first (next: label 0 says that it does; pooled as a row is).
 
     pool: which hidden state stands for a row ("last": the last token that is no padding; "eos": the same, of an encoder-decoder that
     reads the row on both sides). dense: a square layer, `act` and perhaps a norm come before the labels.
     """
 
     labels: int
-    over: Literal["row", "token", "span"] = "row"
+    over: Literal["row", "token", "span", "next"] = "row"
     pool: Literal["first", "mean", "last", "eos"] = "first"
     dense: bool = True
     dense_bias: bool = True
@@ -299,6 +335,10 @@ def _stack_parameters(stack: Stack, width: int, narrow: int) -> int:
     total += stack.types * narrow + _norm_parameters(stack.embed_norm, narrow) + _norm_parameters(stack.final_norm, width)
     if stack.relative:
         total += stack.relative.buckets * stack.layers[0].attn.heads
+    if stack.distances:
+        total += 2 * stack.distances.span * width + _norm_parameters(stack.distances.norm, width)
+    if stack.conv:
+        total += width * width // stack.conv.groups * stack.conv.kernel + width + _norm_parameters(stack.layers[0].norm, width)
     return total + sum(_layer_parameters(layer, width) for layer in stack.layers)
 
 
@@ -311,6 +351,8 @@ def _layer_parameters(layer: Layer, width: int) -> int:
             if attn.norm:
                 sizes = (attn.heads, attn.kv_heads) if attn.norm.whole else (1, 1)
                 total += sum(_norm_parameters(attn.norm.norm, count * attn.head_dim) for count in sizes)
+            if attn.disentangled and not attn.disentangled.shared:
+                total += (attn.disentangled.key + attn.disentangled.query) * (width + 1) * attn.heads * attn.head_dim
     ffn, times = (layer.ffn.expert, layer.ffn.experts) if isinstance(layer.ffn, MoE) else (layer.ffn, 1)
     return total + (times * (ffn.hidden * (2 if ffn.gated else 1) + width) if ffn.bias else 0)
 

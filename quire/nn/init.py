@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention
+from .disentangled import DistanceTable
 from .heads import LMHeadModule
 from .layers import FeedForward, RMSNorm
 from .position import RelativeBias
 from .transformer import Block, Transformer
+
+DRAWN = nn.Linear | nn.Conv1d | nn.Embedding | RelativeBias | DistanceTable | LMHeadModule
 
 
 def initialise(model: Transformer, generator: torch.Generator) -> None:
@@ -29,7 +32,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
                 bias.zero_()
             if isinstance(module, RMSNorm | nn.LayerNorm):
                 module.weight.fill_(1.0 - getattr(module, "offset", 0.0))
-            elif config.init != "t5" and isinstance(module, nn.Linear | nn.Embedding | RelativeBias | LMHeadModule):
+            elif config.init != "t5" and isinstance(module, DRAWN):
                 weight = module._parameters.get("weight")
                 if weight is not None:
                     _draw(weight, config.init_std, generator, cut=config.init == "bert")

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import ContextError
 from .attention import Attention, AttnContext, Frame, build_mask
 from .batch import Batch
-from .config import Layer, ModelConfig, MoE, Stack
+from .config import Attn, Layer, ModelConfig, MoE, Stack
+from .disentangled import Convolution, DisentangledAttention, DistanceTable
 from .heads import make_head
 from .layers import FeedForward, make_norm
 from .moe import Experts
@@ -38,7 +39,7 @@ class Block(nn.Module):
         super().__init__()
         self.wiring, self.dropout = layer.wiring, config.dropout
         attention_dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
-        self.attn = Attention(layer.attn, config.width, attention_dropout)
+        self.attn = _attention(layer.attn, config, attention_dropout)
         self.norm_attn = None if layer.bare else make_norm(layer.norm, config.width)
         self.cross = Attention(layer.cross, config.width, attention_dropout) if layer.cross else None
         self.norm_cross = make_norm(layer.norm, config.width) if layer.cross else None
@@ -90,6 +91,12 @@ class Block(nn.Module):
         return x + self._drop(y if norm_out is None else norm_out(y))
 
 
+def _attention(attn: Attn, config: ModelConfig, dropout: float) -> Attention:
+    if attn.disentangled is None:
+        return Attention(attn, config.width, dropout)
+    return DisentangledAttention(attn, config.width, dropout, config.dropout)
+
+
 class Layers(nn.Module):
     """One stack: what is added to the embeddings, the blocks, and what closes them."""
 
@@ -107,6 +114,8 @@ class Layers(nn.Module):
         self.embed_norm = make_norm(stack.embed_norm, width) if stack.embed_norm else None
         self.alibi = stack.alibi
         self.relative = RelativeBias(stack.relative, stack.layers[0].attn.heads, not self.causal) if stack.relative else None
+        self.distances = DistanceTable(stack.distances, config.width) if stack.distances else None
+        self.conv = Convolution(stack.conv, stack.layers[0].norm, config.width, config.dropout) if stack.conv else None
         blocks = [Block(layer, config) for layer in stack.layers]
         self.layers = nn.ModuleList(blocks)
         self.windows = {layer.attn.window for layer in stack.layers}
@@ -148,6 +157,12 @@ class Layers(nn.Module):
         if memory is not None and narrow is not None:
             memory = memory.to(narrow)
         frame = Frame(self.causal and tokens > 1, masks, narrow, cache=ctx.cache, trace=ctx.trace, routing=ctx.routing, memory=memory)
+        if self.distances is not None:
+            frame.distances = self.distances(tokens)
+        if self.conv is not None:
+            if ctx.segments is not None:
+                raise ContextError("This model mixes neighbouring tokens, so texts cannot share a row. Give each text a row of its own.")
+            frame.keep = ctx.keep
         if memory_keep is not None:
             frame.memory_mask = build_mask(1, memory_keep.shape[1], causal=False, keep=memory_keep)
         if self.rotary:
@@ -176,12 +191,15 @@ class Layers(nn.Module):
         return table[start:end] if ctx.positions is None else F.embedding(ctx.positions + self.offset, table)
 
     def forward(self, x: Tensor, frame: Frame, checkpointing: bool = False) -> Tensor:
-        for index in self.order:
+        first = x
+        for place, index in enumerate(self.order):
             layer = self.layers[index]
             if checkpointing:
                 x = checkpoint(layer, x, frame, use_reentrant=False, preserve_rng_state=self.random)
             else:
                 x = layer(x, frame)
+            if place == 0 and self.conv is not None:
+                x = self.conv(first, x, frame.keep)
         return x if self.norm is None else self.norm(x)
 
 
