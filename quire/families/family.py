@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelError, WeightsError, nearest
@@ -93,7 +93,8 @@ class Family:
     new: sizes -> a stock config.json. build: config.json -> ModelConfig. adjust: the same, once the names of the weights are known.
     weights: the table for a config. tiny, variants: the smallest configs that exercise it. prefix: what base-model names start with where a
     head exists; `bare` architectures are written without it. same: (name, other) a tensor that may only repeat another. renames: endings of
-    older checkpoints. recomputed: patterns of tensors that follow from the config, with the reason why they are not read.
+    older checkpoints. spelled: {name of the table: name} for a folder whose config.json or tensors (none of a new one) say other names.
+    recomputed: patterns of tensors that follow from the config, with the reason why they are not read.
     """
 
     names: tuple[str, ...]
@@ -108,8 +109,14 @@ class Family:
     bare: tuple[str, ...] = ()
     same: tuple[tuple[str, str], ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
+    spelled: Callable[[Json, Collection[str]], dict[str, str]] | None = None
     recomputed: dict[str, str] = field(default_factory=dict)
     harmless: frozenset[str] = frozenset()
+
+    def table(self, model: ModelConfig, config: Json, names: Collection[str] = ()) -> list[Rule]:
+        """The weights' table for one folder; names: of its tensors, none for a folder that is to be written."""
+        other = self.spelled(config, names) if self.spelled else {}
+        return [replace(rule, theirs=other.get(rule.theirs, rule.theirs)) for rule in self.weights(model)]
 
 
 FAMILIES: dict[str, Family] = {}
@@ -226,10 +233,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # Fields that say how to run, train, label or print, not what is computed.
 HARMLESS = frozenset(
     """_name_or_path architectures attn_implementation _attn_implementation_autoset bos_token_id chunk_size_feed_forward classifier_dropout
-    decoder_start_token_id dtype eos_token_id finetuning_task gradient_checkpointing id2label label2id initializer_range is_encoder_decoder
-    model_type output_attentions output_hidden_states output_past pad_token_id pretraining_tp problem_type return_dict
-    sep_token_id task_specific_params tokenizer_class torch_dtype torchscript transformers_version unk_token_id use_bfloat16 use_cache
-    transformers_weights""".split()
+    decoder_start_token_id dtype eos_token_id finetuning_task gradient_checkpointing id2label label2id initializer_range
+    is_encoder_decoder model_type num_labels _num_labels output_attentions output_hidden_states output_past pad_token_id
+    pretraining_tp problem_type return_dict sep_token_id task_specific_params tokenizer_class torch_dtype torchscript
+    transformers_version unk_token_id use_bfloat16 use_cache transformers_weights""".split()
 )
 
 
