@@ -20,9 +20,11 @@ from typing import Any
 from .. import durable
 from ..errors import DataError, ModelError
 from ..text.definition import parse_json, read_optional
+from ..text.gguf import definition
 from ..text.template import Template
 from ..text.tokenizer import Tokenizer
 from ..types import Message
+from . import gguf
 
 GENERATION = "generation_config.json"
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
@@ -61,9 +63,11 @@ class Contract:
     def open(cls, folder: Path | str) -> Contract:
         """From a model folder of ours or of anyone. generation_config.json decides where config.json says otherwise, as in transformers.
 
-        Raises ModelError for a file that is missing or damaged.
+        A GGUF file holds all of it in itself. Raises ModelError for a file that is missing or damaged.
         """
         folder = Path(folder)
+        if folder.is_file():
+            return _of_gguf(folder)
         tokenizer = Tokenizer.open(folder)
         config, generation = _object(folder / "config.json"), _object(folder / GENERATION)
         rule = {name: _ids(source, name, folder) for source in (config, generation) for name in _IDS if source.get(name) is not None}
@@ -185,6 +189,19 @@ class Contract:
             return ()  # a template that wants other turns, or one where it cannot be told: the stop rule alone counts
         ends = [token for token, trained in zip(turn.ids, turn.trained) if trained and self.tokenizer.is_special(token)]
         return tuple(ends[-1:])
+
+
+def _of_gguf(path: Path) -> Contract:
+    values = gguf.read(path).values
+    tokenizer = Tokenizer(*definition(values, str(path)))
+    source = values.get("tokenizer.chat_template")
+    if source is not None and (not isinstance(source, str) or len(source) > 2**20):
+        raise ModelError(f"{path}: tokenizer.chat_template must be a text of at most {2**20:,} characters.")
+    stops = (values.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))  # of a text, a turn, a message
+    known = {token for token in stops if type(token) is int and 0 <= token < tokenizer.vocab_size}
+    return Contract(
+        tokenizer, Template(source, tokenizer.special, origin=f"the template in {path}") if source else None, tuple(sorted(known))
+    )
 
 
 def framed(tokenizer: Tokenizer) -> Tokenizer:

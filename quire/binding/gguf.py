@@ -108,7 +108,10 @@ class _Reader:
 
     def value(self, kind: int, depth: int = 0) -> Any:
         if kind in _NUMBERS:
-            return self.number(_NUMBERS[kind])
+            number = self.number(_NUMBERS[kind])
+            if number - number != 0:
+                raise self.wrong(f"{self.what} is {number}, which is no number")
+            return number
         if kind == _BOOL:
             return self.truth(self.take(1))[0]
         if kind == _STRING:

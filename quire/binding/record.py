@@ -28,7 +28,7 @@ from typing import Any
 
 from .. import durable
 from ..errors import BindingError, StorageError
-from . import weights
+from . import gguf, weights
 from .contract import GENERATION, Contract, _object, canonical
 from .weights import TensorFacts
 
@@ -77,10 +77,9 @@ class Binding:
         """Hashes a model folder as it is now. `lineage`: what it came from (a run, a recipe's hash, a parent's binding id)."""
         folder = Path(folder)
         contract = Contract.open(folder)
-        config = _object(folder / "config.json")
         return cls(
             contract.facts,
-            {name: value for name, value in sorted(config.items()) if name not in _NOT_MATHEMATICS},
+            _architecture(folder),
             weights.tensors(folder),
             {"generation defaults": dict(contract.defaults), "lineage": dict(lineage or {}), "versions": versions()},
         )
@@ -141,6 +140,16 @@ class Binding:
             ("architecture id", value["architecture"]["id"], self.architecture_id),
             ("binding id", value["id"], self.id),
         ]
+
+
+def _architecture(folder: Path) -> dict[str, Any]:
+    """What decides the numbers beside the weights: fields of config.json, or the values of a GGUF file's architecture."""
+    if folder.is_file():
+        container = gguf.read(folder)
+        names = [name for name in container.values if name.startswith(f"{container.architecture}.")]
+        return {name: container.values[name] for name in sorted([*names, "general.architecture"])}
+    config = _object(folder / "config.json")
+    return {name: value for name, value in sorted(config.items()) if name not in _NOT_MATHEMATICS}
 
 
 def bound(folder: Path | str, verify: bool = False) -> Binding:
@@ -221,8 +230,9 @@ def cache_folder(folder: Path | str) -> Path:
 def _stamp(folder: Path) -> dict[str, Any]:
     """Size and times of every file that is hashed, and the hash of each weights file's header."""
     stamp: dict[str, Any] = {}
-    files = weights.weight_files(folder)
-    for path in [*(folder / name for name in _STAMPED), *files]:
+    one = folder.is_file()
+    files = [] if one else weights.weight_files(folder)
+    for path in [folder] if one else [*(folder / name for name in _STAMPED), *files]:
         if path.is_file():
             facts = path.stat()
             # The time of the last change of any kind is there too: tools that set a file's time (archives, images) cannot set that one.

@@ -13,6 +13,7 @@ import torch
 
 from .. import hub, machine, minilm
 from ..binding import Contract, bound
+from ..binding.gguf import SUFFIX
 from ..errors import ModelError, RecipeError, nearest
 from ..families.folder import ModelFolder
 from ..types import Chat, Generator, Scorer
@@ -27,8 +28,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False) -> Decoder | Encoder | Seq2Seq:
-    """Opens a model folder, the model of a run folder, a pulled model by its name ("org/name", "org/name@revision"), or "minilm", the
-    sentence encoder of the extra `minilm`.
+    """Opens a model folder, the model of a run folder, a GGUF file, a pulled model by its name ("org/name", "org/name@revision"), or
+    "minilm", the sentence encoder of the extra `minilm`.
 
     dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it.
     Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names),
@@ -46,7 +47,7 @@ def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", veri
 
 
 def locate(path: Path | str) -> Path:
-    """The model folder at `path`: itself, `model/` in it, or (no network) what was pulled by that name. ModelError says what to do."""
+    """The model at `path`: a GGUF file, a folder, `model/` in it, or (no network) what was pulled by that name. ModelError: what to do."""
     text, path = str(path), Path(path).expanduser()
     if text == minilm.NAME and not path.exists():
         return minilm.folder()
@@ -56,8 +57,10 @@ def locate(path: Path | str) -> Path:
     pulled, pull = (None, "") if path.exists() else hub.place_of(text)
     if pulled is not None:
         return pulled
+    if path.is_file() and path.suffix.lower() == SUFFIX:
+        return path
     if path.is_file():
-        raise ModelError(f"{path} is a file. A model is a folder with config.json and model.safetensors; give the folder.")
+        raise ModelError(f"{path} is a file. A model is a folder with config.json and model.safetensors, or a {SUFFIX} file; give that.")
     if (path / "recipe.toml").is_file():
         raise ModelError(f"the run in {path} has no model yet. It is written when the run ends; go on with it: quire resume {path}")
     here = sorted(place.parent.parent for root in {path.parent, Path("runs")} for place in root.glob("*/model/config.json"))
