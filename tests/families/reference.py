@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from quire.families import FAMILIES, Family
@@ -148,3 +149,14 @@ def _read_on_both_sides(case: Case, source: Batch) -> Batch:
 def save_theirs(model: nn.Module, folder: Path) -> Path:
     model.save_pretrained(folder)  # type: ignore[operator]
     return folder
+
+
+def written_gradients(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """name on disk -> gradient (zeros where there is none): the reference writes them in the place of its weights, which are gone then.
+
+    In memory it joins experts in one tensor and has other names for some weights; a file is what both sides agree on.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    return load_file(save_theirs(model, folder) / "model.safetensors")
