@@ -1,4 +1,4 @@
-"""What is in a model folder and what it is for: shape, parameters by part, memory, tokenizer, stop rule, template, ids, where it comes from.
+"""What is in a model folder and what it is for: shape, parameters by part, memory, tokenizer, stop rule, template, ids, lineage.
 
 Reads headers and small files only, so it is quick at any size.
 """
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ..nn.config import ModelConfig
 
 _PARTS = {"embed": "embedding", "positions": "embedding", "types": "embedding", "attn": "attention", "cross": "attention"}
-_PARTS |= {"ffn": "feed forward", "head": "head", "widen": "embedding", "relative": "attention", "distances": "attention", "conv": "convolution"}
+_PARTS |= {"widen": "embedding", "relative": "attention", "distances": "attention", "conv": "convolution"}
+_PARTS |= {"ffn": "feed forward", "head": "head"}
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -157,7 +158,7 @@ def _spelling(contract: Contract, token: int) -> str:
 def lines(facts: dict[str, Any]) -> list[str]:
     memory, words, text, ids = facts["memory"], facts["tokenizer"], facts["text"], facts["binding"]
     out = [f"{paint(facts['folder'], 'bold')}  {facts['family']} · {facts['kind']} · {facts['parameters']:,} parameters", ""]
-    out += _table("uses", [", ".join(facts["uses"]) or "none that has a verb"])
+    out += _table("uses", [", ".join(facts["uses"])])
     out += _table("shape", words_of(facts["architecture"]))
     out += _table("parameters", _bars(facts["parameters_by_part"]))
     cache = memory["cache_per_token_fp32"]

@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 import tyro
 
 from ..durable import storage, writing
-from ..errors import ContextError, DataError, RecipeError
+from ..errors import ContextError, DataError, QuireError, RecipeError
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 PathOption = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
@@ -325,23 +326,28 @@ Done = Callable[[int], None]
 
 
 def each(
-    rows: Sequence[Row], method: Callable[[list[Row], Done], Sequence[Found]], verb: str, to: Sink, at_once: int = AT_ONCE
+    rows: Sequence[Row], method: Callable[[list[Row], Done], Sequence[Found]], verb: str, to: Sink, at_once: int = AT_ONCE, more: int = 0
 ) -> Iterator[tuple[Row, Found]]:
     """(row, what `method` found for it), chunk by chunk in the order of the input; progress on standard error when it takes a while.
 
     method: rows and a callback that hears how many are done -> as many results. An error of the model names the row that it is about.
+    more: texts beside the rows that `method` works on and counts (all rows at once then).
     """
-    live = Later(len(rows), verb)
+    live = Later(len(rows) + more, verb)
     try:
         for start in range(0, len(rows), at_once):
             part = list(rows[start : start + at_once])
-            found = _named(part, method, lambda done, before=start: live.update(before + done))  # type: ignore[misc]
-            live.update(start + len(part))
+            found = _named(part, method, partial(_plus, live, start))
+            live.update(start + len(part) + more)
             if to.shows:
                 live.clear()
             yield from zip(part, found, strict=True)
     finally:
         live.close()
+
+
+def _plus(live: Later, before: int, done: int) -> None:
+    live.update(before + done)
 
 
 class Later:
@@ -382,9 +388,19 @@ def _named(part: list[Row], method: Callable[[list[Row], Done], Sequence[Found]]
                 method([row], lambda _: None)
             except (ContextError, DataError) as own:
                 raise _at(row, own) from None
+            except QuireError:  # one row alone makes no sense to this method: the first error stands
+                break
         raise
 
 
 def _at(row: Row, error: ContextError | DataError) -> ContextError | DataError:
     told = re.sub(r"^(the )?(text|pair|question|prompt|row) \d+ ", r"this \2 ", str(error))  # its number within one chunk says nothing here
     return type(error)(f"{row.where}: {told}" if row.where else told)
+
+
+def tell_cut(cut: Sequence[int]) -> None:
+    """Says how many texts were cut, where --long cut has asked for it. cut: how many tokens of each were left out."""
+    texts = sum(1 for tokens in cut if tokens)
+    if texts:
+        many = "texts were" if texts > 1 else "text was"
+        print(f"quire: {texts:,} {many} too long: {sum(cut):,} tokens left out", file=sys.stderr)

@@ -25,6 +25,15 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "use": {
         "generate": ("generate", "continue prompts"),
         "chat": ("chat", "talk with a model in the terminal"),
+        "fill": ("fill", "what stood where a word is missing"),
+        "classify": ("classify", "which label fits a text, or a pair of texts"),
+        "tag": ("tag", "names, places and other entities in a text"),
+        "answer": ("answer", "where in a text a question is answered"),
+        "score": ("score", "how likely a model finds a text, token by token"),
+        "next-sentence": ("classify:next_sentence", "does one text follow another"),
+        "embed": ("embed", "texts as vectors"),
+        "similar": ("embed:similar", "which texts mean the same"),
+        "cluster": ("embed:cluster", "texts in groups of like meaning"),
     },
     "get": {
         "pull": ("pull", "fetch a model or a data set from the hub: pinned, hashed, safetensors only"),

@@ -22,7 +22,7 @@ _WRITTEN = {"row": "over whole texts", "token": "over tokens", "span": "where an
 
 
 def uses(config: ModelConfig, contract: Contract) -> list[str]:
-    """The verbs that a model serves, the most particular first."""
+    """The verbs that a model serves, the most particular first; vectors of texts can be had from any."""
     from ..nn.config import LabelHead, LMHead, MLMHead
 
     head, words, verbs = config.head, contract.tokenizer, list[str]()
@@ -32,14 +32,12 @@ def uses(config: ModelConfig, contract: Contract) -> list[str]:
         verbs += ["fill", "eval"]
     if isinstance(head, MLMHead) and head.next_sentence and words.sep is not None:
         verbs.append("next-sentence")
-    if config.kind == "encoder":
-        verbs += ["embed", "similar", "cluster"]
     if isinstance(head, LMHead) and config.kind == "seq2seq":
         verbs += ["translate", "summarize", "text2text", "generate", "score"]
         verbs += ["fill", "eval"] if words.token_id("<extra_id_0>") is not None else []
     if isinstance(head, LMHead) and config.kind == "decoder":
         verbs += ["generate", "chat", "score", "eval"]  # chat goes on with a base model's text
-    return verbs
+    return [*verbs, "embed", "similar", "cluster"]
 
 
 def describe(config: ModelConfig) -> str:
@@ -71,15 +69,14 @@ def open_for(verb: str, path: str, machine: Machine) -> Opened:
 def check(verb: str, config: ModelConfig, contract: Contract, name: str) -> None:
     can = uses(config, contract)
     if verb not in can:
-        able = f"it can: {', '.join(can)}" if can else "it gives hidden states, for which there is no verb"
-        raise RecipeError(f"{verb} needs another model: {name} is {describe(config)}; {able}.")
+        raise RecipeError(f"{verb} needs another model: {name} is {describe(config)}; it can: {', '.join(can)}.")
 
 
 def opened_encoder(verb: str, path: str, machine: Machine) -> Encoder:
     from ..model import Encoder
 
     model = open_for(verb, path, machine)
-    assert isinstance(model, Encoder)  # `uses` gives these verbs to no other kind
+    assert isinstance(model, Encoder)  # `uses` gives the verb to no other kind
     return model
 
 

@@ -1,0 +1,150 @@
+"""`quire classify`: which label fits a text, or a pair of texts. `quire next-sentence`: does one text follow another?
+
+quire classify MODEL "I loved every minute of it."
+
+quire classify MODEL "A man sleeps." --pair "A person rests."
+
+quire classify MODEL --file reviews.jsonl --out labels.jsonl
+
+JSONL rows are {"text": "..."} or {"text": "...", "pair": "..."}; their other fields come back with the labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from .lines import (
+    Fields,
+    Files,
+    FilesOption,
+    Long,
+    Machine,
+    MachineOption,
+    Model,
+    Row,
+    Sink,
+    Text,
+    Texts,
+    each,
+    parse,
+    read,
+    sink,
+    tell_cut,
+)
+from .paint import bar, flat, paint
+from .uses import dry_run, open_for, opened_encoder
+
+
+@dataclass(frozen=True)
+class Classify:
+    model: Model
+    """A model folder."""
+    texts: Texts = ()
+    """Texts; '-' or nothing reads standard input, one a line."""
+    pair: Text = None
+    """What stands beside each text that has no pair of its own."""
+    function: Annotated[Literal["softmax", "sigmoid", "none"] | None, tyro.conf.arg(metavar="softmax|sigmoid|none")] = None
+    """Scores as probabilities of one label (softmax), of each label alone (sigmoid), or as they are; else as the model's config says."""
+    top: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Only the N best labels; 0: all."""
+    long: Long = "error"
+    """A text that is too long is an error, or is cut."""
+    files: FilesOption = field(default_factory=Files)
+    machine: MachineOption = field(default_factory=Machine)
+
+
+def run(argv: list[str]) -> int:
+    options = parse(Classify, "classify", argv, __doc__)
+    rows = read(options.texts, options.files, Fields(beside="pair", given=options.pair), "classify")
+    if options.files.dry_run:
+        return dry_run("classify", options.model, rows, options.files)
+    model = open_for("classify", options.model, options.machine)
+    cut: list[int] = []
+    with sink(options.files) as to:
+        found = each(
+            rows,
+            lambda part, done: model.classify([_text(row) for row in part], options.function, long=options.long, cut=cut, progress=done),
+            "classify",
+            to,
+        )
+        for row, labels in found:
+            best = dict(list(labels.items())[: options.top or None])
+            read_fields = {"text": row.text} if row.beside is None else {"text": row.text, "pair": row.beside}
+            to.row(row, {**read_fields, "labels": best}, line, row, best, options.function, to)
+        tell_cut(cut)
+    return 0
+
+
+def _text(row: Row) -> str | tuple[str, str]:
+    return row.text if row.beside is None else (row.text, row.beside)
+
+
+def line(row: Row, labels: Mapping[str, float], function: str | None, to: Sink) -> str:
+    """The best label, its score and the text; where somebody looks, every label with a bar."""
+    text = flat(row.text) + (f"  +  {flat(row.beside)}" if row.beside is not None else "")
+    if not to.shows:
+        label, score = next(iter(labels.items()))
+        return f"{flat(label)}\t{score:.4f}\t{text}"
+    width = min(max(len(flat(label)) for label in labels), 40)
+    # One label without a function is a figure (regression), not a probability.
+    shares = function != "none" and (len(labels) > 1 or function is not None) and all(0.0 <= score <= 1.0 for score in labels.values())
+    return "\n".join(
+        [paint(text, "bold"), *(_label(flat(label), score, width, shares, not i) for i, (label, score) in enumerate(labels.items()))]
+    )
+
+
+def _label(label: str, score: float, width: int, shares: bool, best: bool) -> str:
+    name = paint(f"{label:<{width}}", "green") if best else f"{label:<{width}}"
+    return f"  {name}  {score:>6.1%}  {bar(score)}" if shares else f"  {name}  {score:>8.3f}"
+
+
+# -- next-sentence -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NextSentence:
+    model: Model
+    """A folder of a model with BERT's second head."""
+    texts: Texts = ()
+    """What may follow; '-' or nothing reads standard input, one a line."""
+    after: Text = None
+    """The text that comes first, for all of them."""
+    long: Long = "error"
+    """A pair that is too long is an error, or is cut."""
+    files: FilesOption = field(default_factory=Files)
+    machine: MachineOption = field(default_factory=Machine)
+
+
+def next_sentence(argv: list[str]) -> int:
+    """Does one text follow another? The probability that it does.
+
+    quire next-sentence MODEL --after "It rained all day." "The streets were wet." "Cats have four legs."
+
+    JSONL rows are {"after": "It rained all day.", "text": "The streets were wet."}.
+    """
+    options = parse(NextSentence, "next-sentence", argv, next_sentence.__doc__)
+    rows = read(options.texts, options.files, Fields(beside="after", given=options.after, needed=True), "next-sentence")
+    if options.files.dry_run:
+        return dry_run("next-sentence", options.model, rows, options.files)
+    model = opened_encoder("next-sentence", options.model, options.machine)
+    cut: list[int] = []
+    with sink(options.files) as to:
+        found = each(
+            rows,
+            lambda part, done: model.next_sentence([_pair(row) for row in part], long=options.long, cut=cut, progress=done),
+            "next-sentence",
+            to,
+        )
+        for row, share in found:
+            shown = f"  {share:>6.1%}  {bar(share):<24}  {flat(row.text)}" if to.shows else f"{share:.4f}\t{flat(row.text)}"
+            to.row(row, {"after": row.beside, "text": row.text, "follows": share}, str, shown)
+        tell_cut(cut)
+    return 0
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    return row.beside or "", row.text

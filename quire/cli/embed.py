@@ -1,0 +1,263 @@
+"""`quire embed`: texts as vectors. `quire similar`: which texts mean the same. `quire cluster`: texts in groups.
+
+quire embed MODEL --file texts.txt --out vectors.npy
+
+quire embed MODEL "How do I reset my password?" --json
+
+Vectors are pooled and normalised as the model's folder says; --out PATH.npy holds all of them as one float32 table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from ..errors import RecipeError
+from .lines import (
+    Done,
+    Fields,
+    Files,
+    FilesOption,
+    Long,
+    Machine,
+    MachineOption,
+    Model,
+    PathOption,
+    Row,
+    Sink,
+    Texts,
+    each,
+    parse,
+    read,
+    sink,
+    tell_cut,
+)
+from .paint import bar, flat, paint
+from .uses import dry_run, open_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from .uses import Opened
+
+    Vector = npt.NDArray[np.float32]
+
+_COLUMNS = 8  # texts whose table fits into 80 columns
+_NAME = 24
+Number = Annotated[int, tyro.conf.arg(metavar="N")]
+Kind = Annotated[Literal["query", "document"] | None, tyro.conf.arg(metavar="query|document", help_behavior_hint="")]
+Pool = Annotated[
+    Literal["cls", "mean", "max", "last", "mean-sqrt", "weighted"] | None,
+    tyro.conf.arg(metavar="cls|mean|max|last|mean-sqrt|weighted", help_behavior_hint=""),
+]
+
+
+@dataclass(frozen=True)
+class Embed:
+    model: Model
+    """A model folder, best one of sentence-transformers; minilm is the one of the extra."""
+    texts: Texts = ()
+    """Texts; '-' or nothing reads standard input, one a line."""
+    kind: Kind = None
+    """What the texts are: some models have a prompt for each kind."""
+    pool: Pool = None
+    """Which hidden states stand for a text; else as the folder says."""
+    long: Long = "error"
+    """A text that is too long is an error, or is cut."""
+    files: FilesOption = field(default_factory=Files)
+    machine: MachineOption = field(default_factory=Machine)
+
+
+def run(argv: list[str]) -> int:
+    options = parse(Embed, "embed", argv, __doc__)
+    rows = read(options.texts, options.files, Fields(), "embed")
+    if options.files.dry_run:
+        return dry_run("embed", options.model, rows, options.files)
+    table = options.files.out is not None and options.files.out.suffix == ".npy"
+    if table and options.files.json:
+        raise RecipeError(f"--out {options.files.out} is a table of numbers, not JSON; leave --json out, or name the file .jsonl")
+    model = open_for("embed", options.model, options.machine)
+    with sink(options.files) as to:
+        found = vectors(model, rows, to, "embed", options.long, kind=options.kind, pool=options.pool)
+        if table:
+            import numpy as np
+
+            assert to.out is not None
+            np.save(to.out, np.stack([vector for _, vector in found]), allow_pickle=False)
+            return 0
+        for row, vector in found:
+            numbers = [round(float(value), 8) for value in vector]
+            to.row(row, {"text": row.text, "embedding": numbers}, _line, row, numbers, to)
+    return 0
+
+
+def vectors(model: Opened, rows: Sequence[Row], to: Sink, verb: str, long: Long, **ways: Any) -> Iterator[tuple[Row, Vector]]:
+    """(row, its vector) in order; what was cut is told at the end."""
+    cut: list[int] = []
+
+    def method(part: list[Row], done: Done) -> list[Vector]:
+        return list(model.embed([row.text for row in part], long=long, cut=cut, progress=done, **ways))
+
+    yield from each(rows, method, verb, to)
+    tell_cut(cut)
+
+
+def _line(row: Row, numbers: Sequence[float], to: Sink) -> str:
+    """All numbers of a vector; where somebody looks, the first few."""
+    if not to.shows:
+        return " ".join(f"{value:.6g}" for value in numbers)
+    few = " ".join(f"{value:+.3f}" for value in numbers[:6])
+    return f"{paint(flat(row.text), 'bold')}\n  {len(numbers)} numbers: {few} ..."
+
+
+# -- similar -------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Similar:
+    model: Model
+    """A model folder, best one of sentence-transformers; minilm is the one of the extra."""
+    texts: Texts = ()
+    """Texts that are compared with one another, or, with --to, what is looked for."""
+    to: PathOption = None
+    """A file of texts to look in, lines or JSONL."""
+    top: Number = 5
+    """With --to: so many of them for each text, the nearest first."""
+    long: Long = "error"
+    """A text that is too long is an error, or is cut."""
+    files: FilesOption = field(default_factory=Files)
+    machine: MachineOption = field(default_factory=Machine)
+
+
+def similar(argv: list[str]) -> int:
+    """Which texts mean the same? Cosines of their vectors: 1 is the same meaning, around 0 nothing in common.
+
+    quire similar MODEL "a cat" "a kitten" "a car"
+
+    quire similar MODEL "I forgot my password" --to questions.txt --top 3
+    """
+    options = parse(Similar, "similar", argv, similar.__doc__)
+    rows = read(options.texts, options.files, Fields(), "similar")
+    others = rows if options.to is None else read((), Files(file=options.to), Fields(), "similar")
+    if options.top < 1:
+        raise RecipeError(f"--top is {options.top}; allowed is 1 and more")
+    if len(rows) < 2 and options.to is None:
+        raise RecipeError("there is one text and nothing to compare it with: give two, or --to PATH with texts to look in")
+    if options.files.dry_run:
+        return dry_run("similar", options.model, [*rows, *(others if options.to else [])], options.files)
+    model = open_for("similar", options.model, options.machine)
+    # An unnormalised product is what some models are trained for; their folder says so.
+    unit = True if model.sentence.similarity == "cosine" else None
+    with sink(options.files) as to:
+        if options.to is None:
+            found = _table(vectors(model, rows, to, "similar", options.long, normalize=unit))
+            _matrix(rows, found @ found.T, options.top, to)
+            return 0
+        theirs = _table(vectors(model, others, to, "similar", options.long, kind="document", normalize=unit))
+        for row, vector in vectors(model, rows, to, "similar", options.long, kind="query", normalize=unit):
+            _hits(row, others, theirs @ vector, options.top, to)
+    return 0
+
+
+def _table(found: Iterator[tuple[Row, Vector]]) -> Vector:
+    import numpy as np
+
+    return np.stack([vector for _, vector in found])
+
+
+def _matrix(rows: Sequence[Row], cosines: Vector, top: int, to: Sink) -> None:
+    """Every text with every other: where somebody looks, as a table with numbered columns, or the nearest of each when they are many."""
+    if to.shows and len(rows) <= _COLUMNS:
+        from .tables import show
+
+        names = [text if len(text) <= _NAME else text[: _NAME - 1] + "…" for text in (flat(row.text) for row in rows)]
+        others = [[-9.0 if i == j else float(value) for j, value in enumerate(line)] for i, line in enumerate(cosines)]
+        nearest = {(i, 2 + line.index(max(line))) for i, line in enumerate(others)}
+        cells = [[str(i + 1), names[i], *(f"{value:.3f}" for value in line)] for i, line in enumerate(cosines)]
+        show(["", "text", *map(str, range(1, len(rows) + 1))], cells, numbers=range(2, len(rows) + 2), strong=nearest)
+        return
+    for number, (row, line) in enumerate(zip(rows, cosines)):
+        if to.shows:
+            _hits(row, rows, line, top, to, but=number)
+            continue
+        values = [round(float(value), 6) for value in line]
+        to.row(row, {"text": row.text, "cosines": values}, str, "\t".join([*(f"{value:.4f}" for value in values), flat(row.text)]))
+
+
+def _hits(row: Row, others: Sequence[Row], cosines: Vector, top: int, to: Sink, but: int | None = None) -> None:
+    """The nearest of the other texts; `but`: the row itself among them."""
+    order = sorted((i for i in range(len(others)) if i != but), key=lambda i: -float(cosines[i]))[:top]
+    if to.json:
+        hits = [{"index": i, "score": round(float(cosines[i]), 6), "text": others[i].text, **others[i].rest} for i in order]
+        to.row(row, {"text": row.text, "hits": hits}, str)
+    elif to.shows:
+        to.write("\n".join([paint(flat(row.text), "bold"), *(_hit(float(cosines[i]), others[i].text) for i in order)]))
+    else:
+        for i in order:
+            to.write(f"{float(cosines[i]):.4f}\t{i + 1}\t{flat(others[i].text)}")
+
+
+def _hit(score: float, text: str) -> str:
+    return f"  {score:>6.3f}  {bar(score, 12):<12}  {flat(text)}"
+
+
+# -- cluster -------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cluster:
+    model: Model
+    """A model folder, best one of sentence-transformers; minilm is the one of the extra."""
+    texts: Texts = ()
+    """Texts; '-' or nothing reads standard input, one a line."""
+    count: Number = 8
+    """So many groups."""
+    seed: Number = 0
+    """The same seed gives the same groups."""
+    long: Long = "error"
+    """A text that is too long is an error, or is cut."""
+    files: FilesOption = field(default_factory=Files)
+    machine: MachineOption = field(default_factory=Machine)
+
+
+def cluster(argv: list[str]) -> int:
+    """Texts in groups of like meaning (k-means over their vectors).
+
+    quire cluster MODEL --file questions.txt --count 5
+    """
+    options = parse(Cluster, "cluster", argv, cluster.__doc__)
+    rows = read(options.texts, options.files, Fields(), "cluster")
+    if not 1 <= options.count <= len(rows):
+        raise RecipeError(f"--count is {options.count}; allowed is 1 to {len(rows)}, the number of texts")
+    if options.files.dry_run:
+        return dry_run("cluster", options.model, rows, options.files)
+    model = open_for("cluster", options.model, options.machine)
+    with sink(options.files) as to:
+        found = list(
+            each(
+                rows,
+                lambda part, done: model.cluster([row.text for row in part], options.count, options.seed, long=options.long, progress=done),
+                "cluster",
+                to,
+                at_once=len(rows),
+            )
+        )
+        if to.shows:
+            to.write("\n".join(_groups([(row.text, number) for row, number in found], options.count)))
+            return 0
+        for row, number in found:
+            to.row(row, {"text": row.text, "cluster": number}, str, f"{number}\t{flat(row.text)}")
+    return 0
+
+
+def _groups(found: Sequence[tuple[str, int]], count: int) -> list[str]:
+    out = []
+    for group in range(count):
+        texts = [text for text, number in found if number == group]
+        out.append(f"{paint(f'{group}', 'bold cyan')}  {paint(f'{len(texts)} text' + 's' * (len(texts) != 1), 'dim')}")
+        out += [f"   {flat(text)}" for text in texts]
+    return out

@@ -1,0 +1,73 @@
+"""`quire tag`: the names, places, words of a kind ... that a model marks in a text.
+
+quire tag MODEL "Angela Merkel was born in Hamburg."
+
+quire tag MODEL --file letters.txt --json
+
+In a terminal what was found is coloured in the text; in a pipe it stands in brackets, and --json has the places in characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from ..types import Entity
+from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Sink, Texts, each, parse, read, sink
+from .paint import flat, paint
+from .uses import dry_run, open_for
+
+_COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+
+
+@dataclass(frozen=True)
+class Tag:
+    model: Model
+    """A model folder."""
+    texts: Texts = ()
+    """Texts; '-' or nothing reads standard input, one a line."""
+    aggregation: Literal["none", "simple", "first", "average", "max"] = "simple"
+    """How tokens become entities: none keeps every token; first, average and max decide over whole words."""
+    stride: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """Read a text that is too long in windows that share so many tokens; without it, such a text is an error."""
+    files: FilesOption = field(default_factory=Files)
+    machine: MachineOption = field(default_factory=Machine)
+
+
+def run(argv: list[str]) -> int:
+    options = parse(Tag, "tag", argv, __doc__)
+    rows = read(options.texts, options.files, Fields(), "tag")
+    if options.files.dry_run:
+        return dry_run("tag", options.model, rows, options.files)
+    model = open_for("tag", options.model, options.machine)
+    colours: dict[str, str] = {}
+    with sink(options.files) as to:
+        found = each(
+            rows,
+            lambda part, done: model.tag([row.text for row in part], options.aggregation, stride=options.stride, progress=done),
+            "tag",
+            to,
+        )
+        for row, entities in found:
+            to.row(row, {"text": row.text, "entities": [asdict(entity) for entity in entities]}, line, row, entities, to, colours)
+    return 0
+
+
+def line(row: Row, entities: Sequence[Entity], to: Sink, colours: dict[str, str]) -> str:
+    """The text with its entities marked; where somebody looks in colour, each label in one of its own."""
+    parts, place = [], 0
+    for entity in sorted(entities, key=lambda entity: entity.start):
+        if entity.start < place:  # inside another one: it cannot be drawn twice
+            continue
+        label, words = flat(entity.label), flat(row.text[entity.start : entity.end])
+        parts.append(flat(row.text[place : entity.start]))
+        if to.shows:
+            colour = colours.setdefault(label, _COLOURS[len(colours) % len(_COLOURS)])
+            parts.append(f"{paint(words, f'underline {colour}')} {paint(f'{label} {entity.score:.0%}', 'dim')}")
+        else:
+            parts.append(f"[{words}]({label})")
+        place = entity.end
+    return "".join([*parts, flat(row.text[place:])])
