@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from tests.families.reference import (
     tokens,
     written_gradients,
 )
+from tests.families.table import PAGE, measure
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -92,7 +94,7 @@ def test_gradients_are_equal(case: Case, tmp_path: Path) -> None:
     loss(their_outputs(case, theirs, batch)["logits"]).backward()
     loss(ours.head(ours(batch))).backward()
     named = dict(ours.named_parameters())
-    table = {name: p.grad for name, p in theirs.named_parameters()}
+    table = {name: p.grad for name, p in theirs.named_parameters(remove_duplicate=False)}
     table |= written_gradients(theirs, tmp_path / "gradients")
     compared = 0
     for entry in entries(case.family.weights(ours.config), named):
@@ -185,3 +187,16 @@ def test_pad_token_in_the_middle_is_read_like_any_other() -> None:
     ids[0, 3] = 0
     with torch.no_grad():
         close(model(Batch(ids)), model(Batch(ids, keep=torch.ones(1, 8, dtype=torch.bool))), "with and without keep", 1e-5)
+
+
+def test_the_page_of_families_names_every_one_of_them() -> None:
+    """docs/families.md is made by `python -m tests.families.table`."""
+    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    named = {name for line in rows for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+    assert named == set(FAMILIES)
+    assert all("equal" in line for line in rows)
+
+
+def test_a_row_of_that_page_is_what_is_measured_here(tmp_path: Path) -> None:
+    row = measure(next(case for case in CASES if case.family.kind == "seq2seq"), tmp_path)
+    assert row.round_trip and row.difference < 1e-4 and row.cache is not None and row.cache < 1e-4
