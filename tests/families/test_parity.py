@@ -192,9 +192,9 @@ def test_pad_token_in_the_middle_is_read_like_any_other() -> None:
 def test_the_page_of_families_names_every_one_of_them() -> None:
     """docs/families.md is made by `python -m tests.families.table`."""
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
-    named = {name for line in rows for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+    named = {name for line in rows[1:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
     assert named == set(FAMILIES)
-    assert all("equal" in line for line in rows)
+    assert all("equal" in line for line in rows[1:])
 
 
 def test_a_row_of_that_page_is_what_is_measured_here(tmp_path: Path) -> None:
