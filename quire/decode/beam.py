@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..nn.transformer import Transformer
 
 _OUT = -1e9  # the score of a beam that holds nothing yet, as in the reference
+_DROP = 8  # inputs that are done are dropped when they are one in so many: dropping copies the cache of the others
 _BLOCK = 64  # the best of a vocabulary are looked for in the blocks with the largest maxima
 
 
@@ -117,8 +118,8 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor,
 class _Input:
     """What one input has finished: (score, ids, reason), best first, at most `width`."""
 
-    number: int
     finished: list[tuple[float, tuple[int, ...], FinishReason]] = field(default_factory=list)
+    done: bool = False
 
 
 class _Search:
@@ -143,25 +144,23 @@ class _Search:
         self.rows = Rows(model, start, beam.width, tokens, keep, way)
         self.prompt = start.shape[1]
         self.written = start.repeat_interleave(beam.width, 0)  # (N, L), prompt included
-        self.inputs = [_Input(number) for number in range(len(prompts))]
+        self.inputs = [_Input() for _ in prompts]
         self.running = np.full((len(prompts), beam.width), _OUT, dtype=np.float32)  # (R, W) summed log-probabilities
         self.running[:, 0] = 0.0
 
     def run(self) -> list[Found]:
-        found: dict[int, Found] = {}
+        everything = list(self.inputs)
         logits = self.rows.first.repeat_interleave(self.beam.width, 0) if self.beam.width > 1 else self.rows.first
         for count in range(1, self.limit + 1):
             scores, parents, tokens = self._candidates(logits, count)
-            done = self._advance(count, scores, parents, tokens)
-            for place in np.flatnonzero(done).tolist():
-                best = self.inputs[place].finished[0]
-                found[self.inputs[place].number] = Found(best[1], best[0], best[2])
+            self._advance(count, scores, parents, tokens)
+            done = np.array([one.done for one in self.inputs])
             if done.all():
                 break
-            if done.any():
+            if done.sum() * _DROP >= len(done):
                 self._drop(np.flatnonzero(~done))
             logits = self.rows.step(self.written[:, -1])
-        return [found[number] for number in range(len(found))]
+        return [Found(ids, score, reason) for score, ids, reason in (one.finished[0] for one in everything)]
 
     # -- what may come next ------------------------------------------------------------------------------------------------------
 
@@ -203,27 +202,23 @@ class _Search:
 
     # -- what becomes of it ------------------------------------------------------------------------------------------------------
 
-    def _advance(
-        self, count: int, scores: npt.NDArray[np.float32], parents: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
-        """Keeps finished texts, chooses who goes on, moves caches; (R,) which inputs are done."""
-        w, width = self.beam.width, self.beam.width
-        if not np.isfinite(scores[:, 0]).all():
+    def _advance(self, count: int, scores: npt.NDArray[np.float32], parents: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]) -> None:
+        """Keeps finished texts, says which inputs are done, chooses who goes on in the others."""
+        w = self.beam.width
+        if not all(one.done or finite for one, finite in zip(self.inputs, np.isfinite(scores[:, 0]).tolist())):
             raise not_numbers()
         ends = np.isin(tokens, self.stops.cpu().numpy()) if count < self.limit else np.ones(tokens.shape, dtype=bool)
         self._finish(count, scores, parents, tokens, ends)
         order = np.argsort(ends, axis=1, kind="stable")[:, :w]  # those that do not end, best first
         parent, token = np.take_along_axis(parents, order, 1), np.take_along_axis(tokens, order, 1)
         running = np.where(np.take_along_axis(ends, order, 1), _OUT, np.take_along_axis(scores, order, 1)).astype(np.float32)
-        done = np.zeros(len(self.inputs), dtype=bool)
         for place, one in enumerate(self.inputs):
-            if len(one.finished) == width:
+            if len(one.finished) == w and not one.done:
                 hope = float(running[place, 0]) / count**self.beam.length_penalty
-                done[place] = self.beam.early_stopping or hope <= one.finished[-1][0]
-        done |= count == self.limit
-        if not done.all():
+                one.done = self.beam.early_stopping or hope <= one.finished[-1][0]
+            one.done = one.done or count == self.limit
+        if not all(one.done for one in self.inputs):
             self._continue(running, parent, token)
-        return done
 
     def _finish(
         self,
@@ -238,6 +233,8 @@ class _Search:
         stops = frozenset(self.stops.tolist())
         for place, rank in np.argwhere(ends[:, :w]).tolist():
             one, last = self.inputs[place], int(tokens[place, rank])
+            if one.done:
+                continue
             ids = (*self.written[place * w + int(parents[place, rank]), self.prompt :].tolist(), last)
             score = float(scores[place, rank]) / count**self.beam.length_penalty
             one.finished.append((score, ids, "stop" if last in stops else self.reason))

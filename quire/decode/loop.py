@@ -94,7 +94,7 @@ def _decode(
     most: int,
     way: Way,
 ) -> Iterator[Chunk]:
-    sampler = Sampler(sampling, model.config.vocab, prompt if source is None else [*source, *prompt])
+    sampler = Sampler(sampling, model.config.vocab, prompt)
     stream, held = tokenizer.stream(), HeldText(sampling.stop)
     training = model.training
     model.eval()  # dropout would make another model of it
@@ -115,7 +115,7 @@ def _decode(
                     reason = "length" if most == sampling.max_tokens else "context"
                     tail, stopped = held.push(stream.end())
                     text, reason = text + tail + held.rest(), "stop" if stopped else reason
-            yield Chunk(text, (pick.id,), reason, _facts(pick, tokenizer) if sampling.logprobs else ())
+            yield Chunk(text, (pick.id,), reason, facts(pick, tokenizer) if sampling.logprobs else ())
             if reason is not None:
                 return
             logits = forward([pick.id])
@@ -220,6 +220,6 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-def _facts(pick: Pick, tokenizer: Vocabulary) -> tuple[TokenLogprob, ...]:
+def facts(pick: Pick, tokenizer: Vocabulary) -> tuple[TokenLogprob, ...]:
     top = tuple((token, tokenizer.decode([token], special=True), logprob) for token, logprob in pick.top)
     return (TokenLogprob(pick.id, tokenizer.decode([pick.id], special=True), pick.logprob, top),)

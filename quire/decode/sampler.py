@@ -91,19 +91,23 @@ class Sampler:
         self._seen[np.asarray(prompt, dtype=np.int64)] = True
         self._repetition = sampling.repetition_penalty != 1.0
         self._counted = sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
-        self._plain = sampling.temperature == 0.0 and not self._repetition and not self._counted
+        self.plain = sampling.temperature == 0.0 and not self._repetition and not self._counted
+
+    def note(self, chosen: int) -> None:
+        """Remembers an id that was not picked here but decided elsewhere."""
+        if self._repetition or self._counted:
+            self._counts[chosen] += 1
+            self._seen[chosen] = True
 
     def pick(self, logits: Floats, banned: Collection[int] = ()) -> Pick:
         """The next token from logits (V,), and remembers it. `banned` ids cannot be picked. Raises ModelError on logits that are NaN."""
-        if self._plain and not banned:
+        if self.plain and not banned:
             chosen = int(logits.argmax())
             if not math.isfinite(logits[chosen]):
                 raise not_numbers()
         else:
             chosen = self._draw(self._penalised(logits, banned))
-        if self._repetition or self._counted:
-            self._counts[chosen] += 1
-            self._seen[chosen] = True
+        self.note(chosen)
         return Pick(chosen, *logprobs(logits, chosen, self.sampling.logprobs)) if self.sampling.logprobs else Pick(chosen)
 
     def candidates(self, logits: Floats, banned: Collection[int] = ()) -> tuple[Ids, Floats]:
