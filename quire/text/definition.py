@@ -64,6 +64,7 @@ class Definition:
     added: tuple[Added, ...]
     special: dict[str, int]
     origin: str
+    target: Definition | None = None  # how text of the decoder's side is encoded, where that is another way (Marian); ids are shared
 
     @property
     def model(self) -> dict[str, Any]:
@@ -83,7 +84,9 @@ class Definition:
         raw = {**self.raw, "model": {**self.model}}
         if "merges" in raw["model"]:
             raw["model"]["merges"] = self.merges()
-        facts = {"tokenizer": raw, "roles": self.roles, "special": self.special}
+        facts: dict[str, Any] = {"tokenizer": raw, "roles": self.roles, "special": self.special}
+        if self.target is not None:
+            facts["target"] = self.target.hash()
         return json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
     def hash(self) -> str:
@@ -92,12 +95,15 @@ class Definition:
 
 def read_json(path: Path, limit: int = LARGEST_FILE) -> Any:
     """The value in a JSON file of at most `limit` bytes. Raises ModelError that names the file and the line."""
+    return parse_json(read_bytes(path, limit), str(path))
+
+
+def read_bytes(path: Path, limit: int = LARGEST_FILE) -> bytes:
     with storage(path, "read"):
         size = path.stat().st_size
         if size > limit:
             raise ModelError(f"{path} has {size:,} bytes; at most {limit:,} are read. It is not a tokenizer that Quire would trust.")
-        data = path.read_bytes()
-    return parse_json(data, str(path))
+        return path.read_bytes()
 
 
 def parse_json(data: bytes, origin: str) -> Any:
@@ -111,42 +117,16 @@ def parse_json(data: bytes, origin: str) -> Any:
         raise ModelError(f"{origin} is nested too deeply to be a tokenizer. Fetch the file again.") from None
 
 
-def find(path: Path) -> tuple[Path, Path]:
-    """(tokenizer.json, its folder) for a file or a folder."""
-    if path.is_dir():
-        file = path / "tokenizer.json"
-        if not file.is_file():
-            raise ModelError(f"{path} holds no tokenizer.json. Give a folder that has one, or train one: quire tokenizer train")
-        return file, path
-    if not path.is_file():
-        raise ModelError(f"there is no tokenizer at {path}. Give a tokenizer.json, or a folder that holds one.")
-    return path, path.parent
-
-
-def read(path: Path) -> tuple[Definition, dict[str, Any]]:
-    """Definition and settings (tokenizer_config.json; {} where there is none) of a file or folder."""
-    file, folder = find(path)
-    raw = read_json(file)
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):  # the second overrides the first, as in transformers
-        if (folder / name).is_file():
-            found = read_json(folder / name, limit=2**24)
-            if not isinstance(found, dict):
-                raise ModelError(f"{folder / name} must hold an object, not {_kind(found)}")
-            settings.update(found)
-    return define(raw, str(file), settings), settings
-
-
 def define(raw: Any, origin: str, settings: Mapping[str, Any] | None = None) -> Definition:
     """Checks a parsed tokenizer.json and joins it with the parts that `settings` (a tokenizer_config.json) gives its special tokens."""
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
-        raise ModelError(f"{origin} is not a tokenizer: an object with a 'model' object was expected, not {_kind(raw)}")
+        raise ModelError(f"{origin} is not a tokenizer: an object with a 'model' object was expected, not {kind_of(raw)}")
     raw = {**raw, "truncation": None, "padding": None, "model": dict(raw["model"])}
     model = raw["model"]
     if "type" not in model:
         model["type"] = _guess_type(model, origin)
     if not isinstance(model.get("unk_token"), str | None):
-        raise ModelError(f"{origin}: its unk_token must be a string, not {_kind(model['unk_token'])}")
+        raise ModelError(f"{origin}: its unk_token must be a string, not {kind_of(model['unk_token'])}")
     spellings = _spellings(model, origin)
     added = _added(raw.get("added_tokens") or [], spellings, origin)
     for token in added:
@@ -206,7 +186,7 @@ def _pair(merge: Any) -> list[str]:
     return merge.split(" ", 1) if isinstance(merge, str) else list(merge)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     return {dict: "an object", list: "a list", str: "a string", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
 
 
@@ -237,7 +217,7 @@ def _spellings(model: dict[str, Any], origin: str) -> dict[int, str]:
             raise ModelError(f"{origin}: a Unigram vocabulary is a list of [piece, score] pairs")
         return {id: piece for id, (piece, _) in enumerate(pieces)}
     if not isinstance(vocabulary, dict):
-        raise ModelError(f"{origin}: its vocabulary must be an object of token -> id, not {_kind(vocabulary)}")
+        raise ModelError(f"{origin}: its vocabulary must be an object of token -> id, not {kind_of(vocabulary)}")
     spellings: dict[int, str] = {}
     for token, id in vocabulary.items():
         _check_id(id, token, origin)
@@ -298,25 +278,26 @@ def _roles(settings: Mapping[str, Any] | None, added: tuple[Added, ...], origin:
                 roles.setdefault(role, token.content)
         return roles, []
     for role in ROLES:
-        spelling = _spelling(settings.get(f"{role}_token"), f"{role}_token", origin)
-        if spelling is not None:
-            roles[role] = spelling
+        named = spelling(settings.get(f"{role}_token"), f"{role}_token", origin)
+        if named is not None:
+            roles[role] = named
     extra: list[str] = []
     for name in ("additional_special_tokens", "extra_special_tokens"):
         listed = settings.get(name) or []
         values = listed.values() if isinstance(listed, dict) else listed
         if not isinstance(listed, dict | list):
-            raise ModelError(f"{origin}: the setting {name!r} must be a list or an object, not {_kind(listed)}")
-        extra += [spelling for value in values if (spelling := _spelling(value, name, origin)) is not None]
+            raise ModelError(f"{origin}: the setting {name!r} must be a list or an object, not {kind_of(listed)}")
+        extra += [named for value in values if (named := spelling(value, name, origin)) is not None]
     return roles, extra
 
 
-def _spelling(value: Any, name: str, origin: str) -> str | None:
+def spelling(value: Any, name: str, origin: str) -> str | None:
+    """The token that a setting names: a string, or an object with its `content`; None for null and the empty string."""
     if value is None or isinstance(value, str):
         return value or None
     if isinstance(value, dict) and isinstance(value.get("content"), str):
         return value["content"] or None
-    raise ModelError(f"{origin}: the setting {name!r} must be a string, not {_kind(value)}")
+    raise ModelError(f"{origin}: the setting {name!r} must be a string, not {kind_of(value)}")
 
 
 def read_optional(path: Path, limit: int) -> str | None:

@@ -27,16 +27,21 @@ if TYPE_CHECKING:
     from .tokenizer import Tokenizer
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPACES = r"|\s+(?!\S)|\s+"
-_QWEN2 = _CL100K.replace(r"\p{N}{1,3}", r"\p{N}")
+QWEN2 = CL100K.replace(r"\p{N}{1,3}", r"\p{N}")
+_CASES = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_CASES[0]}*{_CASES[1]}+{_CASES[2]}|[^\r\n\p{{L}}\p{{N}}]?{_CASES[0]}+{_CASES[1]}*{_CASES[2]}|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 # The library's pattern -> one that tiktoken's engine runs faster, with the same result. That engine gives what needs no look-ahead to an
 # automaton, and one group costs one call where alternatives beside each other cost one each. A last `\s` does what `\s+` did: only one
 # character of white space can be left there, since `\s+(?!\S)` takes all but the last of a run, or all of it at the end.
 _PATTERNS = {
     GPT2_PATTERN: r"(?:'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)|\s+(?!\S)|\s",
-    **{pattern: rf"(?:{pattern.removesuffix(_SPACES)})|\s+(?!\S)|\s" for pattern in (_CL100K, _QWEN2)},
+    **{pattern: rf"(?:{pattern.removesuffix(_SPACES)})|\s+(?!\S)|\s" for pattern in (CL100K, QWEN2)},
 }
 
 _LONG = 1 << 17  # characters: a longer text is divided, so that several threads share it

@@ -46,11 +46,14 @@ class Tokenizer:
 
     @classmethod
     def open(cls, path: Path | str) -> Tokenizer:
-        """A tokenizer.json, or a folder that holds one (with tokenizer_config.json for the parts of its special tokens).
+        """A file that holds a tokenizer, or a folder with one (and tokenizer_config.json for the parts of its special tokens).
 
+        Formats: tokenizer.json; vocab.json + merges.txt; WordPiece's vocab.txt; SentencePiece's .model; tiktoken's ranks; Marian's folder.
         Raises ModelError for a file that is missing, damaged, too large, or that the library cannot run.
         """
-        return cls(*definitions.read(Path(path)))
+        from .formats import read
+
+        return cls(*read(Path(path)))
 
     @classmethod
     def from_json(cls, text: str, settings: Mapping[str, Any] | None = None) -> Tokenizer:
@@ -60,10 +63,16 @@ class Tokenizer:
         )
 
     def save(self, folder: Path | str) -> None:
-        """Writes tokenizer.json and tokenizer_config.json; transformers' AutoTokenizer opens the folder with equal ids."""
+        """Writes tokenizer.json and tokenizer_config.json; transformers' AutoTokenizer opens the folder with equal ids.
+
+        Where text of the decoder's side is encoded in another way, that goes into tokenizer_target.json.
+        """
+        from .formats import JSON, TARGET
+
         folder = durable.make_folder(folder)
-        raw = self.definition.raw
-        durable.write_text(folder / "tokenizer.json", json.dumps(raw, ensure_ascii=False, indent=1) + "\n")
+        for name, definition in ((JSON, self.definition), (TARGET, self.definition.target)):
+            if definition is not None:
+                durable.write_text(folder / name, json.dumps(definition.raw, ensure_ascii=False, indent=1) + "\n")
         durable.write_json(folder / "tokenizer_config.json", self.settings())
 
     def settings(self) -> dict[str, Any]:
@@ -76,6 +85,14 @@ class Tokenizer:
             settings["additional_special_tokens"] = extra
         # The class that reads tokenizer.json as it stands, in transformers 4 and 5 alike; others rebuild parts of it.
         return settings | {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+
+    @cached_property
+    def target(self) -> Tokenizer:
+        """What encodes text of the decoder's side: this tokenizer, but for Marian's, whose two sides cut text in different ways.
+
+        Ids and special tokens are the same on both sides, so either decodes what the other encoded.
+        """
+        return self if self.definition.target is None else Tokenizer(self.definition.target, self._settings)
 
     @cached_property
     def hash(self) -> str:
