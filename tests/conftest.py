@@ -17,9 +17,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import socket
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.hub_server import Hub
 
 ROOT = Path(__file__).resolve().parent.parent
 _PLACES = [Path(place) for place in [os.environ.get("QUIRE_TEST_DATA")] if place] or [ROOT / "shared/data", ROOT.parent / "shared/data"]
@@ -77,6 +81,19 @@ def no_network() -> Iterator[None]:
     socket.socket.connect = guarded  # type: ignore[method-assign, assignment]
     yield
     socket.socket.connect = connect  # type: ignore[method-assign]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on loopback with nothing in it, and an empty cache in tmp_path / "hub"."""
+    from huggingface_hub.utils import close_session
+
+    from tests.hub_server import Hub
+
+    with Hub() as server:
+        server.stand_in(monkeypatch, tmp_path / "hub")
+        yield server
+        close_session()
 
 
 @pytest.fixture(scope="session")

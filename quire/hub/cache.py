@@ -201,7 +201,7 @@ class Entry:
 
 
 def listing() -> list[Entry]:
-    """Models and data sets in the cache, whoever fetched them, by name; the newest revision of each first."""
+    """Models and data sets in the cache, whoever fetched them, by name; of each what its plain name means, then the newest."""
     found: list[Entry] = []
     for repo in _repos():
         kind: Kind = "model" if repo.repo_type == "model" else "dataset"
@@ -215,7 +215,7 @@ def listing() -> list[Entry]:
         if parts:
             when = datetime.fromtimestamp(max(part.st_mtime for part in parts), UTC).isoformat(timespec="seconds")
             found.append(Entry(repo.repo_id, kind, "", (), sum(part.st_size for part in parts), len(parts), when, ""))
-    newest = sorted(found, key=lambda entry: entry.when, reverse=True)
+    newest = sorted(found, key=lambda entry: ("main" in entry.refs, entry.when), reverse=True)
     return sorted(newest, key=lambda entry: (entry.kind != "model", entry.name.lower()))
 
 

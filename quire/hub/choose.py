@@ -94,8 +94,10 @@ def _refuse_code(name: Name, files: dict[str, File], read: Read) -> None:
 
 def _listed(files: dict[str, File], read: Read) -> list[dict[str, Any]]:
     """The rows of modules.json."""
-    rows = _object("modules.json", files, read).get("", [])
-    return [row if isinstance(row, dict) else {} for row in rows]
+    rows = _parsed("modules.json", files, read, _JSON_BYTES) if "modules.json" in files else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ModelError("modules.json of the repository is no list of modules, so it is no sentence encoder's. Try another revision.")
+    return rows
 
 
 def _modules(name: Name, files: dict[str, File], read: Read) -> list[File]:
@@ -133,18 +135,18 @@ def _weights(name: Name, files: dict[str, File], read: Read) -> list[File]:
 
 
 def _object(path: str, files: dict[str, File], read: Read, limit: int = _JSON_BYTES) -> dict[str, Any]:
-    """A JSON file of the repository; a list comes as {'': list}, a file that is not there as {}. Raises ModelError when it is neither."""
-    if path not in files:
-        return {}
-    try:
-        value = json.loads(read(files[path], limit))
-    except (ValueError, RecursionError):
-        value = None
-    if isinstance(value, list):
-        return {"": value}
-    if not isinstance(value, dict) or "" in value:
+    """A JSON object of the repository, {} where the file is not there. Raises ModelError when it is something else."""
+    value = _parsed(path, files, read, limit) if path in files else {}
+    if not isinstance(value, dict):
         raise ModelError(f"{path} of the repository is no JSON object, so it is no model's. Try another revision.")
     return value
+
+
+def _parsed(path: str, files: dict[str, File], read: Read, limit: int) -> Any:
+    try:
+        return json.loads(read(files[path], limit))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _some(paths: Any) -> str:

@@ -208,7 +208,7 @@ class _Arrival:
         with self.remote.getting(self.remote.address(self.file), translate=False, headers=asked) as response:
             if at and not (response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {at}-")):
                 self._restart(part)  # the server answers with the whole file
-            for block in response.iter_raw(_BLOCK):
+            for block in response.iter_raw():  # as they arrive: gathered into larger ones, the last of them would be lost with the line
                 if self._digest.size + len(block) > self.file.bytes:
                     raise self.remote.broken(f"{self.file.path} is longer than the {self.file.bytes} bytes that its commit lists")
                 durable._os.write(part, block)

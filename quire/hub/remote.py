@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -44,8 +45,13 @@ class Remote:
         from huggingface_hub.utils import build_hf_headers
 
         self.name, self.endpoint = name, constants.ENDPOINT.rstrip("/")
-        self.headers = build_hf_headers(library_name="quire")
+        try:
+            version = metadata.version("quire")
+        except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+            version = "0"
+        self.headers = build_hf_headers(library_name="quire", library_version=version)
         self.timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        self.page = f"{self.endpoint}/{'datasets/' if name.kind == 'dataset' else ''}{name.repo}"
         self._api = f"{self.endpoint}/api/{name.kind}s/{name.repo}"
         said = self._json(f"{self._api}/revision/{quote(name.revision or 'main', safe='')}")[0]
         commit = said.get("sha") if isinstance(said, dict) else None
@@ -86,9 +92,7 @@ class Remote:
         return data
 
     def address(self, file: File) -> str:
-        from huggingface_hub import hf_hub_url
-
-        return hf_hub_url(self.name.repo, file.path, repo_type=self.name.kind, revision=self.commit, endpoint=self.endpoint)
+        return f"{self.page}/resolve/{self.commit}/{quote(file.path)}"
 
     def broken(self, why: str) -> HubError:
         return HubError(f"the answer of {self.endpoint} cannot be used: {why}. Nothing was kept. Try again, or check HF_ENDPOINT.")
@@ -168,14 +172,13 @@ class Remote:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
         name, status = self.name, error.response.status_code
-        page = f"{self.endpoint}/{'datasets/' if name.kind == 'dataset' else ''}{name.repo}"
         token = "authorization" in {key.lower() for key in self.headers}
         login = "Log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
         if isinstance(error, GatedRepoError):
             own = "Your account has not been granted it" if token else f"{login}"
-            return HubError(f"{name} is gated: its owners ask you to accept conditions first, at {page}. {own}, then pull again.")
+            return HubError(f"{name} is gated: its owners ask you to accept conditions first, at {self.page}. {own}, then pull again.")
         if isinstance(error, RevisionNotFoundError):
-            return HubError(f"{name.repo} has no revision {name.revision or 'main'!r}. Its branches and tags are at {page}/tree/main.")
+            return HubError(f"{name.repo} has no revision {name.revision or 'main'!r}. Its branches and tags are at {self.page}/tree/main.")
         other = "without --dataset" if name.kind == "dataset" else "with --dataset, if it is a data set"
         if isinstance(error, RepositoryNotFoundError) or status == 404:
             private = "your token may not see it" if token else f"if it is private: {login[0].lower()}{login[1:]}"
