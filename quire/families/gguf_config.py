@@ -59,6 +59,15 @@ class Values:
         single = struct.pack("<f", value)
         return next(short for digits in range(1, 18) if struct.pack("<f", short := float(f"{value:.{digits}g}")) == single)
 
+    def pattern(self, name: str, every: int, layers: int) -> list[bool]:
+        """Something a layer: a list, or a number that says that every so many layers one has it not."""
+        value = self._take(name)
+        if isinstance(value, list) and len(value) == layers and all(type(one) is bool for one in value):
+            return value
+        if value is not None and (type(value) is not int or not 1 <= value <= 1000):
+            raise self._wrong(name, value, f"a whole number from 1, or {layers} truth values")
+        return [(i + 1) % (value or every) != 0 for i in range(layers)]
+
     def word(self, name: str, default: str) -> str:
         value = self._take(name)
         if value is not None and not isinstance(value, str):
@@ -210,8 +219,8 @@ def _gemma3(v: Values, common: Json, factors: Factors) -> Json:
     theta, scaling = v.number("rope.freq_base", 1e6), config.pop("rope_parameters")
     del config["hidden_act"]
     window = v.integer("attention.sliding_window")
-    every = v.integer("attention.sliding_window_pattern", 6, high=1000)
-    config |= {"rope_theta": theta, "rope_local_base_freq": 10_000.0}
+    slides = v.pattern("attention.sliding_window_pattern", 6, layers)
+    config |= {"rope_theta": theta, "rope_local_base_freq": v.number("rope.freq_base_swa", 10_000.0)}
     if scaling["rope_type"] != "default":
         config["rope_scaling"] = {"rope_type": scaling["rope_type"], "factor": scaling["factor"]}
     return config | {
@@ -220,7 +229,7 @@ def _gemma3(v: Values, common: Json, factors: Factors) -> Json:
         "query_pre_attn_scalar": config["hidden_size"] // config["num_attention_heads"] if layers == largest else config["head_dim"],
         "final_logit_softcapping": v.number("final_logit_softcapping", 0.0) or None,
         "sliding_window": window,
-        "layer_types": ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(layers)],
+        "layer_types": ["sliding_attention" if one else "full_attention" for one in slides],
     }
 
 
