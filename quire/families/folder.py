@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..binding.gguf import READ
 from ..binding.weights import INDEX, WEIGHTS, Slot, some
 from ..durable import building, make_folder, write_json
 from ..errors import ModelError, StorageError, WeightsError
-from ..nn.config import ModelConfig
+from ..nn.config import MLMHead, ModelConfig, Pooler
 from ..nn.transformer import Transformer
 from .family import Entry, Family, Fields, Json, entries, family_for
 from .source import CONFIG, Source, read_config, source
@@ -45,9 +45,8 @@ class ModelFolder:
         self.family: Family = family_for(config)
         self.unread = _unread(self.family, config)
         self.slots, self.ignored, self._disk_names = _names(self.family, source.slots)
-        planned = self.family.build(config)
-        if self.family.adjust is not None:
-            planned = self.family.adjust(config, planned, self.slots.keys(), self._equal)
+        bare = not any(name.startswith(self.family.prefix) for name in self._disk_names.values())
+        planned = _planned(self.family, config, bare, self.slots.keys(), self._equal)
         self.model_config: ModelConfig = planned
         with torch.device("meta"):
             self._shapes = {name: tuple(t.shape) for name, t in Transformer(planned).state_dict().items()}
@@ -145,8 +144,9 @@ class ModelFolder:
         family = family_for(config)
         state = model.state_dict()
         plan = entries(family.table(model.config, config), state)
-        _same_model(family, config, model.config, [entry.theirs for entry in plan])
-        bare = (config.get("architectures") or [""])[0] in family.bare
+        base = family.kind == "encoder" and isinstance(model.config.head, Pooler | None)
+        bare = bool(family.bare) and (base or (config.get("architectures") or [""])[0] in family.bare)
+        _same_model(family, config, model.config, bare, [entry.theirs for entry in plan])
         tensors = []
         for entry in plan:
             tensor = entry.op.save([state[name] for name in entry.ours])
@@ -186,6 +186,19 @@ def _names(family: Family, disk: dict[str, Slot]) -> tuple[dict[str, Slot], dict
     return slots, {}, origin
 
 
+def _planned(family: Family, config: Json, bare: bool, names: Collection[str], equal: Callable[[str, str], bool]) -> ModelConfig:
+    """The model that config.json and the names of the tensors describe together.
+
+    bare: the names are without the family's prefix. Then an encoder's base class wrote them, whatever `architectures` says:
+    sentence-transformers keeps the name of the class that the training began with.
+    """
+    planned = family.build(config)
+    if bare and isinstance(planned.head, MLMHead):
+        config = config | {"architectures": [family.bare[0]]}
+        planned = family.build(config)
+    return planned if family.adjust is None else family.adjust(config, planned, names, equal)
+
+
 def _unread(family: Family, config: Json) -> tuple[str, ...]:
     """Fields of config.json that the family does not look at."""
     recorder, rest = _Recorder(config), Fields(config)
@@ -206,13 +219,11 @@ class _Recorder(dict[str, Any]):
         return super().get(name, default)
 
 
-def _same_model(family: Family, config: Json, model: ModelConfig, theirs: list[str]) -> None:
+def _same_model(family: Family, config: Json, model: ModelConfig, bare: bool, theirs: list[str]) -> None:
     """Raise ModelError when config.json would describe another model than the one that is saved."""
-    said = family.build(config)
-    if family.adjust is not None:
-        # an output table of its own counts as different from the embedding, whatever the numbers: it is another parameter
-        never_equal: Callable[[str, str], bool] = lambda name, other: False  # noqa: E731
-        said = family.adjust(config, said, theirs, never_equal)
+    # an output table of its own counts as different from the embedding, whatever the numbers: it is another parameter
+    never_equal: Callable[[str, str], bool] = lambda name, other: False  # noqa: E731
+    said = _planned(family, config, bare, theirs, never_equal)
     for item in fields(ModelConfig):
         ours, other = getattr(model, item.name), getattr(said, item.name)
         if ours != other and item.name not in ("dropout", "attention_dropout", "init_std", "context"):  # these change no answer
