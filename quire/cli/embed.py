@@ -141,10 +141,10 @@ def similar(argv: list[str]) -> int:
     quire similar MODEL "I forgot my password" --to questions.txt --top 3
     """
     options = parse(Similar, "similar", argv, similar.__doc__)
-    rows = read(options.texts, options.files, Fields(), "similar")
-    others = rows if options.to is None else read((), Files(file=options.to), Fields(), "similar")
     if options.top < 1:
         raise RecipeError(f"--top is {options.top}; allowed is 1 and more")
+    rows = read(options.texts, options.files, Fields(), "similar")
+    others = rows if options.to is None else read((), Files(file=options.to), Fields(), "similar")
     if len(rows) < 2 and options.to is None:
         raise RecipeError("there is one text and nothing to compare it with: give two, or --to PATH with texts to look in")
     if options.files.dry_run:

@@ -286,9 +286,16 @@ class Sink:
 
 
 def dump(value: Any) -> str:
-    """One line of JSON; what UTF-8 cannot hold is escaped."""
+    """One line of JSON, also for readers to whom more than a line feed ends a line; what UTF-8 cannot hold is escaped."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return text if text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text) else json.dumps(value, allow_nan=False)
+    if text.isascii():
+        return text
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return json.dumps(value, allow_nan=False)
+    return text.translate(_SEPARATORS)
+
+
+_SEPARATORS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 
 
 @contextmanager

@@ -1,0 +1,284 @@
+"""The verbs over texts, as they are typed: what a person sees, what a pipe gets, what a program reads; each against the method it calls."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quire
+from quire.cli.main import main
+from tests.small import write_model
+from tests.tasks.readers import CONTEXT, TEXTS, write
+
+LONG = CONTEXT * 3
+
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("verbs")
+    return {
+        "classify": write(place / "classify", "SequenceClassification", labels=["bad", "fine", "good"]),
+        "figure": write(place / "figure", "SequenceClassification", num_labels=1, problem_type="regression"),
+        "tag": write(place / "tag", "TokenClassification", labels=TAGS),
+        "answer": write(place / "answer", "QuestionAnswering"),
+        "bert": write_model(place / "bert", "bert"),
+        "t5": write_model(place / "t5", "t5"),
+        "llama": write_model(place / "llama", "llama"),
+    }
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str], folders: dict[str, Path]):
+    def run(verb: str, model: str, *words: object, code: int = 0) -> str:
+        assert main([verb, str(folders.get(model, model)), *map(str, words)]) == code
+        said = capsys.readouterr()
+        return said.err if code else said.out
+
+    return run
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("_pytest.capture.CaptureIO.isatty", lambda self: True)
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def rows(text: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# -- labels --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_classify_gives_labels_and_passes_the_rest_through(typed, folders, tmp_path):
+    data = [{"text": TEXTS[0], "id": 1}, {"text": TEXTS[1], "pair": "x", "labels": "gold"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, data)))
+    found = rows(typed("classify", "classify", "--file", tmp_path / "in.jsonl", "--json"))
+    labels = quire.load(folders["classify"]).classify([TEXTS[0], (TEXTS[1], "x")])
+    assert found == [
+        {"id": 1, "text": TEXTS[0], "labels": pytest.approx(labels[0], abs=1e-5)},
+        {"input_labels": "gold", "text": TEXTS[1], "pair": "x", "labels": pytest.approx(labels[1], abs=1e-5)},
+    ]
+    line = typed("classify", "classify", TEXTS[1], "--pair", "x")
+    best = next(iter(labels[1]))
+    assert line == f"{best}\t{labels[1][best]:.4f}\t{TEXTS[1]}  +  x\n"
+    assert len(rows(typed("classify", "classify", "x", "--top", 1, "--json"))[0]["labels"]) == 1
+
+
+def test_classify_shows_bars_to_people_and_figures_as_they_are(typed, terminal):
+    shown = plain(typed("classify", "classify", "a\x1b[2J"))
+    assert "a\ufffd[2J\n" in shown and shown.count("%") == 3 and "━" in shown
+    assert "%" not in plain(typed("classify", "figure", "x")) and "%" not in plain(typed("classify", "classify", "x", "--function", "none"))
+
+
+def test_a_text_that_is_too_long_is_named_or_cut(typed, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text(f"x\n\n{LONG}\n")
+    said = typed("classify", "classify", "--file", tmp_path / "in.txt", code=2)
+    assert re.search(r"in\.txt, line 3: this text has \d+ tokens with those around it; this model reads 64 at once", said)
+    assert main(["classify", str(tmp_path / "nowhere"), "x"]) == 2 and "no model at" in capsys.readouterr().err
+
+
+def test_what_was_cut_is_counted(folders, tmp_path, capsys):
+    (tmp_path / "in.txt").write_text(f"x\n{LONG}\n")
+    assert main(["classify", str(folders["classify"]), "--file", str(tmp_path / "in.txt"), "--long", "cut"]) == 0
+    said = capsys.readouterr()
+    assert re.search(r"1 text was too long: \d+ tokens left out", said.err) and len(said.out.splitlines()) == 2
+
+
+def test_tag_marks_the_text(typed, folders):
+    entities = quire.load(folders["tag"]).tag([TEXTS[0]])[0]
+    assert entities
+    (row,) = rows(typed("tag", "tag", TEXTS[0], "--json"))
+    assert [entity["start"] for entity in row["entities"]] == [entity.start for entity in entities]
+    line = typed("tag", "tag", TEXTS[0])
+    assert f"[{entities[0].text}]({entities[0].label})" in line
+    assert re.sub(r"\[(.*?)\]\((PER|LOC)\)", r"\1", line) == TEXTS[0] + "\n"
+    assert typed("tag", "tag", "two\nlines").count("\n") == 1
+
+
+def test_tag_colours_the_text(typed, folders, terminal):
+    shown = typed("tag", "tag", TEXTS[0])
+    assert "\x1b[4;36m" in shown and "%" in shown
+    first = quire.load(folders["tag"]).tag([TEXTS[0]])[0][0]
+    assert f"{first.text} {first.label} {first.score:.0%}" in plain(shown)
+
+
+def test_answer_reads_long_texts_in_windows(typed, folders, tmp_path):
+    (tmp_path / "context.txt").write_text(CONTEXT)
+    ways = ["--length", 48, "--stride", 8]
+    (row,) = rows(typed("answer", "answer", "Where is it?", "--context-file", tmp_path / "context.txt", "--top", 2, "--json", *ways))
+    expected = quire.load(folders["answer"]).answer([("Where is it?", CONTEXT)], top=2, length=48, stride=8)[0]
+    assert [(a["text"], a["start"]) for a in row["answers"]] == [(a.text, a.start) for a in expected]
+    line = typed("answer", "answer", "Where is it?", "--context", CONTEXT, *ways)
+    assert line.split("\t")[0] == " ".join(expected[0].text.split()) and line.endswith("\tWhere is it?\n")
+    assert "has no context. Give one for all with --context" in typed("answer", "answer", "Where?", code=2)
+    assert "give --context or --context-file, not both" in typed(
+        "answer", "answer", "Where?", "--context", "x", "--context-file", tmp_path / "context.txt", code=2
+    )
+
+
+def test_answer_shows_the_surroundings(typed, terminal):
+    shown = typed("answer", "answer", "Where is it?", "--context", "Amazon basin " * 20, "--length", 48, "--stride", 8)
+    assert "\x1b[4;32m" in shown and "…" in shown and "Where is it?" in shown
+
+
+def test_no_answer_is_said(terminal, capsys):
+    from quire.cli.answer import line
+    from quire.cli.lines import Files, Row, Sink
+    from quire.types import Answer
+
+    assert "the text does not say" in line(Row("q", "c"), [Answer("", 0.9, 0, 0)], Sink(Files(), None))
+    assert line(Row("q", "c"), [], Sink(Files(), None)).strip().endswith("q\x1b[0m")
+
+
+def test_next_sentence(typed, folders):
+    (row,) = rows(typed("next-sentence", "bert", "jumps over", "--after", "The quick brown fox", "--json"))
+    expected = quire.load(folders["bert"]).next_sentence([("The quick brown fox", "jumps over")])[0]
+    assert row["follows"] == pytest.approx(expected, abs=1e-5) and row["after"] == "The quick brown fox"
+    assert typed("next-sentence", "bert", "jumps", "--after", "The fox").endswith("\tjumps\n")
+    assert "has no after. Give one for all with --after" in typed("next-sentence", "bert", "jumps", code=2)
+
+
+# -- words ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_fill_gives_the_likeliest_words(typed, folders, tmp_path):
+    (row,) = rows(typed("fill", "bert", "The ___ fox ___", "--top", 3, "--json"))
+    expected = quire.load(folders["bert"]).fill("The ___ fox ___", top=3)
+    assert [[word["id"] for word in words] for words in row["fills"]] == [[word.id for word in words] for words in expected]
+    assert 0 < row["fills"][0][0]["probability"] <= 1
+    line = typed("fill", "bert", "The ___ fox ___")
+    assert line == f"The {expected[0][0].text.strip()} fox {expected[1][0].text.strip()}\n".replace("\t", " ")
+    (tmp_path / "x.txt").write_text("a ___\nb\n")
+    assert "x.txt, line 2 has no blank: write ___" in typed("fill", "bert", "--file", tmp_path / "x.txt", code=2)
+    (spans,) = rows(typed("fill", "t5", "The ___ fox", "--json"))
+    assert spans["fills"] == quire.load(folders["t5"]).fill("The ___ fox")
+
+
+def test_fill_shows_bars(typed, terminal):
+    shown = plain(typed("fill", "bert", "The ___ fox", "--top", 3))
+    assert len(shown.splitlines()) == 4 and shown.count("%") == 3
+
+
+@pytest.mark.parametrize("model", ["llama", "t5"])
+def test_score_is_the_log_probability(typed, folders, model):
+    (row,) = rows(typed("score", model, " brown fox", "--context", "The quick", "--json"))
+    (expected,) = quire.load(folders[model]).score([("The quick", " brown fox")])
+    assert row["logprob"] == pytest.approx(expected.logprob, abs=1e-4) and len(row["tokens"]) == len(expected.tokens)
+    assert "".join(token["text"] for token in row["tokens"]) == " brown fox"
+    assert typed("score", model, " brown", " fox", "--context", "The").count("\n") == 2
+
+
+def test_score_colours_surprise(typed, terminal):
+    shown = typed("score", "llama", "brown fox", "--context", "The ")
+    assert "\x1b[31m" in shown and "perplexity" in plain(shown)
+
+
+# -- vectors -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_embed_writes_lines_json_and_tables(typed, folders, tmp_path):
+    expected = quire.load(folders["bert"]).embed(["one", "two words"])
+    typed("embed", "bert", "one", "two words", "--out", tmp_path / "v.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-5)
+    found = rows(typed("embed", "bert", "one", "two words", "--json"))
+    np.testing.assert_allclose([row["embedding"] for row in found], expected, atol=1e-5)
+    lines = typed("embed", "bert", "one", "two words").splitlines()
+    np.testing.assert_allclose([[float(word) for word in line.split()] for line in lines], expected, rtol=1e-4, atol=1e-5)
+    typed("embed", "bert", "one", "--out", tmp_path / "v.jsonl")
+    assert json.loads((tmp_path / "v.jsonl").read_text())["text"] == "one"
+    said = typed("embed", "bert", "one", "--out", tmp_path / "w.npy", "--json", code=2)
+    assert "is a table of numbers, not JSON" in said and not (tmp_path / "w.npy").exists()
+
+
+def test_similar_compares_all_or_looks_in_a_file(typed, folders, tmp_path):
+    texts = ["one", "two words", "für Größe"]
+    vectors = quire.load(folders["bert"]).embed(texts, normalize=True)
+    found = rows(typed("similar", "bert", *texts, "--json"))
+    np.testing.assert_allclose([row["cosines"] for row in found], vectors @ vectors.T, atol=1e-5)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text, "id": i}) + "\n" for i, text in enumerate(texts)))
+    (row,) = rows(typed("similar", "bert", "two words", "--to", tmp_path / "in.jsonl", "--top", 2, "--json"))
+    assert len(row["hits"]) == 2 and row["hits"][0] == {"index": 1, "score": pytest.approx(1.0, abs=1e-5), "text": "two words", "id": 1}
+    lines = typed("similar", "bert", "two words", "--to", tmp_path / "in.jsonl").splitlines()
+    assert lines[0] == "1.0000\t2\ttwo words" and len(lines) == 3
+    assert "nothing to compare it with" in typed("similar", "bert", "one", code=2)
+    assert "--top is 0; allowed is 1 and more" in typed("similar", "bert", "one", "--to", "x", "--top", 0, code=2)
+
+
+def test_similar_shows_a_table_that_fits(typed, terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = plain(typed("similar", "bert", *(f"text number {i} of quite some length" for i in range(8))))
+    assert max(map(len, shown.splitlines())) <= 80 and "1.000" in shown
+    many = plain(typed("similar", "bert", *(f"text {i}" for i in range(9)), "--top", 2))
+    assert len(many.splitlines()) == 27 and "━" in many
+
+
+def test_cluster_groups_texts(typed, folders, capsys):
+    texts = ["one", "one", "für Größe", "für Größe"]
+    found = rows(typed("cluster", "bert", *texts, "--count", 2, "--json"))
+    numbers = [row["cluster"] for row in found]
+    assert numbers[0] == numbers[1] != numbers[2] == numbers[3]
+    assert typed("cluster", "bert", *texts, "--count", 2).splitlines()[0] == f"{numbers[0]}\tone"
+    assert "--count is 8; allowed is 1 to 4, the number of texts" in typed("cluster", "bert", *texts, code=2)
+
+
+def test_cluster_shows_groups(typed, terminal):
+    shown = plain(typed("cluster", "bert", "one", "one", "für Größe", "--count", 2))
+    assert "2 texts\n   one\n   one" in shown and "1 text\n   für Größe" in shown
+
+
+# -- generate, and what all share ----------------------------------------------------------------------------------------------------
+
+
+def test_generate_reads_jsonl_and_writes_a_file(typed, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "one", "id": 1}\n{"prompt": "two\\nlines", "id": 2}\n')
+    words = ("--file", tmp_path / "in.jsonl", "--max-tokens", 3, "--temperature", 0)
+    assert typed("generate", "llama", *words, "--out", tmp_path / "out.jsonl") == ""
+    found = rows((tmp_path / "out.jsonl").read_text())
+    assert [(row["id"], row["prompt"]) for row in found] == [(1, "one"), (2, "two\nlines")] and len(found[0]["ids"]) == 3
+    typed("generate", "llama", *words, "--out", tmp_path / "out.txt")
+    texts = (tmp_path / "out.txt").read_text().split("─" * 24 + "\n")
+    assert [text.rstrip("\n") for text in texts] == [(row["prompt"] + row["text"]).rstrip("\n") for row in found]
+    typed("generate", "llama", *words, "--out", tmp_path / "new.txt", "--only-new")
+    assert not (tmp_path / "new.txt").read_text().startswith("one")
+
+
+@pytest.mark.parametrize(
+    ("verb", "model", "words", "message"),
+    [
+        ("classify", "llama", ["x"], "is a decoder that writes text; it can: generate, chat, score, eval, embed, similar, cluster."),
+        ("classify", "tag", ["x"], "is an encoder with a label head over tokens; it can: tag, embed, similar, cluster."),
+        ("tag", "answer", ["x"], "label head where an answer begins and ends; it can: answer, embed"),
+        ("score", "bert", ["x"], "score needs another model:"),
+        ("fill", "llama", ["a ___"], "fill needs another model:"),
+        ("next-sentence", "classify", ["x", "--after", "y"], "is an encoder with a label head over whole texts; it can: classify, embed"),
+        ("generate", "t5", ["x", "--dry-run"], ""),
+    ],
+)
+def test_a_model_of_another_kind_says_what_it_can_do(typed, verb, model, words, message):
+    if message:
+        assert message in typed(verb, model, *words, code=2)
+    else:
+        typed(verb, model, *words)
+
+
+def test_a_dry_run_counts_and_does_no_more(typed, folders, tmp_path):
+    (tmp_path / "in.jsonl").write_text(f'{{"text": "x", "id": 1}}\n{{"text": "{LONG}"}}\n')
+    said = typed("classify", "classify", "--file", tmp_path / "in.jsonl", "--dry-run")
+    assert "2 rows, " in said and "passed through: id" in said and "too long: 1 (" in said and "line 2)" in said
+    (facts,) = rows(typed("classify", "classify", "--file", tmp_path / "in.jsonl", "--dry-run", "--json"))
+    assert facts["rows"] == 2 and facts["context"] == 64 and len(facts["too_long"]) == 1 and facts["passed_through"] == ["id"]
+    assert "classify needs another model" in typed("classify", "llama", "x", "--dry-run", code=2)
+    (facts,) = rows(typed("answer", "answer", "x", "--context", LONG, "--dry-run", "--json"))
+    assert facts["too_long"] == [] and facts["longest"] > 64  # it reads in windows
