@@ -23,7 +23,7 @@ from ..nn.transformer import Transformer
 from ..text.rows import Encoded
 from ..types import Answer
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Row, labelled
+from .reading import TOKENS_A_BATCH, Row, labelled, pieces
 from .tag import windows
 
 Floats = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ def answer(
         if value < low:
             raise RecipeError(f"{name} is {value}; allowed is {low} and more.")
     length = min(length, model.config.context)
-    contexts = [contract.tokenizer.pieces(context) for _, context in pairs]
+    contexts = [pieces(contract, context) for _, context in pairs]
     rows: list[Window] = []
     for number, ((question, _), context) in enumerate(zip(pairs, contexts)):
         rows += _windows(contract, number, contract.tokenizer.encode(question), context, length, min(stride, length // 2))

@@ -21,7 +21,7 @@ from ..errors import RecipeError
 from ..nn.attention import AttnContext
 from ..nn.transformer import Transformer
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Long, Row, encoded, padded, read
+from .reading import TOKENS_A_BATCH, Long, Row, encoded, padded, read, several
 from .sentence import POOLS, Dense, Sentence
 
 Floats = npt.NDArray[np.float32]
@@ -53,6 +53,7 @@ def embed(
     progress: Callable[[int], None] | None = None,
 ) -> Floats:
     """(N, D) in fp32. kind: which of the folder's prompts stands before each text. Errors as in `reading.read`."""
+    several(texts)
     prompt = how.prompt(kind)
     limit = min(how.limit or model.config.context, model.config.context)
     asked = [prompt + text for text in texts]

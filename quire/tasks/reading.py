@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..binding.contract import Contract
 from ..decode.loop import room
-from ..errors import ContextError, ModelError
+from ..errors import ContextError, DataError, ModelError
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
+from ..text.rows import Encoded
 from ..types import Text
 
 Long = Literal["error", "cut"]
@@ -41,6 +42,7 @@ def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "er
 
     Raises ContextError for one that is too long (before any work, unless long="cut") or empty, with its number and the numbers of tokens.
     """
+    several(texts)
     pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
     firsts = encoded(contract, [first for first, _ in pairs])
     seconds = iter(encoded(contract, [second for _, second in pairs if second is not None]))
@@ -64,10 +66,50 @@ def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "er
     return rows
 
 
+def several(texts: Sequence[object]) -> None:
+    """Raises DataError for one text where a list of them is wanted: its letters would be read one by one."""
+    if isinstance(texts, str | bytes):
+        raise DataError(f"a list of texts is needed, not one text: write [{texts[:20]!r}{'...' if len(texts) > 20 else ''}].")
+
+
 def encoded(contract: Contract, texts: list[str]) -> list[list[int]]:
     """Ids of each text alone. Proving the fast way of encoding (`text.fast`) takes a moment, which a few texts do not pay back."""
+    tokenizer, size = contract.tokenizer, sum(len(text) for text in texts if isinstance(text, str))
+    return tokenizer.encode_batch(texts) if size > 1 << 22 else tokenizer.library_batch(texts)
+
+
+def pieces(contract: Contract, text: str) -> Encoded:
+    """Ids of a text with the characters and the word of each, without the spaces that byte-level tokens begin with.
+
+    Where the tokenizer's post-processor takes those away (trim_offsets), other tools report places without them, and so do our tasks.
+    """
     tokenizer = contract.tokenizer
-    return tokenizer.encode_batch(texts) if sum(map(len, texts)) > 1 << 22 else tokenizer.library_batch(texts)
+    row = tokenizer.pieces(text)
+    trimmed = _trimmed(tokenizer.definition.raw.get("post_processor"))
+    if trimmed is None:
+        return row
+    offsets = []
+    for token, (start, end) in zip(row.ids, row.offsets):
+        spelling = tokenizer.token(token)
+        before = len(spelling) - len(spelling.lstrip(_SPACE)) - (trimmed and start == 0)
+        start = min(start + max(before, 0), end)
+        offsets.append((start, max(end - len(spelling) + len(spelling.rstrip(_SPACE)), start)))
+    return Encoded(row.ids, offsets, row.words)
+
+
+_SPACE = "\u0120"  # how byte-level vocabularies spell a space
+
+
+def _trimmed(post: Any) -> bool | None:
+    """None: places keep their spaces. Otherwise whether a space was put before the text, which stands for no character of it."""
+    if not isinstance(post, dict):
+        return None
+    if post.get("type") == "Sequence":
+        found = [_trimmed(step) for step in post.get("processors") or []]
+        return next((each for each in found if each is not None), None)
+    if post.get("type") not in ("ByteLevel", "RobertaProcessing") or not post.get("trim_offsets", True):
+        return None
+    return bool(post.get("add_prefix_space", True))
 
 
 def shorten(first: list[int], second: list[int] | None, most: int) -> tuple[list[int], list[int] | None]:

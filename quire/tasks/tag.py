@@ -25,7 +25,7 @@ from ..text.tokenizer import Tokenizer
 from ..types import Entity
 from .classify import scores
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Row, labelled
+from .reading import TOKENS_A_BATCH, Row, labelled, pieces, several
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 Floats = npt.NDArray[np.float32]
@@ -73,12 +73,13 @@ def tag(
         raise RecipeError(f"aggregation is {aggregation!r}; allowed: {', '.join(AGGREGATIONS)}.")
     if stride is not None and aggregation == "none":
         raise RecipeError("a stride joins entities of overlapping windows, which single tokens (aggregation 'none') are not. Use 'simple'.")
+    several(texts)
     before, after = list(contract.before), list(contract.after)
     room = model.config.context - len(before) - len(after)
     rows: list[Row] = []
     owners: list[tuple[int, int, int]] = []  # (text, first token, last) of each row
-    pieces = [contract.tokenizer.pieces(text) for text in texts]
-    for number, piece in enumerate(pieces):
+    read = [pieces(contract, text) for text in texts]
+    for number, piece in enumerate(read):
         if len(piece.ids) > room and stride is None:
             raise ContextError(
                 f"text {number} has {len(piece.ids):,} tokens; this model reads {room:,} at once. "
@@ -93,7 +94,7 @@ def tag(
         parts = list(group)
         for (_, start, end), row in parts:
             values = scores(row[len(before) : len(before) + end - start], "softmax")
-            made = _pieces(contract.tokenizer, texts[number], pieces[number].ids[start:end], pieces[number].offsets[start:end], values)
+            made = _pieces(contract.tokenizer, texts[number], read[number].ids[start:end], read[number].offsets[start:end], values)
             found[number] += [entity for entity in _entities(made, texts[number], labels, aggregation) if entity.label not in ignore]
         if len(parts) > 1:
             found[number] = _without_overlap(found[number])
@@ -117,20 +118,20 @@ def _pieces(tokenizer: Tokenizer, text: str, ids: Sequence[int], offsets: Sequen
     return made
 
 
-def _entities(pieces: list[Piece], text: str, labels: Mapping[int, str], aggregation: str) -> list[Entity]:
+def _entities(parts: list[Piece], text: str, labels: Mapping[int, str], aggregation: str) -> list[Entity]:
     if aggregation in ("first", "average", "max"):
-        pieces = _words(pieces, aggregation)
+        parts = _words(parts, aggregation)
     single = []
-    for piece in pieces:
+    for piece in parts:
         best = int(piece.scores.argmax())
         single.append(Entity(labels[best], float(piece.scores[best]), text[piece.start : piece.end], piece.start, piece.end))
     return single if aggregation == "none" else _groups(single, text)
 
 
-def _words(pieces: list[Piece], aggregation: str) -> list[Piece]:
+def _words(parts: list[Piece], aggregation: str) -> list[Piece]:
     """One piece a word, whose scores follow from those of its tokens."""
     words: list[list[Piece]] = []
-    for piece in pieces:
+    for piece in parts:
         if words and piece.inside:
             words[-1].append(piece)
         else:
