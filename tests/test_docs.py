@@ -2,19 +2,25 @@
 
 The Python blocks of a page run in order in one namespace and in a folder that holds one tiny trained run, `runs/quickstart`. A `text`
 block right after a `python` block is what that block prints; numbers in it may differ by 2 % or by one in the last digit shown, since the
-last bits of a sum depend on the processor.
+last bits of a sum depend on the processor. A model that is pulled comes from a hub on loopback: under its name stands a tiny one of the
+same architecture, with a chat template.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.hub_server import Hub
+from tests.small import write_model
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -78,6 +84,30 @@ def test_agreement_forgives_rounding_only() -> None:
     assert not agrees("loss 0.123 bits", "loss 0.223 bits")
     assert not agrees("loss 0.123 bits", "loss 0.123 nats")
     assert not agrees("12 rows", "13 rows")
+
+
+CHAT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# What its config.json holds beside the fields that every LLaMA has.
+CHAT_CONFIG = {"is_llama_config": True, "pretraining_tp": 1, "rope_interleaved": False, "rope_scaling": None, "transformers.js_config": {}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pulled_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A hub for the pages' commands, and its model in the cache as `quire pull` leaves it."""
+    from huggingface_hub.utils import close_session
+
+    from quire.cli.main import main
+
+    place = tmp_path_factory.mktemp("hub")
+    folder = write_model(place / "made", template=True, context=512, bound=False)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | CHAT_CONFIG
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
+        hub.stand_in(patch, place / "cache")
+        hub.add(CHAT_MODEL, {path.name: path.read_bytes() for path in folder.iterdir()})
+        assert main(["pull", CHAT_MODEL]) == 0
+        yield
+        close_session()
 
 
 def run_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
