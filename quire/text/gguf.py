@@ -1,7 +1,6 @@
 """The vocabulary of a GGUF file, as the tokenizer.json that stands for it.
 
-`llama` is SentencePiece's byte-pair kind: pieces with scores and bytes for what has no piece. A tokenizer.json has ranked merges instead of
-scores, so every way to join two pieces into a third is a merge, ranked by the third's score. `gpt2` is byte-level byte-pair encoding with
+`llama` is SentencePiece's byte-pair kind: pieces with scores, and bytes for what has no piece. `gpt2` is byte-level byte-pair encoding with
 merges; how it cuts words first is only named in the file (tokenizer.ggml.pre), so names that are not known here are refused.
 
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (Tokenizer); patterns as in the published tokenizer.json of each model.
@@ -10,14 +9,15 @@ Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (Tokenizer); pat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..errors import ModelError
 from .definition import Definition, define
+from .sentencepiece import CONTROL, NORMAL, UNKNOWN, SentencePieceModel, convert
+from .sentencepiece import USER as USER_DEFINED
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-LONGEST_PIECE = 1024  # characters; every cut of a piece is tried, so their length is bounded
+LONGEST_PIECE = 512  # characters; every cut of a piece is tried, so their length is bounded
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -120,55 +120,23 @@ class _Vocabulary:
 
 
 def _pieces(found: _Vocabulary) -> dict[str, Any]:
+    """As a SentencePiece model without a normaliser; llama.cpp puts the mark of a space before every stretch between special tokens."""
     scores = found.listed("scores", float)
     if len(scores) != len(found.tokens):
         found.wrong("scores", f"has {len(scores)} entries for {len(found.tokens)} tokens")
-    usable = {token: id for token, id in found.ids.items() if found.types[id] in (NORMAL, USER_DEFINED)}
-    unknown = found.roles.get("unk")
+    for id, token in enumerate(found.tokens):
+        if len(token) > LONGEST_PIECE or not math.isfinite(scores[id]):
+            found.wrong(
+                "tokens", f"has the piece {id} with {len(token)} characters and score {scores[id]}; at most {LONGEST_PIECE} are read"
+            )
+    unknown = next((id for id, kind in enumerate(found.types) if kind == UNKNOWN), found.roles.get("unk"))
+    if unknown is None:
+        found.wrong("unknown_token_id", "is missing, and no token is of the unknown type")
+    pieces = list(zip(found.tokens, scores, found.types, strict=True))
+    fallback = all(f"<0x{byte:02X}>" in found.ids for byte in range(256))
     prefix = found.flag("add_space_prefix", True)
-    marks = [{"type": "Prepend", "prepend": "▁"}] if prefix else []
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": [*marks, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": None,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None if unknown is None else found.tokens[unknown],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": found.ids,
-            "merges": [list(pair) for pair in merges(usable, scores, found.origin)],
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                *strip,
-            ],
-        },
-    }
-
-
-def merges(ids: Mapping[str, int], scores: Sequence[float], origin: str) -> list[tuple[str, str]]:
-    """Every pair of pieces that joins into a third, the third with the best score first (ties: the lower id).
-
-    ids: the pieces that text may become. Raises ModelError for a piece that is too long or a score that is not a number.
-    """
-    ranked: list[tuple[float, int, int, int, str, str]] = []
-    for piece, id in ids.items():
-        if len(piece) > LONGEST_PIECE or math.isnan(scores[id]):
-            raise ModelError(f"{origin}: piece {id} has {len(piece)} characters and score {scores[id]}; allowed are {LONGEST_PIECE}.")
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in ids and right in ids:
-                ranked.append((-scores[id], id, ids[left], ids[right], left, right))
-    return [(left, right) for *_, left, right in sorted(ranked)]
+    model = SentencePieceModel(pieces, True, fallback, b"", prefix, False, unknown, {}, found.origin)
+    return convert(model, "every")
 
 
 def _byte_level(found: _Vocabulary) -> dict[str, Any]:
