@@ -121,7 +121,6 @@ def test_a_text_does_not_depend_on_its_neighbours(name: str, width: int) -> None
     endless = search(ours, prompts, beam, sources=sources)
     stops = [endless[0].ids[4], endless[1].ids[9]]  # what some write early and others late
     together = search(ours, prompts, beam, stop_ids=stops, sources=sources)
-    assert width > 1 or len({len(found.ids) for found in together}) > 1  # some end early and are dropped
     for i, found in enumerate(together):
         alone = search(ours, prompts[i : i + 1], beam, stop_ids=stops, sources=None if sources is None else sources[i : i + 1])[0]
         assert alone.ids == found.ids and alone.score == pytest.approx(found.score, abs=1e-5)
