@@ -71,6 +71,8 @@ def _rope(f: Fields, kind: str) -> Rope:
     record = f.record("rope_parameters").get(kind) or {}
     if not isinstance(record, dict) or record.get("rope_type", "default") != "default" or set(record) - {"rope_type", "rope_theta"}:
         raise ModelError(f"config.json: rope_parameters.{kind} is {record!r}. Understood is rope_type 'default' with rope_theta.")
+    if f.config.get(name, default) is None and not record:
+        raise ModelError(f"config.json: {name} is null, which versions of the reference read differently. Write the number that is meant.")
     theta = f.number(name, default, low=1.0)
     return Rope(Fields(record).number("rope_theta", theta, low=1.0))
 
