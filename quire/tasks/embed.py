@@ -37,8 +37,8 @@ def asked(how: Sentence, pool: str | None, normalize: bool | None) -> Sentence:
             raise RecipeError(f"pool is {pool!r}; allowed: {', '.join(NAMES)}.")
         how = replace(how, pools=(name,))
     if normalize is not None:
-        steps = tuple(step for step in how.steps if step != "normalize")
-        how = replace(how, steps=(*steps, "normalize") if normalize else steps)
+        before = how.steps[:-1] if how.steps and how.steps[-1] == "normalize" else how.steps
+        how = replace(how, steps=(*before, "normalize") if normalize else before)
     return how
 
 
