@@ -11,6 +11,7 @@ JSONL rows are {"question": "...", "context": "..."}; their other fields come ba
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
@@ -42,7 +43,6 @@ from .paint import flat, paint, safe
 from .uses import dry_run, open_for
 
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
-_AROUND = 60  # characters shown on each side of an answer
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,9 @@ def line(row: Row, answers: Sequence[Answer], to: Sink) -> str:
             out.append(f"  {answer.score:>6.1%}  {paint('the text does not say', 'yellow')}")
             continue
         context, start, end = row.beside or "", answer.start, answer.end
-        before, behind = context[max(0, start - _AROUND) : start], context[end : end + _AROUND]
-        around = f"{'…' * (start > _AROUND)}{flat(before)}", f"{flat(behind)}{'…' * (end + _AROUND < len(context))}"
+        side = max(12, (shutil.get_terminal_size().columns - 14 - (end - start)) // 2)  # characters on each side of the answer
+        before, behind = context[max(0, start - side) : start], context[end : end + side]
+        around = f"{'…' * (start > side)}{flat(before)}", f"{flat(behind)}{'…' * (end + side < len(context))}"
         out.append(f"  {answer.score:>6.1%}  {paint(safe(answer.text), 'green')}")
         out.append(f"          {paint(around[0], 'dim')}{paint(flat(answer.text), 'underline green')}{paint(around[1], 'dim')}")
     return "\n".join(out)

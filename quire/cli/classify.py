@@ -35,7 +35,7 @@ from .lines import (
     sink,
     tell_cut,
 )
-from .paint import bar, flat, paint
+from .paint import bar, flat, paint, short
 from .uses import dry_run, open_for, opened_encoder
 
 
@@ -93,13 +93,16 @@ def line(row: Row, labels: Mapping[str, float], function: str | None, to: Sink) 
     # One label without a function is a figure (regression), not a probability.
     shares = function != "none" and (len(labels) > 1 or function is not None) and all(0.0 <= score <= 1.0 for score in labels.values())
     return "\n".join(
-        [paint(text, "bold"), *(_label(flat(label), score, width, shares, not i) for i, (label, score) in enumerate(labels.items()))]
+        [
+            paint(short(text, lines=3), "bold"),
+            *(_label(flat(label), score, width, shares, not i) for i, (label, score) in enumerate(labels.items())),
+        ]
     )
 
 
 def _label(label: str, score: float, width: int, shares: bool, best: bool) -> str:
     name = paint(f"{label:<{width}}", "green") if best else f"{label:<{width}}"
-    return f"  {name}  {score:>6.1%}  {bar(score)}" if shares else f"  {name}  {score:>8.3f}"
+    return f"  {name}  {score:>6.1%}  {bar(score).rstrip()}" if shares else f"  {name}  {score:>8.3f}"
 
 
 # -- next-sentence -------------------------------------------------------------------------------------------------------------------
@@ -140,7 +143,7 @@ def next_sentence(argv: list[str]) -> int:
             to,
         )
         for row, share in found:
-            shown = f"  {share:>6.1%}  {bar(share):<24}  {flat(row.text)}" if to.shows else f"{share:.4f}\t{flat(row.text)}"
+            shown = f"  {share:>6.1%}  {bar(share)}  {short(row.text, 38)}" if to.shows else f"{share:.4f}\t{flat(row.text)}"
             to.row(row, {"after": row.beside, "text": row.text, "follows": share}, str, shown)
         tell_cut(cut)
     return 0

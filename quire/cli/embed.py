@@ -35,7 +35,7 @@ from .lines import (
     sink,
     tell_cut,
 )
-from .paint import bar, flat, paint
+from .paint import bar, flat, paint, short
 from .uses import dry_run, open_for
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _line(row: Row, numbers: Sequence[float], to: Sink) -> str:
     if not to.shows:
         return " ".join(f"{value:.6g}" for value in numbers)
     few = " ".join(f"{value:+.3f}" for value in numbers[:6])
-    return f"{paint(flat(row.text), 'bold')}\n  {len(numbers)} numbers: {few} ..."
+    return f"{paint(short(row.text), 'bold')}\n  {len(numbers)} numbers: {few} ..."
 
 
 # -- similar -------------------------------------------------------------------------------------------------------------------------
@@ -195,14 +195,14 @@ def _hits(row: Row, others: Sequence[Row], cosines: Vector, top: int, to: Sink, 
         hits = [{"index": i, "score": round(float(cosines[i]), 6), "text": others[i].text, **others[i].rest} for i in order]
         to.row(row, {"text": row.text, "hits": hits}, str)
     elif to.shows:
-        to.write("\n".join([paint(flat(row.text), "bold"), *(_hit(float(cosines[i]), others[i].text) for i in order)]))
+        to.write("\n".join([paint(short(row.text), "bold"), *(_hit(float(cosines[i]), others[i].text) for i in order)]))
     else:
         for i in order:
             to.write(f"{float(cosines[i]):.4f}\t{i + 1}\t{flat(others[i].text)}")
 
 
 def _hit(score: float, text: str) -> str:
-    return f"  {score:>6.3f}  {bar(score, 12):<12}  {flat(text)}"
+    return f"  {score:>6.3f}  {bar(score, 12)}  {short(text, 24)}"
 
 
 # -- cluster -------------------------------------------------------------------------------------------------------------------------
@@ -259,5 +259,5 @@ def _groups(found: Sequence[tuple[str, int]], count: int) -> list[str]:
     for group in range(count):
         texts = [text for text, number in found if number == group]
         out.append(f"{paint(f'{group}', 'bold cyan')}  {paint(f'{len(texts)} text' + 's' * (len(texts) != 1), 'dim')}")
-        out += [f"   {flat(text)}" for text in texts]
+        out += [f"   {short(text, 3)}" for text in texts]
     return out

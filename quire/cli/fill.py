@@ -76,7 +76,7 @@ def line(row: Row, found: Sequence[Sequence[TokenLogprob]], blank: str, to: Sink
         for rank, word in enumerate(words):
             share = math.exp(word.logprob)
             mark = f"{number}" if len(found) > 1 and not rank else ""
-            out.append(f"  {paint(f'{mark:>2}', 'dim')} {flat(word.text):<{width}}  {share:>6.1%}  {bar(share)}")
+            out.append(f"  {paint(f'{mark:>2}', 'dim')} {flat(word.text):<{width}}  {share:>6.1%}  {bar(share).rstrip()}")
     return "\n".join(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import unicodedata
 from typing import TextIO
@@ -35,9 +36,16 @@ def flat(text: str) -> str:
     return safe(text.translate(_FLAT))
 
 
+def short(text: str, taken: int = 0, lines: int = 1) -> str:
+    """A text as so many lines of this terminal at most, of which `taken` columns stand before it; '…' where it goes on."""
+    text, room = flat(text), max(20, lines * shutil.get_terminal_size().columns - taken - 1)
+    return text if len(text) <= room else text[: room - 1] + "…"
+
+
 def bar(share: float, width: int = 24) -> str:
-    """A bar for a share of 1; '' for (almost) nothing."""
-    return paint("━" * round(width * min(max(share, 0.0), 1.0)), "cyan")
+    """A bar for a share of 1, with the space that a whole one would take."""
+    full = round(width * min(max(share, 0.0), 1.0))
+    return paint("━" * full, "cyan") + " " * (width - full)
 
 
 def safe(text: str, out: TextIO | None = None) -> str:

@@ -121,7 +121,8 @@ def test_answer_reads_long_texts_in_windows(typed, folders, tmp_path):
     expected = quire.load(folders["answer"]).answer([("Where is it?", CONTEXT)], top=2, length=48, stride=8)[0]
     assert [(a["text"], a["start"]) for a in row["answers"]] == [(a.text, a.start) for a in expected]
     line = typed("answer", "answer", "Where is it?", "--context", CONTEXT, *ways)
-    assert line.split("\t")[0] == " ".join(expected[0].text.split()) and line.endswith("\tWhere is it?\n")
+    (best,) = quire.load(folders["answer"]).answer([("Where is it?", CONTEXT)], length=48, stride=8)[0]
+    assert line.split("\t")[0] == " ".join(best.text.split()) and line.endswith("\tWhere is it?\n")
     assert "has no context. Give one for all with --context" in typed("answer", "answer", "Where?", code=2)
     assert "give --context or --context-file, not both" in typed(
         "answer", "answer", "Where?", "--context", "x", "--context-file", tmp_path / "context.txt", code=2
