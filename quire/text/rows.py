@@ -48,3 +48,14 @@ def pad_rows(rows: list[Encoded], cut: list[int], columns: int, pad: int, side: 
             offsets[number, place] = row.offsets
         keep[number, place] = True
     return PaddedBatch(ids, keep, offsets, cut)
+
+
+def real_places(offsets: list[tuple[int, int]], places: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Places in the text with secret spellings, as places in the real one. A position inside a special token counts as its beginning."""
+    there, length, here = np.array(places).T
+    positions = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+    at = np.searchsorted(there, positions, side="right") - 1  # the last special token that begins at or before it; -1: none
+    following = np.minimum(at + 1, len(there) - 1)
+    inside = (at >= 0) & (positions < there[at] + length[at])
+    real = np.where(inside, here[at], here[following] - (there[following] - positions))
+    return list(map(tuple, real.tolist()))

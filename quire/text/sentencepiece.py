@@ -193,7 +193,7 @@ def convert(model: SentencePieceModel, prefix: str = "first") -> dict[str, Any]:
     highest = max(scores, default=0.0)
     listed: list[list[Any]] = []
     for id, (piece, score, kind) in enumerate(model.pieces):
-        if kind == USER:
+        if kind == USER and " " not in piece:  # one with a space is never met, since spaces are `▁` by then
             if model.bpe or _changed(model, piece):
                 added.append(entry(id, piece, special=False, normalized=MARK in piece and not model.dummy_prefix))
             else:  # as SentencePiece weighs it, so that it always wins over the letters it is made of

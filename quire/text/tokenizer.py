@@ -15,15 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from .. import durable
 from ..errors import ContextError, DataError
 from . import definition as definitions
 from .decoding import Piece, StreamDecoder, byte_level, join, piece_of
 from .definition import Definition
 from .library import check_text, engine, library_errors
-from .rows import Encoded, PaddedBatch, pad_rows
+from .rows import Encoded, PaddedBatch, pad_rows, real_places
 
 if TYPE_CHECKING:
     import tokenizers
@@ -253,7 +251,7 @@ class Tokenizer:
             raise DataError(
                 f"the special tokens {wanted} were asked for and {found} came out: this tokenizer does not accept one of them at its place"
             )
-        return Encoded(row.ids, _real_places(row.offsets, places))
+        return Encoded(row.ids, real_places(row.offsets, places))
 
     def _spell(self, parts: Sequence[str | int]) -> tuple[str, list[tuple[int, int, int]]]:
         """The text with secret spellings; (start in it, its length there, start in the real text) for each special token."""
@@ -385,17 +383,6 @@ _OWN_SETTINGS = {
     *(f"{role}_token" for role in definitions.ROLES),
     *("additional_special_tokens", "extra_special_tokens", "tokenizer_class", "added_tokens_decoder", "auto_map", "chat_template"),
 }
-
-
-def _real_places(offsets: list[tuple[int, int]], places: list[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """Places in the text with secret spellings, as places in the real one. A position inside a special token counts as its beginning."""
-    there, length, here = np.array(places).T
-    positions = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-    at = np.searchsorted(there, positions, side="right") - 1  # the last special token that begins at or before it; -1: none
-    following = np.minimum(at + 1, len(there) - 1)
-    inside = (at >= 0) & (positions < there[at] + length[at])
-    real = np.where(inside, here[at], here[following] - (there[following] - positions))
-    return list(map(tuple, real.tolist()))
 
 
 def _adds_space(pre_tokenizer: Any) -> bool:
