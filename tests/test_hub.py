@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import quire
 from quire import durable
@@ -18,6 +20,8 @@ from quire import hub as hubs
 from quire.errors import BindingError, DataError, HubError, ModelError, QuireError, StorageError, WeightsError
 from quire.hub import Name
 from quire.hub.cache import PARTIAL
+from quire.hub.choose import choose
+from quire.hub.remote import File, Remote
 from tests.hub_server import Hub, oid
 from tests.small import write_model
 
@@ -263,8 +267,8 @@ def test_a_pull_that_was_killed_is_no_model_and_the_next_one_goes_on(hub: Hub, t
     with pytest.raises(ModelError, match=f"quire pull {NAME}"):
         quire.load(NAME)
     (entry,) = hubs.listing()
-    arrived = entry.bytes
-    assert not entry.commit and arrived == (tmp_path / "hub" / part).stat().st_size >= 600_000
+    arrived = (tmp_path / "hub" / part).stat().st_size
+    assert not entry.commit and entry.bytes == arrived + sum(map(len, MODEL.values())) - len(WEIGHTS) and arrived >= 600_000
     hub.faults.cut.clear()
     planned = hubs.plan(Name.parse(NAME))
     assert planned.missing == len(WEIGHTS) - arrived
@@ -476,3 +480,39 @@ def test_a_pulled_data_set_is_a_source(hub: Hub):
 def test_a_data_set_that_is_a_program_is_refused(hub: Hub):
     hub.add("someone/rows", {"rows.py": b"import os"}, kind="dataset")
     refused(DataError, "is a program", "quire pull someone/rows@refs/convert/parquet --dataset", name="someone/rows", dataset=True)
+
+
+# -- whatever a hub says ------------------------------------------------------------------------------------------------------------------
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "path", "size", "oid", "lfs", "weight_map", "auto_map", "a"]), inner, max_size=5)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(row=ANYTHING)
+def test_any_row_of_a_list_is_a_file_or_a_clear_error(row):
+    remote = Remote.__new__(Remote)
+    remote.name, remote.endpoint = Name.parse(NAME), "http://hub"
+    try:
+        file = remote._file(row)
+    except HubError:
+        return
+    assert file is None or (file.bytes >= 0 and ".." not in file.path.split("/") and not file.path.startswith("/"))
+
+
+@settings(max_examples=300)
+@given(config=ANYTHING, index=ANYTHING, modules=ANYTHING, tokenizer=ANYTHING)
+def test_any_content_of_the_small_files_is_a_choice_or_a_clear_error(config, index, modules, tokenizer):
+    said = {"config.json": config, "model.safetensors.index.json": index, "modules.json": modules, "tokenizer_config.json": tokenizer}
+    files = {path: File(path, 10, "0" * 40) for path in [*said, "a", "model-00001-of-00001.safetensors", "1/config.json"]}
+    try:
+        taken = choose(Name.parse(NAME), files, lambda file, limit: json.dumps(said[file.path]).encode())
+    except (ModelError, HubError):
+        return
+    assert {file.path for file in taken} <= files.keys()

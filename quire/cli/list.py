@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
             entry.spelled if entry.commit else entry.name,
             "model" if entry.kind == "model" else "data set",
             f"{count(entry.bytes)}B",
-            entry.commit[:12] or "not finished",
+            entry.commit[:12] or "not whole",
             entry.when[:16].replace("T", " "),
         )
         for entry in found

@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
 
     name = hub.Name.parse(options.name, "dataset" if options.dataset else "model")
     for entry in chosen(name):
-        print(f"  {entry.spelled if entry.commit else entry.name}  {entry.commit[:12] or 'not finished'}  {count(entry.bytes)}B")
+        print(f"  {entry.spelled if entry.commit else entry.name}  {entry.commit[:12] or 'not whole'}  {count(entry.bytes)}B")
     if not options.yes:
         if not sys.stdin.isatty():
             raise RecipeError(f"to remove {name} without being asked, add --yes")

@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from ..errors import BindingError
-from .generate import Flag
+from .lines import Flag
 from .paint import paint
 
 
@@ -30,12 +30,14 @@ def run(argv: list[str]) -> int:
     options = tyro.cli(tyro.conf.FlagCreatePairsOff[Verify], prog="quire verify", args=argv, description=__doc__)
     from ..binding import Binding
     from ..certify import certify, write
+    from ..hub import verify
     from ..model import locate
 
     folder = locate(options.model)
     if options.rebind:
         Binding.of(folder, {"rebound": True}).write(folder)
     try:
+        pulled = verify(folder)
         certificate = certify(folder)
     except BindingError as error:
         if not options.json:
@@ -48,6 +50,8 @@ def run(argv: list[str]) -> int:
         return 0 if certificate.ok else 1
     print(f"{paint(str(folder), 'bold')}  {paint(f'binding {certificate.binding[:12]}', 'dim')}")
     print(f"  {'every file':<20}{'SHA-256':<8}{'equal to its binding':<36}{_mark(True)}")
+    if pulled is not None:
+        print(f"  {f'{pulled} pulled files':<20}{'SHA-256':<8}{'equal to what the hub gave':<36}{_mark(True)}")
     for check in certificate.checks:
         known = check.limit == check.limit and check.limit != float("inf")
         allowed = "bit for bit" if check.limit == 0 else f"{check.limit:.1e} allowed" if known else "what the number type costs"

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +69,7 @@ class Name:
         return root() / "--".join([f"{self.kind}s", *self.repo.split("/")])
 
 
+_KINDS: dict[str, Kind] = {"models": "model", "datasets": "dataset"}
 _WORD = {"model": "model", "dataset": "data set"}
 
 
@@ -184,7 +185,7 @@ def verify(folder: Path) -> int | None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A revision in the cache. A pull that was cut has no commit yet and counts what has arrived. `pulled`: when by us (UTC), else ''."""
+    """A revision in the cache. `pulled`: when it was by us (UTC), else ''. What is not whole (cut, damaged) has no commit."""
 
     name: str
     kind: Kind
@@ -211,12 +212,19 @@ def listing() -> list[Entry]:
             when = pulled or datetime.fromtimestamp(revision.last_modified, UTC).isoformat(timespec="seconds")
             refs = tuple(sorted(revision.refs, key=lambda ref: (ref != "main", ref)))
             found.append(Entry(repo.repo_id, kind, revision.commit_hash, refs, revision.size_on_disk, len(revision.files), when, pulled))
-        parts = [path.stat() for path in (repo.repo_path / "blobs").glob(f"*{PARTIAL}")]
-        if parts:
-            when = datetime.fromtimestamp(max(part.st_mtime for part in parts), UTC).isoformat(timespec="seconds")
-            found.append(Entry(repo.repo_id, kind, "", (), sum(part.st_size for part in parts), len(parts), when, ""))
+    found += _rest({repo.repo_path.name for repo in _repos() if repo.revisions})
     newest = sorted(found, key=lambda entry: ("main" in entry.refs, entry.when), reverse=True)
     return sorted(newest, key=lambda entry: (entry.kind != "model", entry.name.lower()))
+
+
+def _rest(whole: set[str]) -> Iterator[Entry]:
+    """What belongs to no revision: parts of files that wait for more, and all of a repository that is not `whole` (cut, damaged)."""
+    for place in root().glob("*--*"):
+        prefix, _, name = place.name.partition("--")
+        blobs = [path.stat() for path in (place / "blobs").glob(f"*{PARTIAL}" if place.name in whole else "*") if path.is_file()]
+        if prefix in _KINDS and blobs:
+            when = datetime.fromtimestamp(max(blob.st_mtime for blob in blobs), UTC).isoformat(timespec="seconds")
+            yield Entry(name.replace("--", "/"), _KINDS[prefix], "", (), sum(blob.st_size for blob in blobs), len(blobs), when, "")
 
 
 def _repos() -> list[CachedRepoInfo]:
@@ -244,7 +252,6 @@ def chosen(name: Name) -> list[Entry]:
 def remove(name: Name) -> int:
     """Removes a model or data set, or one revision of it; returns the bytes that became free. Files that another revision uses stay."""
     wanted = {entry.commit for entry in chosen(name)}
-    repo = next(repo for repo in _repos() if repo.repo_path == name.place.resolve())
     from huggingface_hub import scan_cache_dir
 
     with durable.lock(root() / ".locks" / name.place.name, otherwise="."), durable.storage(name.place, "remove"):
@@ -253,8 +260,9 @@ def remove(name: Name) -> int:
             shutil.rmtree(name.place)
             return before
         # One repository at a time: the library takes a commit for unique over all of them.
-        info = dataclasses.replace(scan_cache_dir(root()), repos=frozenset({repo}))
-        info.delete_revisions(*wanted).execute()
+        info = scan_cache_dir(root())
+        one = frozenset(repo for repo in info.repos if repo.repo_path == name.place.resolve())
+        dataclasses.replace(info, repos=one).delete_revisions(*wanted).execute()
         for commit in wanted:
             (name.place / _RECORDS / f"{commit}.json").unlink(missing_ok=True)
         return before - (_used(name.place) if name.place.exists() else 0)

@@ -12,6 +12,7 @@ import pytest
 from quire.cli.main import main
 from quire.hub import Name, find
 from tests.hub_server import Hub
+from tests.small import write_model
 from tests.test_hub import MODEL, NAME, WEIGHTS
 
 
@@ -99,7 +100,7 @@ def test_rm_removes_the_rest_of_a_pull_that_was_cut(hub: Hub, capsys, monkeypatc
     hub.add(NAME, MODEL)
     hub.faults.cut["model.safetensors"] = [300_000, *[0] * 9]
     assert "What has arrived is kept" in printed(capsys, "pull", NAME, code=2).err
-    assert "not finished" in printed(capsys, "list").out
+    assert "not whole" in printed(capsys, "list").out
     assert "300kB freed" in printed(capsys, "rm", NAME, "--yes").out and not Name.parse(NAME).place.exists()
 
 
@@ -113,3 +114,26 @@ def test_rm_asks(hub: Hub, capsys, monkeypatch, answer, gone):
     monkeypatch.setattr(sys, "stdin", terminal)
     said = printed(capsys, "rm", NAME).out
     assert ("Nothing was removed" in said) is not gone and (find(Name.parse(NAME)) is None) is gone
+
+
+def test_what_is_damaged_is_listed_and_can_be_removed(hub: Hub, capsys):
+    hub.add(NAME, MODEL)
+    printed(capsys, "pull", NAME)
+    folder = find(Name.parse(NAME))
+    assert folder is not None
+    (folder / "tokenizer.json").resolve().unlink()  # the link leads nowhere now
+    assert "not whole" in printed(capsys, "list").out
+    assert "MB freed" in printed(capsys, "rm", NAME, "--yes").out and not Name.parse(NAME).place.exists()
+
+
+def test_verify_holds_a_pulled_model_against_its_hashes(hub: Hub, capsys, tmp_path):
+    made = write_model(tmp_path / "made", template=True, bound=False)
+    hub.add(NAME, {path.name: path.read_bytes() for path in made.iterdir()})
+    printed(capsys, "pull", NAME)
+    said = printed(capsys, "verify", NAME).out
+    assert "pulled files" in said and "equal to what the hub gave" in said and "the same model whichever way it is computed" in said
+    folder = find(Name.parse(NAME))
+    assert folder is not None and not (folder / "certificate.json").exists()  # another tool's cache is not written into
+    tokenizer = (folder / "tokenizer.json").resolve()
+    tokenizer.write_bytes(tokenizer.read_bytes() + b" ")
+    assert "tokenizer.json is not what was pulled" in printed(capsys, "verify", NAME, code=1).err
