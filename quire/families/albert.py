@@ -1,4 +1,7 @@
-"""ALBERT (Lan et al. 2019): BERT whose layers share their weights in groups, over a narrow embedding that one product widens."""
+"""ALBERT (Lan et al. 2019): BERT whose layers share their weights in groups, over a narrow embedding that one product widens.
+
+What stands in the next sentence's place was trained to tell two texts in their order (label 0) from the same two swapped.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,8 @@ SECOND = [Rule("head.pooler.dense.*", "albert.pooler.*"), Rule("head.classifier.
 
 
 def weights(config: ModelConfig) -> list[Rule]:
-    return BASE + head_rules(config.head, WORDS, "albert.pooler", pooler="albert.pooler") + SECOND
+    rules = BASE + head_rules(config.head, WORDS, "albert.pooler", pooler="albert.pooler")
+    return rules + SECOND if isinstance(config.head, MLMHead) else rules
 
 
 TINY: Json = {

@@ -53,7 +53,8 @@ SECOND = [Rule("head.pooler.dense.*", "bert.pooler.dense.*"), Rule("head.classif
 
 
 def weights(config: ModelConfig) -> list[Rule]:
-    return bert_rules("bert") + head_rules(config.head, WORDS, "bert.pooler.dense", pooler="bert.pooler.dense") + SECOND
+    rules = bert_rules("bert") + head_rules(config.head, WORDS, "bert.pooler.dense", pooler="bert.pooler.dense")
+    return rules + SECOND if isinstance(config.head, MLMHead) else rules
 
 
 TINY: Json = {

@@ -11,7 +11,8 @@ from dataclasses import replace
 from ..errors import ModelError
 from ..nn.config import FFN, Attn, LabelHead, Layer, MLMHead, ModelConfig, Norm, Rope, Sizes, Stack
 from .encoder import head_of
-from .family import ACTS, SPLIT, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .family import ACTS, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .ops import SPLIT
 
 THETAS = {"full_attention": ("global_rope_theta", 160_000.0), "sliding_attention": ("local_rope_theta", 10_000.0)}
 
@@ -58,7 +59,7 @@ def _kinds(f: Fields) -> list[str]:
     """Which layers look at all keys and which at near ones."""
     count, every = f.integer("num_hidden_layers", 22, high=1000), f.integer("global_attn_every_n_layers", 3)
     kinds = f.array("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(count)]
-    wrong = [kind for kind in kinds if kind not in THETAS]
+    wrong = [kind for kind in kinds if kind not in tuple(THETAS)]
     if wrong or len(kinds) != count:
         what = f"has {wrong[0]!r}" if wrong else f"has {len(kinds)} entries"
         raise ModelError(f"config.json: layer_types {what}; allowed are {count} of {', '.join(THETAS)}.")

@@ -90,6 +90,13 @@ def test_next_sentence_alone_is_asked_as_beside_words(tmp_path: Path) -> None:
         other.head.next_sentence(torch.zeros(1, 2, 32))
 
 
+def test_a_next_sentence_classifier_is_no_classifier_of_labels(tmp_path: Path) -> None:
+    opened(case_of("bert", architectures=["BertForNextSentencePrediction"]), tmp_path)
+    respell(tmp_path, lambda tensors: tensors, architectures=["BertForSequenceClassification"])
+    with pytest.raises(WeightsError, match=r"not in the model: cls\.seq_relationship\.bias.*not in the file: classifier\.bias"):
+        ModelFolder.open(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "albert", "mpnet"])
 def test_a_base_model_without_its_pooler_opens(name: str, tmp_path: Path) -> None:
     import transformers
