@@ -195,7 +195,7 @@ def convert(model: SentencePieceModel, prefix: str = "first") -> dict[str, Any]:
     for id, (piece, score, kind) in enumerate(model.pieces):
         if kind == USER and " " not in piece:  # one with a space is never met, since spaces are `▁` by then
             if model.bpe or _changed(model, piece):
-                added.append(entry(id, piece, special=False, normalized=MARK in piece and not model.dummy_prefix))
+                added.append(entry(id, piece, special=False, normalized=_whole(model, piece, prefix)))
             else:  # as SentencePiece weighs it, so that it always wins over the letters it is made of
                 score = len(piece.encode()) * highest - 0.1
         listed.append([piece, NEVER if kind in (BYTE, UNUSED) and not model.bpe else score])
@@ -258,6 +258,12 @@ def _first() -> dict[str, Any]:
     step = {"type": "Metaspace", "split": False}
     steps = [step | {"replacement": " ", "prepend_scheme": "first"}, step | {"replacement": MARK, "prepend_scheme": "never"}]
     return {"type": "Sequence", "pretokenizers": steps}
+
+
+def _whole(model: SentencePieceModel, piece: str, prefix: str) -> bool:
+    """May a user's symbol be looked for in the normalised text? Then the text is normalised as a whole, not around each symbol."""
+    trimmed = model.trims_spaces and piece.strip(MARK) != piece
+    return not (model.dummy_prefix and prefix == "every") and not trimmed and not _changed(model, piece)
 
 
 def _changed(model: SentencePieceModel, piece: str) -> bool:
