@@ -166,7 +166,7 @@ def _rows(data: bytes, origin: str, suffix: str, fields: Fields) -> list[Row]:
     if not rows:
         raise DataError(f"{origin} holds no text: it has no line with something in it.")
     if empty:
-        print(f"quire: {empty} empty line{'s' * (empty > 1)} of {origin} left out", file=sys.stderr)
+        tell(f"{empty} empty line{'s' * (empty > 1)} of {origin} left out")
     return rows
 
 
@@ -405,9 +405,14 @@ def _at(row: Row, error: ContextError | DataError) -> ContextError | DataError:
     return type(error)(f"{row.where}: {told}" if row.where else told)
 
 
+def tell(note: str) -> None:
+    """A note to the user, beside the output."""
+    print(f"quire: {note}", file=sys.stderr)
+
+
 def tell_cut(cut: Sequence[int]) -> None:
     """Says how many texts were cut, where --long cut has asked for it. cut: how many tokens of each were left out."""
     texts = sum(1 for tokens in cut if tokens)
     if texts:
         many = "texts were" if texts > 1 else "text was"
-        print(f"quire: {texts:,} {many} too long: {sum(cut):,} tokens left out", file=sys.stderr)
+        tell(f"{texts:,} {many} too long: {sum(cut):,} tokens left out")

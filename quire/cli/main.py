@@ -25,6 +25,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "use": {
         "generate": ("generate", "continue prompts"),
         "chat": ("chat", "talk with a model in the terminal"),
+        "translate": ("rewrite:translate", "texts in another language"),
+        "summarize": ("rewrite:summarize", "texts made short"),
+        "text2text": ("rewrite:text2text", "what a model makes of texts, as its prompt asks for"),
         "fill": ("fill", "what stood where a word is missing"),
         "classify": ("classify", "which label fits a text, or a pair of texts"),
         "tag": ("tag", "names, places and other entities in a text"),
@@ -39,6 +42,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "pull": ("pull", "fetch a model or a data set from the hub: pinned, hashed, safetensors only"),
         "list": ("list", "list the models and data sets that were pulled"),
         "rm": ("rm", "remove a pulled model or data set, or one revision of it"),
+        "convert": ("convert", "turn a .gguf file or a llama2.c model into a model folder"),
     },
     "look": {
         "runs": ("runs", "list the runs in a folder"),

@@ -80,6 +80,14 @@ def opened_encoder(verb: str, path: str, machine: Machine) -> Encoder:
     return model
 
 
+def opened_seq2seq(verb: str, path: str, machine: Machine) -> Seq2Seq:
+    from ..model import Seq2Seq
+
+    model = open_for(verb, path, machine)
+    assert isinstance(model, Seq2Seq)
+    return model
+
+
 def opened_writer(verb: str, path: str, machine: Machine) -> Decoder | Seq2Seq:
     from ..model import Encoder
 

@@ -11,6 +11,11 @@ import pytest
 
 import quire
 from quire.cli.main import main
+from quire.cli.paint import safe
+from quire.cli.rewrite import Writing
+from quire.cli.sampling import SamplingOptions
+from quire.errors import RecipeError
+from quire.types import Beam, Sampling
 from tests.small import write_model
 from tests.tasks.readers import CONTEXT, TEXTS, write
 
@@ -237,6 +242,66 @@ def test_cluster_groups_texts(typed, folders, capsys):
 def test_cluster_shows_groups(typed, terminal):
     shown = plain(typed("cluster", "bert", "one", "one", "für Größe", "--count", 2))
     assert "2 texts\n   one\n   one" in shown and "1 text\n   für Größe" in shown
+
+
+# -- text to text --------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_decides_how_a_text_is_written_and_options_stand_over_it(typed, folders, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(folders["t5"], tmp_path / "t5")
+    config = json.loads((folder / "config.json").read_text())
+    ways = {"max_length": 5, "num_beams": 2, "length_penalty": 2.0, "early_stopping": True, "prefix": "The "}
+    (folder / "config.json").write_text(
+        json.dumps(config | {"task_specific_params": {"translation_en_to_de": ways, "summarization": ways}})
+    )
+    model = quire.load(folder)
+    (expected,) = model.translate(["quick fox"], source="en", target="de")
+    (row,) = rows(typed("translate", folder, "quick fox", "--source", "en", "--target", "de", "--json"))
+    assert (row["ids"], row["translation"], row["finish_reason"]) == (list(expected.ids), expected.text, expected.finish_reason)
+    (longer,) = model.summarize(["quick fox"], Beam(3, 7, length_penalty=2.0, early_stopping=True))
+    (row,) = rows(typed("summarize", folder, "quick fox", "--beams", 3, "--max-tokens", 7, "--json"))
+    assert row["ids"] == list(longer.ids) and row["summary"] == longer.text
+    (drawn,) = model.text2text(["quick fox"], Sampling(max_tokens=6, temperature=1.0, seed=4))
+    (row,) = rows(typed("text2text", folder, "quick fox", "--max-tokens", 6, "--temperature", 1, "--seed", 4, "--logprobs", 1, "--json"))
+    assert row["ids"] == list(drawn.ids) and len(row["logprobs"]) == len(drawn.ids)
+    assert "fit none of its translations" in typed("translate", folder, "x", "--source", "fr", code=2)
+
+
+def test_options_that_contradict_one_another_are_refused(typed):
+    assert "--beams and --temperature do not go together" in typed("text2text", "t5", "x", "--beams", 2, "--temperature", 1, code=2)
+    assert "--logprobs are written with --json" in typed("text2text", "t5", "x", "--logprobs", 1, code=2)
+    assert "translate needs another model" in typed("translate", "bert", "x", code=2)
+    with pytest.raises(RecipeError, match="--length-penalty is for beams, .* add --beams 4"):
+        Writing(length_penalty=2.0).over(Sampling())
+
+
+@pytest.mark.parametrize(
+    ("given", "folder", "expected"),
+    [
+        (Writing(), Beam(2, 9), Beam(2, 9)),
+        (Writing(beams=4), Beam(1, 9, early_stopping=True), Beam(4, 9)),
+        (Writing(beams=2), Sampling(max_tokens=9, min_tokens=1), Beam(2, 9, 1)),
+        (Writing(no_repeat_ngram=3, sampling=SamplingOptions(max_tokens=5)), Beam(2, 9), Beam(2, 5, no_repeat_ngram=3)),
+        (Writing(sampling=SamplingOptions(top_k=3)), Beam(2, 9, 1), Sampling(max_tokens=9, min_tokens=1, top_k=3)),
+    ],
+)
+def test_what_is_given_stands_over_the_folder(given, folder, expected):
+    assert given.over(folder) == expected
+
+
+def test_texts_that_were_cut_short_are_counted(folders, capsys, tmp_path):
+    (tmp_path / "in.txt").write_text("quick fox\nx\n")
+    assert main(["text2text", str(folders["t5"]), "--file", str(tmp_path / "in.txt"), "--max-tokens", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "quire: 2 of 2 texts ended at 2 tokens; --max-tokens allows more\n" and said.out.count("\n") == 2
+
+
+def test_what_was_read_stands_above_what_was_written(typed, terminal, folders):
+    written = [answer.text for answer in quire.load(folders["t5"]).text2text(["fox", "dog"], Sampling(temperature=0, max_tokens=3))]
+    shown = plain(typed("text2text", "t5", "fox", "dog", "--temperature", 0, "--max-tokens", 3))
+    assert shown.startswith("fox\n") and "\n\ndog\n" in shown and all(safe(text).strip("\n") in shown for text in written)
 
 
 # -- generate, and what all share ----------------------------------------------------------------------------------------------------
