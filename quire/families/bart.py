@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import ModelError
 from ..nn.config import FFN, Attn, LabelHead, Layer, LMHead, ModelConfig, Norm, Sizes, Stack
-from .family import Family, Fields, Json, Op, Rule, check_sizes, no_groups, register, split_heads
+from .family import Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .ops import Op
 
 ACTS = {"gelu": "gelu", "relu": "relu", "silu": "silu", "swish": "silu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 OFFSET = 2  # rows of the position table before the first position

@@ -7,7 +7,8 @@ import math
 from ..errors import ModelError
 from ..nn.config import FFN, Attn, Layer, ModelConfig, Norm, Sizes, Stack
 from . import decoders as d
-from .family import Family, Fields, Json, Rule, check_sizes, no_groups, per_head, register, split_heads
+from .family import Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .ops import per_head
 
 CLASSES = d.classes("Bloom")
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import ModelError
 from ..nn.config import FFN, Head, LabelHead, LMHead, ModelConfig, MoE, Sizes, Stack
 from .family import Fields, Json, Rule, check_sizes, gated_hidden, split_heads
+from .ops import STACK, STACK_PAIRS
 
 
 def classes(stem: str, base: str = "", classifier: str = "") -> tuple[str, str, str]:
@@ -125,6 +126,12 @@ ENDS = [
     Rule("decoder.norm.*", "model.norm.*"),
     Rule("head.*", "lm_head.*"),
     Rule("head.classifier.weight", "score.weight"),
+]
+# as the reference has experts in memory, and writes them when it is asked for that
+FUSED_EXPERTS = [
+    Rule("decoder.layers.{i}.ffn.router.weight", "model.layers.{i}.mlp.gate.weight"),
+    Rule("decoder.layers.{i}.ffn.experts.{e}.{gate,up}.weight", "model.layers.{i}.mlp.experts.gate_up_proj", STACK_PAIRS),
+    Rule("decoder.layers.{i}.ffn.experts.{e}.down.weight", "model.layers.{i}.mlp.experts.down_proj", STACK),
 ]
 TIED = (("lm_head.weight", "model.embed_tokens.weight"),)
 RECOMPUTED = {r".*rotary_emb\.inv_freq": "rotary frequencies follow from the config"}

@@ -13,61 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..errors import ModelError, WeightsError, nearest
 from ..nn.config import Act, ModelConfig, Sizes
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from .ops import COPY, Op
 
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Op:
-    """One invertible step. load(theirs, our shapes) -> ours; save(ours) -> theirs."""
-
-    name: str
-    load: Callable[[Tensor, Sequence[tuple[int, ...]]], list[Tensor]]
-    save: Callable[[list[Tensor]], Tensor]
-
-
-def _turned(tensor: Tensor) -> Tensor:
-    return tensor.t() if tensor.ndim == 2 else tensor
-
-
-def _cut(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    import torch
-
-    return list(torch.split(tensor, [shape[0] for shape in shapes]))
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    import torch
-
-    return torch.cat(parts)
-
-
-COPY = Op("copy", lambda t, shapes: [t], lambda parts: parts[0])
-TRANSPOSE = Op("transpose", lambda t, shapes: [_turned(t)], lambda parts: _turned(parts[0]))
-SPLIT = Op("split", _cut, _joined)
-SPLIT_TRANSPOSED = Op("split, transposed", lambda t, shapes: _cut(_turned(t), shapes), lambda parts: _turned(_joined(parts)))
-
-
-def per_head(heads: int) -> Op:
-    """Fused q, k and v that lie side by side within each head: (H * 3 * C, ..) <-> three of (H * C, ..) (GPT-NeoX, BLOOM)."""
-
-    def load(tensor: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        parts = tensor.reshape(heads, len(shapes), -1, *tensor.shape[1:])
-        return [parts[:, i].reshape(shape) for i, shape in enumerate(shapes)]
-
-    def save(parts: list[Tensor]) -> Tensor:
-        import torch
-
-        return torch.stack([part.reshape(heads, -1, *part.shape[1:]) for part in parts], 1).flatten(0, 2)
-
-    return Op("split within heads", load, save)
 
 
 @dataclass(frozen=True)
@@ -138,21 +90,35 @@ def family_for(config: Json) -> Family:
     return FAMILIES[name]
 
 
-def entries(rules: Iterable[Rule], ours: Collection[str]) -> list[Entry]:
-    """Pair every one of our parameter names with the tensor on disk that fills it."""
-    found: dict[str, tuple[Op, list[tuple[int, str]]]] = {}
+def entries(rules: Iterable[Rule], ours: Collection[str], names: Collection[str] = ()) -> list[Entry]:
+    """Pair every one of our parameter names with the tensor on disk that fills it.
+
+    Where several rules are for one parameter, the first counts whose tensor is among `names`, which a folder has; else the first of all.
+    """
+    found: dict[str, tuple[Op, list[tuple[int, list[int], str]]]] = {}
     left = dict.fromkeys(ours)
+    spare: dict[str, tuple[str, Op, int]] = {}
+
+    def pair(name: str, theirs: str, op: Op, place: int) -> None:
+        del left[name]
+        found.setdefault(theirs, (op, []))[1].append((place, [int(number) for number in re.findall(r"\d+", name)], name))
+
     for rule in rules:
         for place, (pattern, template) in enumerate(_alternatives(rule)):
             for name in list(left):
                 match = pattern.fullmatch(name)
                 if match:
-                    del left[name]
                     theirs = template.format(**{"i": "", "e": "", "tail": ""} | match.groupdict())
-                    found.setdefault(theirs, (rule.op, []))[1].append((place, name))
+                    if names and theirs not in names:
+                        spare.setdefault(name, (theirs, rule.op, place))
+                    else:
+                        pair(name, theirs, rule.op, place)
+    for name, meant in spare.items():
+        if name in left:
+            pair(name, *meant)
     if left:
         raise WeightsError(f"The family's table has no rule for our {', '.join(sorted(left)[:5])}; it cannot hold this model.")
-    return [Entry(theirs, tuple(name for _, name in sorted(parts)), op) for theirs, (op, parts) in found.items()]
+    return [Entry(theirs, tuple(name for _, _, name in sorted(parts)), op) for theirs, (op, parts) in found.items()]
 
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")

@@ -50,7 +50,7 @@ class ModelFolder:
         self.model_config: ModelConfig = planned
         with torch.device("meta"):
             self._shapes = {name: tuple(t.shape) for name, t in Transformer(planned).state_dict().items()}
-        self._entries: list[Entry] = entries(self.family.table(planned, config, self.slots.keys()), self._shapes)
+        self._entries: list[Entry] = entries(self.family.table(planned, config, self.slots.keys()), self._shapes, self.slots.keys())
         self._check()
         source.close()
 

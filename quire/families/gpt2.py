@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ..nn.config import FFN, Attn, Layer, LMHead, ModelConfig, Norm, Sizes, Stack
-from .family import ACTS, SPLIT_TRANSPOSED, TRANSPOSE, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from ..nn.config import FFN, Attn, Layer, ModelConfig, Norm, Sizes, Stack
+from .decoders import LABELS, read_head
+from .family import ACTS, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .ops import SPLIT_TRANSPOSED, TRANSPOSE
+
+CLASSES = ("GPT2LMHeadModel", "GPT2Model", "GPT2ForSequenceClassification")
 
 
 def build(config: Json) -> ModelConfig:
@@ -14,15 +18,13 @@ def build(config: Json) -> ModelConfig:
     ffn = FFN(f.integer("n_inner", 4 * width), f.choice("activation_function", "gelu_new", ACTS), bias=True)
     norm = Norm("layer", f.number("layer_norm_epsilon", 1e-5))
     context = f.integer("n_positions", 1024)
-    base = f.architecture(("GPT2LMHeadModel", "GPT2Model")) == "GPT2Model"
-    tied = f.flag("tie_word_embeddings", True)
     f.number("embd_pdrop", 0.1)  # one number for the residual stream: the reference's default has them equal
     model = ModelConfig(
         width,
         vocab=f.integer("vocab_size"),
         context=context,
         decoder=Stack((Layer(attn, ffn, norm),) * f.integer("n_layer", high=1000), final_norm=norm, positions=context),
-        head=None if base else LMHead(tied=tied),
+        head=read_head(f, CLASSES, tied=True),
         dropout=f.number("resid_pdrop", 0.1, high=0.99),
         attention_dropout=f.number("attn_pdrop", 0.1, high=0.99),
         init_std=f.number("initializer_range", 0.02),
@@ -35,7 +37,7 @@ def new(sizes: Sizes) -> Json:
     no_groups(check_sizes(sizes), "gpt2")
     return {
         "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
+        "architectures": [CLASSES[0]],
         "vocab_size": sizes.vocab,
         "n_embd": sizes.width,
         "n_layer": sizes.layers,
@@ -64,11 +66,12 @@ WEIGHTS = [
     Rule("decoder.layers.{i}.{norm_attn,norm_ffn}.*", "transformer.h.{i}.{ln_1,ln_2}.*"),
     Rule("decoder.norm.*", "transformer.ln_f.*"),
     Rule("head.weight", "lm_head.weight"),
+    Rule("head.classifier.weight", "score.weight"),
 ]
 
 TINY: Json = {
     "model_type": "gpt2",
-    "architectures": ["GPT2LMHeadModel"],
+    "architectures": [CLASSES[0]],
     "vocab_size": 96,
     "n_embd": 32,
     "n_layer": 2,
@@ -89,9 +92,13 @@ FAMILY = register(
         build=build,
         weights=lambda config: WEIGHTS,
         tiny=TINY,
-        variants=({"tie_word_embeddings": False, "n_inner": 48, "activation_function": "relu"}, {"architectures": ["GPT2Model"]}),
+        variants=(
+            {"tie_word_embeddings": False, "n_inner": 48, "activation_function": "relu"},
+            {"architectures": [CLASSES[1]]},
+            {"architectures": [CLASSES[2]], "pad_token_id": 0, **LABELS},
+        ),
         prefix="transformer.",
-        bare=("GPT2Model",),
+        bare=(CLASSES[1],),
         same=(("lm_head.weight", "transformer.wte.weight"),),
         recomputed={r".*\.attn\.(masked_)?bias": "the causal mask follows from the positions"},
         harmless=frozenset(

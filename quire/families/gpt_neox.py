@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from ..nn.config import FFN, Attn, Layer, ModelConfig, Norm, Sizes, Stack
 from . import decoders as d
-from .family import ACTS, Family, Fields, Json, Rule, check_sizes, no_groups, per_head, register, split_heads
+from .family import ACTS, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .ops import per_head
 from .rope import Spelling, read_rope
 
 CLASSES = d.classes("GPTNeoX")

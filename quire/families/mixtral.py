@@ -41,6 +41,7 @@ WEIGHTS = [
         "decoder.layers.{i}.ffn.experts.{e}.{gate,up,down}.weight",
         "model.layers.{i}.block_sparse_moe.experts.{e}.{w1,w3,w2}.weight",
     ),
+    *d.FUSED_EXPERTS,
 ]
 
 FAMILY = register(

@@ -7,7 +7,8 @@ import math
 from ..errors import ModelError
 from ..nn.config import FFN, Attn, Layer, ModelConfig, Norm, Sizes, Stack
 from . import decoders as d
-from .family import SPLIT, Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .family import Family, Fields, Json, Rule, check_sizes, no_groups, register, split_heads
+from .ops import SPLIT
 
 CLASSES = d.classes("Mpt")
 
@@ -59,7 +60,8 @@ def build(config: Json) -> ModelConfig:
         context=f.integer("max_seq_len", 2048),
         decoder=stack,
         head=d.read_head(f, CLASSES, tied=True),
-        dropout=dropout,
+        dropout=f.number("resid_pdrop", 0.0, high=0.99),
+        attention_dropout=dropout or None,  # the reference's config allows whole numbers alone here: a model from scratch leaves it out
         init_std=f.number("initializer_range", 0.02),
     )
     f.close(FAMILY.harmless)
@@ -70,8 +72,6 @@ def new(sizes: Sizes) -> Json:
     no_groups(check_sizes(sizes), "mpt")
     if sizes.hidden not in (0, 4 * sizes.width):
         raise ModelError(f"hidden is {sizes.hidden}, but mpt always has four times its width ({4 * sizes.width}). Use 0.")
-    if sizes.dropout:
-        raise ModelError(f"dropout is {sizes.dropout}, but mpt's config allows whole numbers alone. Use 0, or another family (bloom).")
     return {
         "model_type": "mpt",
         "architectures": [CLASSES[0]],
@@ -81,6 +81,7 @@ def new(sizes: Sizes) -> Json:
         "n_heads": sizes.heads,
         "max_seq_len": sizes.context,
         "attn_config": {"attn_type": "multihead_attention", "alibi": True, "alibi_bias_max": 8},
+        "resid_pdrop": sizes.dropout,
         "layer_norm_epsilon": 1e-5,
         "expansion_ratio": 4,
         "no_bias": True,
@@ -135,7 +136,7 @@ FAMILY = register(
         same=(("lm_head.weight", "transformer.wte.weight"),),
         harmless=frozenset(
             # learned_pos_emb counts only without slopes; embedding_fraction scales a gradient
-            """emb_pdrop embedding_fraction init_config init_device learned_pos_emb resid_pdrop tokenizer_name use_pad_tok_in_ffn
+            """emb_pdrop embedding_fraction init_config init_device learned_pos_emb tokenizer_name use_pad_tok_in_ffn
             verbose""".split()
         ),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..nn.config import FFN, Attn, Layer, ModelConfig, Norm, Sizes, Stack
 from . import decoders as d
-from .family import ACTS, SPLIT, Family, Fields, Json, Rule, register
+from .family import ACTS, Family, Fields, Json, Rule, register
+from .ops import SPLIT
 from .rope import Spelling, read_rope
 
 CLASSES = d.classes("Phi3")
@@ -72,6 +73,6 @@ FAMILY = register(
         bare=(CLASSES[1],),
         same=d.TIED,
         recomputed=d.RECOMPUTED,
-        harmless=frozenset({"full_attn_mod"}),
+        harmless=frozenset({"full_attn_mod", "interpolate_factor"}),
     )
 )

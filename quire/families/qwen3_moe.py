@@ -54,6 +54,7 @@ WEIGHTS = [
         "decoder.layers.{i}.ffn.experts.{e}.{gate,up,down}.weight",
         "model.layers.{i}.mlp.experts.{e}.{gate_proj,up_proj,down_proj}.weight",
     ),
+    *d.FUSED_EXPERTS,
 ]
 SPARSE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 

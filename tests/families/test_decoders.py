@@ -317,3 +317,40 @@ def test_what_is_not_understood_is_refused_by_name(name: str, changes: dict[str,
 def test_spellings_of_the_same_model(name: str, one: dict[str, Any], other: dict[str, Any]) -> None:
     tiny = {key: value for key, value in FAMILIES[name].tiny.items() if key not in ("n_layer",) or "num_hidden_layers" not in one}
     assert FAMILIES[name].build(tiny | one) == FAMILIES[name].build(FAMILIES[name].tiny | other)
+
+
+@pytest.mark.parametrize(("name", "experts"), [("mixtral", 12), ("qwen3_moe", 11)])
+@torch.no_grad()
+def test_experts_in_one_tensor_open_too(name: str, experts: int, tmp_path: Path) -> None:
+    """The form that the reference has in memory, and writes when it is told to; more than ten, so that 10 must come after 9."""
+    case = case_of(name, num_local_experts=experts, num_experts=experts)
+    theirs = their_model(case)
+    theirs.save_pretrained(tmp_path / "theirs", save_original_format=False)  # type: ignore[operator]
+    folder = ModelFolder.open(tmp_path / "theirs")
+    assert "model.layers.0.mlp.experts.gate_up_proj" in folder.slots
+    ids = tokens(2, 9)
+    close(folder.build().head(folder.build()(Batch(ids))), theirs(input_ids=ids)["logits"])
+    ModelFolder.save(tmp_path / "ours", folder.build(), folder.config)
+    again = their_class(case).from_pretrained(tmp_path / "ours")
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in theirs.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "extra"),
+    [
+        ("bloom", "transformer.", ()),
+        ("gpt_neox", "", ("gpt_neox.layers.0.attention.bias", "gpt_neox.layers.1.attention.rotary_emb.inv_freq")),
+        ("llama", "", ("model.layers.0.self_attn.rotary_emb.inv_freq",)),
+    ],
+)
+def test_files_of_older_releases(name: str, prefix: str, extra: tuple[str, ...], tmp_path: Path) -> None:
+    """Without the prefix of the base model, or with tensors that follow from the config."""
+    from safetensors.torch import load_file, save_file
+
+    file = save_theirs(their_model(case_of(name)), tmp_path) / "model.safetensors"
+    before = ModelFolder.open(tmp_path).build().state_dict()
+    tensors = {key.removeprefix(prefix): tensor for key, tensor in load_file(file).items()}
+    save_file(tensors | {key: torch.ones(4) for key in extra}, file, metadata={"format": "pt"})
+    folder = ModelFolder.open(tmp_path)
+    assert folder.ignored.keys() == set(extra)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in folder.build().state_dict().items())

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from quire.errors import ModelError, QuireError, StorageError, WeightsError
 from quire.families import FAMILIES, ModelFolder, family_for
-from quire.families.family import SPLIT, Rule, entries
+from quire.families.family import Rule, entries
+from quire.families.ops import SPLIT
 from quire.families.tensors import MAX_HEADER_BYTES, MAX_TENSORS, read_header, write_tensors
 from quire.nn.batch import Batch
 from quire.nn.config import MLMHead, Pooler, Sizes
