@@ -141,11 +141,11 @@ def _changes(dialect: Dialect, values: Values, part: str, name: str) -> tuple[Ch
     if dialect.interleaved and part in ("attn_q", "attn_k"):
         heads = values.integer("attention.head_count", high=1 << 12)
         count = heads if part == "attn_q" else values.integer("attention.head_count_kv", heads, high=1 << 12)
-        return (lambda t: _halves(t, count, name),)
+        return (lambda t: halves(t, count, name),)
     return ()
 
 
-def _halves(tensor: Tensor, heads: int, name: str) -> Tensor:
+def halves(tensor: Tensor, heads: int, name: str) -> Tensor:
     """Rows (head, channel pair, 2) as they turn in pairs -> (head, 2, channel pair), as they turn in halves."""
     if tensor.shape[0] % (2 * heads):
         raise WeightsError(f"{name} has {tensor.shape[0]} rows, which cannot be cut into {heads} heads of pairs. Fetch it again.")
