@@ -103,6 +103,7 @@ FAMILY = register(
         prefix="albert.",
         bare=("AlbertModel",),
         **older_files("albert", "predictions.decoder", "predictions.bias"),
-        harmless=frozenset({"classifier_dropout_prob"}),
+        # dropout of heads, and what the first release noted of designs that were not published
+        harmless=frozenset("classifier_dropout_prob down_scale_factor gap_size net_structure_type num_memory_blocks".split()),
     )
 )

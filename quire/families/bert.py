@@ -91,5 +91,9 @@ FAMILY = register(
         prefix="bert.",
         bare=("BertModel",),
         **older_files("bert", "cls.predictions.decoder", "cls.predictions.bias"),
+        # what the first release noted about its pooler, which has one form
+        harmless=frozenset(
+            "directionality pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type".split()
+        ),
     )
 )

@@ -78,6 +78,7 @@ def family(name: str, stem: str, variants: tuple[Json, ...]) -> Family:
         prefix="roberta.",
         bare=(f"{stem}Model",),
         **older_files("roberta", "lm_head.decoder", "lm_head.bias"),
+        harmless=frozenset({"language", "name"}),
     )
     return register(made)
 
