@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..errors import DataError, ModelError
-from ..types import Sampling
-from .local import split_blanks
+from ..tasks.reading import Long
+from ..tasks.rewrite import How, Task, plan, rewrite
+from ..types import Completion, Sampling
+from .local import Progress, split_blanks
 from .writer import Writer
 
 
@@ -20,9 +24,67 @@ class Seq2Seq(Writer):
         return self.contract.decoder_start
 
     def _row(self, context: str, continuation: str) -> tuple[list[int], int, list[str], list[int] | None]:
-        pieces = self.contract.tokenizer.pieces(continuation)
+        pieces = self.contract.tokenizer.target.pieces(continuation)
         texts = [continuation[start:end] for start, end in pieces.offsets]
         return [self._first(), *pieces.ids], 1, texts, self.contract.whole(context)
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        how: How | None = None,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        long: Long = "error",
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> list[Completion]:
+        """Each text in another language. source, target: as the model's `translation_SOURCE_to_TARGET` names them, where it knows several.
+
+        how: a Sampling or a Beam; None is what the folder says (`tasks.rewrite`). long="cut" leaves out what does not fit, and `cut`
+        receives how many tokens of each text. Raises RecipeError listing the languages when the choice is not clear, ContextError with
+        numbers for a text that is too long, ModelError for a folder that asks for what is not computed.
+        """
+        return self._rewrite("translation", texts, how, source, target, long, cut, progress)
+
+    def summarize(
+        self,
+        texts: Sequence[str],
+        how: How | None = None,
+        *,
+        long: Long = "error",
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> list[Completion]:
+        """Each text in fewer words; the arguments are those of `translate`."""
+        return self._rewrite("summarization", texts, how, None, None, long, cut, progress)
+
+    def text2text(
+        self,
+        texts: Sequence[str],
+        how: How | None = None,
+        *,
+        long: Long = "error",
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> list[Completion]:
+        """What the model makes of each text as it stands (FLAN's prompts); the arguments are those of `translate`."""
+        return self._rewrite("text2text", texts, how, None, None, long, cut, progress)
+
+    def _rewrite(
+        self,
+        task: Task,
+        texts: Sequence[str],
+        how: How | None,
+        source: str | None,
+        target: str | None,
+        long: Long,
+        cut: list[int] | None,
+        progress: Progress,
+    ) -> list[Completion]:
+        start = self._first()
+        chosen = plan(self.folder, self.config.vocab, task, how, source, target)
+        return rewrite(self.model, self.contract, start, texts, chosen, long=long, cut=cut, progress=progress)
 
     def fill(self, text: str, blank: str = "___", sampling: Sampling | None = None) -> list[str]:
         """What a model trained by span corruption writes into each `blank` of a text, greedily unless `sampling` says otherwise.

@@ -49,7 +49,7 @@ class Writer(Local):
         contract, sampling = self.contract, sampling or self.defaults
         sampling = replace(sampling, stop=tuple(sampling.stop) + contract.stop_strings)
         stops = [token for token in (*(contract.stop_ids or ()), *stop_ids) if token < self.config.vocab]
-        return decode(self.model, ids, sampling, contract.tokenizer, stop_ids=stops, source=source)
+        return decode(self.model, ids, sampling, contract.tokenizer.target, stop_ids=stops, source=source)
 
     def _complete(self, ids: Sequence[int], source: Sequence[int] | None, sampling: Sampling | None) -> Completion:
         return complete(self._chunks(ids, source, sampling), len(ids) if source is None else len(source))
