@@ -439,6 +439,18 @@ def test_a_pulled_name_loads_and_its_binding_stays_out_of_the_cache(chat_model, 
     assert quire.load(f"{NAME}@{chat_model.name[:10]}").identity == model.identity
 
 
+@pytest.mark.needs_data
+def test_a_pulled_gguf_file_loads_by_name(hub: Hub, data_folder):
+    file = data_folder / "models" / "stories260K" / "stories260Ktok512.gguf"
+    hub.add(NAME, {file.name: file.read_bytes(), "README.md": b"# stories"})
+    pulled = pull()
+    hub.faults.status = 500
+    how = quire.Sampling(max_tokens=8, temperature=0)
+    ours = quire.load(NAME, verify=True)
+    assert isinstance(ours, quire.Decoder) and ours.folder == pulled.folder / file.name
+    assert ours.generate("Once upon a time", how).text == quire.load(file).generate("Once upon a time", how).text
+
+
 def test_verify_names_the_file_that_changed(chat_model):
     weights = chat_model / "model.safetensors"
     data = bytearray(weights.read_bytes())
@@ -475,6 +487,19 @@ def test_a_pulled_data_set_is_a_source(hub: Hub):
     assert found[0].name == "someone/rows/data/train.jsonl:1"
     with pytest.raises(DataError, match=r"quire pull someone/other --dataset"):
         list(read(["someone/other"]))
+
+
+def test_some_files_of_a_data_set_are_named_by_a_pattern(hub: Hub):
+    from quire.data.sources import read
+
+    hub.add("someone/rows", {f"data/{name}.csv": f"text\n{name}\n".encode() for name in ("train-0", "train-1", "test")}, kind="dataset")
+    pulled = pull("someone/rows:data/train-*", "dataset")
+    assert set(pulled.files) == {"data/train-0.csv", "data/train-1.csv"}
+    assert hubs.find(Name.parse("someone/rows:data/test.csv", "dataset")) is None
+    pull("someone/rows", "dataset")
+    assert [one.text for one in read(["someone/rows:data/train-*"])] == ["train-0", "train-1"]
+    assert len(list(read(["someone/rows"]))) == 3 and hubs.verify(pulled.folder) == 3
+    refused(DataError, "no data file 'nothing*'. It holds data/test.csv", name="someone/rows:nothing*", dataset=True)
 
 
 def test_a_data_set_that_is_a_program_is_refused(hub: Hub):

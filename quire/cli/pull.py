@@ -8,6 +8,8 @@ quire pull ORG/NAME:model-q8_0.gguf      one GGUF file of several
 
 quire pull ORG/ROWS --dataset
 
+quire pull "ORG/ROWS:data/train-*" --dataset      some files of it; name it the same way in data.sources
+
 Pinned to a commit, held against its hashes, goes on where it was cut. Never code, never pickles: only safetensors, GGUF and text.
 HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
 """
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Pull:
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """ORG/NAME, ORG/NAME@REVISION or ORG/NAME:FILE.gguf."""
+    """ORG/NAME, ORG/NAME@REVISION, ORG/NAME:FILE.gguf, or with --dataset ORG/NAME:PATTERN."""
     dataset: bool = False
     """It is a data set: Parquet, JSONL, CSV or plain text."""
     dry_run: bool = False

@@ -198,12 +198,7 @@ def _files(source: Source, tally: Tally) -> Iterator[tuple[Path, str, bool]]:
         if not path.is_file():
             raise DataError(f"the source '{source.spec}' is neither a file nor a folder. Give text files, folders or globs of them.")
         yield path, path.name, True
-    elif glob.has_magic(source.spec):
-        found = sorted(glob.glob(str(path), recursive=True))
-        if not found:
-            raise DataError(
-                f"the glob '{source.spec}' matches nothing (from {Path.cwd()}). Check the pattern; '**' matches folders in folders."
-            )
+    elif glob.has_magic(source.spec) and (found := sorted(glob.glob(str(path), recursive=True))):
         for match in found:
             if Path(match).is_dir():
                 continue  # its files are there themselves when the pattern has '**'
@@ -212,15 +207,27 @@ def _files(source: Source, tally: Tally) -> Iterator[tuple[Path, str, bool]]:
             else:
                 tally.skip("not a regular file", match)
     else:
-        pulled, pull = hub.place_of(source.spec, "dataset")
-        if pulled is not None:
-            yield from _walk(pulled, tally, f"{source.spec}/")
-            return
-        there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(
-            f"the source '{source.spec}' is not there.{nearest(path.name, there)} Give a file, a folder, a glob, or '{STDLIB}' "
-            f"for the source of Python's standard library.{pull and f' {pull}'}"
-        )
+        yield from _pulled(source.spec, tally)
+
+
+def _pulled(spec: str, tally: Tally) -> Iterator[tuple[Path, str, bool]]:
+    """The files of a pulled data set, for what is no path. Raises DataError saying what else it may have been meant to be."""
+    folder, pull = hub.place_of(spec, "dataset")
+    if folder is not None:
+        name = hub.Name.parse(spec, "dataset")
+        for path, label, named in _walk(folder, tally, f"{name.repo}/"):
+            if name.means(path.relative_to(folder).as_posix()):
+                yield path, label, named
+        return
+    pull = pull and f" {pull}"
+    if glob.has_magic(spec):
+        raise DataError(f"the glob '{spec}' matches nothing (from {Path.cwd()}). Check the pattern; '**' matches folders in folders.{pull}")
+    path = Path(spec).expanduser()
+    there = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise DataError(
+        f"the source '{spec}' is not there.{nearest(path.name, there)} Give a file, a folder, a glob, or '{STDLIB}' "
+        f"for the source of Python's standard library.{pull}"
+    )
 
 
 def _walk(top: Path, tally: Tally, label: str = "") -> Iterator[tuple[Path, str, bool]]:

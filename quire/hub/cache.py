@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,14 +32,14 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 PARTIAL = ".quire.incomplete"
 _PART = r"[A-Za-z0-9](?:[\w.\-]{0,94}[\w])?"
 _REST = r"[\w][\w.\-/+]{0,250}"
-_NAME = re.compile(rf"(?P<repo>{_PART}(?:/{_PART})?)(?:@(?P<revision>{_REST}))?(?::(?P<file>{_REST}))?", re.ASCII)
+_NAME = re.compile(rf"(?P<repo>{_PART}(?:/{_PART})?)(?:@(?P<revision>{_REST}))?(?::(?P<file>[\w*][\w.\-/+*]{{0,250}}))?", re.ASCII)
 _RECORDS = ".quire"
 _SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Name:
-    """ORG/NAME@REVISION:FILE as a user writes it; `revision` and `file` are '' where none was given."""
+    """ORG/NAME@REVISION:FILE as a user writes it; `revision` and `file` are '' where none was given. A data set's file may be a pattern."""
 
     repo: str
     revision: str = ""
@@ -51,7 +52,7 @@ class Name:
         if not found or "--" in found["repo"] or ".." in text or "//" in text:
             raise HubError(
                 f"{text!r} is no name of a {_WORD[kind]} on a hub. Allowed: ORG/NAME, ORG/NAME@REVISION (branch, tag or commit), "
-                "and for one file of several ORG/NAME:FILE.gguf."
+                "and for one file of several ORG/NAME:FILE.gguf (of a data set also a pattern: ORG/NAME:data/train-*)."
             )
         return cls(found["repo"], found["revision"] or "", found["file"] or "", kind)
 
@@ -62,6 +63,10 @@ class Name:
     def pull(self) -> str:
         """The line that fetches it."""
         return f"quire pull {self}" + (" --dataset" if self.kind == "dataset" else "")
+
+    def means(self, path: str) -> bool:
+        """Whether a file of the repository is one that this name asks for."""
+        return fnmatchcase(path, self.file or "*")
 
     @property
     def place(self) -> Path:
@@ -81,12 +86,18 @@ def root() -> Path:
 
 
 def find(name: Name) -> Path | None:
-    """The folder of a pulled model or data set, None where it is not in the cache (a cut pull leaves none); or its GGUF file."""
+    """The folder of a pulled model or data set, None where it is not in the cache (a cut pull leaves none); or its GGUF file.
+
+    A data set whose name has a pattern must hold a file that it means.
+    """
     repo = name.place
     commit = _commit(repo, name.revision or "main")
     if commit is None:
         return None
     folder = repo / "snapshots" / commit
+    if name.kind == "dataset":
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return folder if any(name.means(path.relative_to(folder).as_posix()) for path in files) else None
     if name.file:
         return folder / name.file if (folder / name.file).is_file() else None
     alone = [] if (folder / "config.json").exists() else list(folder.glob("*.gguf"))

@@ -49,13 +49,15 @@ def choose(name: Name, files: dict[str, File], read: Read) -> list[File]:
 
 
 def _data(name: Name, files: dict[str, File]) -> list[File]:
-    found = [file for path, file in sorted(files.items()) if (path == name.file if name.file else _ROWS.fullmatch(path))]
+    found = [file for path, file in sorted(files.items()) if _ROWS.fullmatch(path) and name.means(path)]
     if found:
         return found
     program = any(path.endswith(".py") for path in files)
     why = "it is a program that makes its data, and Quire runs no code of a data set" if program else f"it holds {_some(files)}"
+    if name.file and any(_ROWS.fullmatch(path) for path in files):
+        raise DataError(f"{name.repo} has no data file {name.file!r}. It holds {_some(filter(_ROWS.fullmatch, files))}.")
     raise DataError(
-        f"{name} has no {name.file or 'Parquet, JSONL, CSV or text file'}: {why}. The hub often keeps a converted copy: "
+        f"{name} has no Parquet, JSONL, CSV or text file: {why}. The hub often keeps a converted copy: "
         f"quire pull {name.repo}@refs/convert/parquet --dataset"
     )
 
