@@ -92,8 +92,12 @@ def test_the_library_finds_what_we_pulled_and_we_find_what_it_fetched(hub: Hub):
     assert "GET" not in {method for method, *_ in hub.asked}
     hub.add("someone/else", {**MODEL, "vocab.json": b"{}"})
     hf_hub_download("someone/else", "vocab.json")  # a small file: a direct answer
-    found = hubs.find(Name.parse("someone/else"))
-    assert found is not None and (found / "vocab.json").is_file()
+    hf_hub_download("someone/else", "config.json")
+    assert hubs.find(Name.parse("someone/else")) is None and [entry.name for entry in hubs.listing()] == ["someone/else", NAME]
+    with pytest.raises(ModelError, match="quire pull someone/else$"):
+        quire.load("someone/else")
+    hf_hub_download("someone/else", "model.safetensors")
+    assert hubs.find(Name.parse("someone/else")) is not None  # whoever fetched it
     hub.asked.clear()
     assert "vocab.json" in pull("someone/else").files and "vocab.json" not in hub.fetched()
 

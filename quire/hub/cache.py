@@ -88,7 +88,7 @@ def root() -> Path:
 def find(name: Name) -> Path | None:
     """The folder of a pulled model or data set, None where it is not in the cache (a cut pull leaves none); or its GGUF file.
 
-    A data set whose name has a pattern must hold a file that it means.
+    A data set must hold a file that its name means; a model some weights that are read (other tools fetch a lone config.json too).
     """
     repo = name.place
     commit = _commit(repo, name.revision or "main")
@@ -100,8 +100,10 @@ def find(name: Name) -> Path | None:
         return folder if any(name.means(path.relative_to(folder).as_posix()) for path in files) else None
     if name.file:
         return folder / name.file if (folder / name.file).is_file() else None
-    alone = [] if (folder / "config.json").exists() else list(folder.glob("*.gguf"))
-    return (alone[0] if len(alone) == 1 else folder) if folder.is_dir() else None
+    if (folder / "config.json").exists():
+        return folder if any(folder.glob("*.safetensors")) else None
+    alone = list(folder.glob("*.gguf"))
+    return (alone[0] if len(alone) == 1 else folder) if alone else None
 
 
 def place_of(text: str, kind: Kind = "model") -> tuple[Path | None, str]:
@@ -113,7 +115,8 @@ def place_of(text: str, kind: Kind = "model") -> tuple[Path | None, str]:
     found = find(name)
     if found is not None:
         return found, ""
-    there = sorted(entry.spelled for entry in listing() if entry.name == name.repo and entry.kind == kind and entry.commit)
+    same = [entry for entry in listing() if (entry.name, entry.kind) == (name.repo, kind) and entry.commit]
+    there = sorted(entry.spelled for entry in same if entry.spelled != text)
     also = f" (in the cache: {', '.join(there)})" if there else ""
     return None, f"To fetch it from the hub: {name.pull}{also}"
 
