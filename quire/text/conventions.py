@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ModelError, nearest
-from .definition import ROLES, spelling
+from .definition import ROLES, spelling, spellings_of
 
 Frame = tuple[str, ...]  # roles around "A" (and "B"), as in ("cls", "A", "sep")
 
@@ -105,12 +105,6 @@ def flag(settings: Mapping[str, Any], name: str, default: bool, origin: str) -> 
     return default if found is None else found
 
 
-def ids_of(raw: Mapping[str, Any]) -> dict[str, int]:
-    """{spelling: id} of the vocabulary of a tokenizer.json."""
-    vocabulary = raw["model"]["vocab"]
-    return dict(vocabulary) if isinstance(vocabulary, dict) else {piece: id for id, (piece, _) in enumerate(vocabulary)}
-
-
 def finish(raw: dict[str, Any], convention: Convention, settings: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """(tokenizer.json with its special tokens and what stands around a text, settings that name them).
 
@@ -119,7 +113,7 @@ def finish(raw: dict[str, Any], convention: Convention, settings: Mapping[str, A
     settings = dict(settings)
     for role in ROLES:
         settings.setdefault(f"{role}_token", convention.roles.get(role))
-    ids = ids_of(raw)
+    ids = {token: id for id, token in spellings_of(raw["model"], origin).items()}
     entries = {entry["content"]: entry for entry in raw.get("added_tokens") or []}
     for token in _listed(settings, origin):
         entries[token["content"]] = token

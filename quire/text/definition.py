@@ -127,7 +127,7 @@ def define(raw: Any, origin: str, settings: Mapping[str, Any] | None = None) -> 
         model["type"] = _guess_type(model, origin)
     if not isinstance(model.get("unk_token"), str | None):
         raise ModelError(f"{origin}: its unk_token must be a string, not {kind_of(model['unk_token'])}")
-    spellings = _spellings(model, origin)
+    spellings = spellings_of(model, origin)
     added = _added(raw.get("added_tokens") or [], spellings, origin)
     for token in added:
         spellings[token.id] = token.content
@@ -203,7 +203,8 @@ def _guess_type(model: dict[str, Any], origin: str) -> str:
     raise ModelError(f"{origin}: its model has no 'type'. Allowed: BPE, WordPiece, Unigram, WordLevel.")
 
 
-def _spellings(model: dict[str, Any], origin: str) -> dict[int, str]:
+def spellings_of(model: dict[str, Any], origin: str) -> dict[int, str]:
+    """{id: token} of a tokenizer.json's model. Raises ModelError for a vocabulary that is none."""
     if model["type"] not in ("BPE", "WordPiece", "Unigram", "WordLevel"):
         raise ModelError(f"{origin}: model type {model['type']!r} is not known. Allowed: BPE, WordPiece, Unigram, WordLevel.")
     vocabulary = model.get("vocab")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-RULES = "FB01\t66 69\n65 301\tE9\nFF21\t41\n200B\t\n3000\t20\n9\t20\nA\t20\nBD\t31 2044 32\nA8\t20 308\n"  # source code points, target code points
+# Source code points, target code points.
+RULES = "FB01\t66 69\n65 301\tE9\nFF21\t41\n200B\t\n3000\t20\n9\t20\nA\t20\nBD\t31 2044 32\nA8\t20 308\n"
 
 
 def spm(texts: Sequence[str], folder: Path, **options: Any) -> bytes:

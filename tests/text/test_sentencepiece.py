@@ -23,7 +23,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "bpe": {"model_type": "bpe"},
     "bpe-bytes": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 600, "remove_extra_whitespaces": False},
     "bpe-bare": {"model_type": "bpe", "byte_fallback": True, "vocab_size": 600, "add_dummy_prefix": False, "user_defined_symbols": SYMBOLS},
-    "bpe-bare-spaces": {"model_type": "bpe", "add_dummy_prefix": False, "remove_extra_whitespaces": False, "user_defined_symbols": "▁▁,▁▁▁▁"},
+    "bpe-spaces": {"model_type": "bpe", "add_dummy_prefix": False, "remove_extra_whitespaces": False, "user_defined_symbols": "▁▁,▁▁▁▁"},
     "bpe-rules": {"model_type": "bpe", "rules": True},
     "unigram": {"model_type": "unigram", "control_symbols": "<c>,[X]"},
     "unigram-spaces": {"model_type": "unigram", "remove_extra_whitespaces": False},
@@ -131,7 +131,7 @@ def test_saved_models_open_in_transformers(models: dict[str, tuple[Tokenizer, An
 
 def test_special_tokens_are_the_models(models: dict[str, tuple[Tokenizer, Any]]) -> None:
     tokenizer, reference = models["unigram-rules"]
-    assert tokenizer.special_ids == {"unk": reference.unk_id(), "bos": reference.bos_id(), "eos": reference.eos_id(), "pad": reference.pad_id()}
+    assert tokenizer.special_ids == {role: getattr(reference, f"{role}_id")() for role in ("unk", "bos", "eos", "pad")}
     assert models["unigram"][0].special_tokens.keys() == {"<unk>", "<s>", "</s>", "<c>", "[X]"}
     for tokenizer, _ in models.values():
         assert not {id for id in tokenizer.encode("</s><s><c>[X]<unk>") if tokenizer.is_special(id) and id != tokenizer.unk}
