@@ -38,6 +38,8 @@ class Faults:
     endless: bool = False  # every page of the list names a next one
     whole: bool = False  # Range is not understood
     status: int = 0  # the answer to everything
+    busy: int = 0  # how many answers are 503 first
+    retry_after: str = ""
     commit: str = ""  # what every revision is said to be
 
 
@@ -116,8 +118,10 @@ class Hub:
 
     def _answer(self, http: BaseHTTPRequestHandler, cdn: bool) -> None:
         url = urlsplit(http.path)
-        if self.faults.status:
-            return self._send(http, self.faults.status, b"{}", {})
+        self.faults.busy -= 1
+        if self.faults.status or self.faults.busy >= 0:
+            wait = {"Retry-After": self.faults.retry_after} if self.faults.retry_after else {}
+            return self._send(http, self.faults.status or 503, b"{}", wait)
         if cdn:
             _, key, commit, path = unquote(url.path).split("/", 3)
             return self._file(http, self.repos[key.replace("|", "/")].commits[commit][path], path, {})

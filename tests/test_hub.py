@@ -183,7 +183,7 @@ def test_code_pickles_and_what_is_no_model_are_refused(hub: Hub, tmp_path, files
     assert not {path for path in hub.fetched() if path != "config.json"} and not (tmp_path / "hub").exists()
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a//b", "a\\b", "a\x00b", "x" * 2000, "."])
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "a//b", "a\\b", "a\x00b", "a\x9bb", "x" * 2000, "."])
 def test_names_that_lead_elsewhere_are_refused(hub: Hub, tmp_path, path):
     hub.add(NAME, MODEL)
     hub.faults.rows = [{"type": "file", "path": path, "oid": "0" * 40, "size": 1}]
@@ -390,6 +390,17 @@ def test_a_hub_that_does_not_answer_is_said(hub: Hub, status, message, monkeypat
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     hub.faults.status = status
     refused(HubError, message)
+
+
+def test_a_busy_hub_is_asked_again_but_never_waited_for_without_end(hub: Hub, monkeypatch):
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    hub.add(NAME, MODEL)
+    hub.faults.busy, hub.faults.retry_after = 2, "99999999"
+    assert pull().fetched and waited == [30, 30]
+    hub.faults.status, hub.faults.retry_after = 503, ""
+    refused(HubError, "answered 503")
+    assert waited[2:] == [1, 2]
 
 
 def test_no_network_is_said(hub: Hub, monkeypatch):

@@ -81,7 +81,7 @@ def _refuse_code(name: Name, files: dict[str, File], read: Read) -> None:
         asked = _object(path, files, read).get("auto_map")
         if asked is not None:
             raise ModelError(
-                f"{name} carries code: {path} asks to run {str(asked)[:160]} (auto_map). Quire runs no code of a model, so its "
+                f"{name} carries code: {path} asks to run {repr(asked)[:160]} (auto_map). Quire runs no code of a model, so its "
                 "weights were not fetched. Look for a copy that needs none (often NAME-hf). Where its model_type is one "
                 "that Quire knows, you can also fetch the folder by other means, remove auto_map from it and load that folder."
             )

@@ -25,7 +25,8 @@ from .cache import COMMIT, Name
 MAX_ANSWER = 32 << 20  # bytes of one answer: a page of 1,000 files has about 0.3 MB
 MAX_FILES = 20_000
 MAX_SECONDS = 120  # for one answer
-_BAD = re.compile(r"[\x00-\x1f\x7f\\]")
+_BUSY, _TRIES, _LONGEST_WAIT = (429, 500, 502, 503, 504), 3, 30  # answers that are asked for again, how often, after seconds
+_BAD = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 
 
 @dataclass(frozen=True)
@@ -138,21 +139,18 @@ class Remote:
         """An answer whose body streams; with `translate`, whatever goes wrong with the connection is a HubError too."""
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-        from huggingface_hub.utils import hf_raise_for_status, http_stream_backoff
+        from huggingface_hub.utils import get_session, hf_raise_for_status
 
         try:
-            with http_stream_backoff(
-                "GET",
-                url,
-                headers=self.headers | (headers or {}),
-                timeout=self.timeout,
-                max_retries=2,
-                retry_on_exceptions=(),
-                retry_on_status_codes=(429, 500, 502, 503, 504),
-                **options,
-            ) as response:
-                hf_raise_for_status(response)
-                yield response
+            for attempt in range(_TRIES):
+                with get_session().stream("GET", url, headers=self.headers | (headers or {}), timeout=self.timeout, **options) as response:
+                    if response.status_code not in _BUSY or attempt == _TRIES - 1:
+                        hf_raise_for_status(response)
+                        yield response
+                        return
+                    asked = response.headers.get("Retry-After", "")
+                # The library would wait for as long as it is told to; a stranger may say a year.
+                time.sleep(min(int(asked), _LONGEST_WAIT) if asked.isdecimal() and len(asked) < 9 else 2.0**attempt)
         except OfflineModeIsEnabled:
             raise HubError(
                 f"HF_HUB_OFFLINE is set, so {self.name} was not asked for. To fetch it, unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE)."

@@ -53,10 +53,10 @@ def test_an_error_is_one_line(hub: Hub, capsys):
     assert said.err.startswith("quire pull: nobody/nothing was not found") and said.err.count("\n") == 1 and not said.out
 
 
-def test_a_hostile_name_does_not_move_the_cursor(hub: Hub, capsys, monkeypatch):
-    hub.add(NAME, MODEL | {"\x9b2Jx": b"x"})
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    assert "\x9b" not in printed(capsys, "pull", NAME, "--dry-run").out
+def test_what_an_error_quotes_does_not_move_the_cursor(hub: Hub, capsys):
+    hub.add(NAME, MODEL | {"config.json": json.dumps({"auto_map": "\x1b[2J\x9b2J"}).encode()})
+    said = printed(capsys, "pull", NAME, code=2).err
+    assert "carries code" in said and "\x1b" not in said and "\x9b" not in said
 
 
 def test_list_shows_everything_in_the_cache(hub: Hub, capsys, tmp_path):
