@@ -21,6 +21,7 @@ from typing import Any
 
 from ..durable import storage
 from ..errors import ModelError, StorageError
+from . import patterns
 
 LARGEST_FILE = 256 * 2**20  # bytes; the largest published vocabularies are about 35 MB
 LARGEST_VOCABULARY = 2**22
@@ -122,6 +123,7 @@ def define(raw: Any, origin: str, settings: Mapping[str, Any] | None = None) -> 
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise ModelError(f"{origin} is not a tokenizer: an object with a 'model' object was expected, not {kind_of(raw)}")
     raw = {**raw, "truncation": None, "padding": None, "model": dict(raw["model"])}
+    patterns.check([raw.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")], origin)
     model = raw["model"]
     if "type" not in model:
         model["type"] = _guess_type(model, origin)

@@ -13,6 +13,7 @@ import pytest
 
 from quire.errors import ModelError, QuireError
 from quire.text import definition
+from quire.text.fast import CL100K, GPT2_PATTERN, O200K, QWEN2
 from quire.text.tokenizer import Tokenizer
 from tests.text.files import UNIGRAM, WORDS, file
 
@@ -86,13 +87,31 @@ def test_a_pattern_that_is_none(tmp_path: Path) -> None:
 
 def test_a_pattern_that_makes_the_library_panic(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A panic derives from BaseException: it passes `except Exception` and would end a server."""
-    text = file(UNIGRAM, [], pre_tokenizer={**SPLIT, "pattern": {"Regex": "(a+)+$"}})
+    text = file(UNIGRAM, [], pre_tokenizer={**SPLIT, "pattern": {"Regex": "(a|aa)+$"}})
     tokenizer = Tokenizer.open(write(tmp_path, text))
-    attack = "a" * 40 + "!"
+    attack = "a" * 60 + "!"
     for encode in (tokenizer.encode, tokenizer.pieces, lambda text: tokenizer.encode_batch([text])):
         with pytest.raises(ModelError, match=r"encoding failed in the tokenizers library: .*hold a pattern that cannot be run"):
             encode(attack)
     capfd.readouterr()  # the library also writes to standard error
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(?:x*y?)*z", "((a{2,}b))+", "(?i:a|b+){3,9}", "(\\p{L}+\\s*)+", "(?=(a+)+)", "([^]]+)*"])
+def test_patterns_that_explode(tmp_path: Path, pattern: str) -> None:
+    """Two dozen letters keep each of them busy for seconds, and a text may hold thousands of two dozen letters."""
+    for parts in (
+        {"pre_tokenizer": {**SPLIT, "pattern": {"Regex": pattern}}},
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": pattern}}},
+    ):
+        with pytest.raises(ModelError, match="repeats a group that holds a repetition"):
+            Tokenizer.open(write(tmp_path, file(WORDS, [], **parts)))
+
+
+@pytest.mark.parametrize(
+    "pattern", [CL100K, QWEN2, O200K, GPT2_PATTERN, r"\p{N}{1,3}(?=(?:\p{N}{3})*\b)", r"(?:a+)?b", r"([*+]+|\)+)", r"[(]+[)]+"]
+)
+def test_patterns_that_do_not(tmp_path: Path, pattern: str) -> None:
+    Tokenizer.open(write(tmp_path, file(WORDS, [], pre_tokenizer={**SPLIT, "pattern": {"Regex": pattern}})))
 
 
 def test_settings_that_do_not_fit(tmp_path: Path) -> None:
