@@ -33,8 +33,9 @@ def read_heads(f: Fields, width: int, absent: int = 0, head_dim: int = 0, even: 
     return heads, kv_heads, split_heads(width, heads, kv_heads, f.integer("head_dim", head_dim) or None, even=even)
 
 
-def read_layers(f: Fields, name: str = "num_hidden_layers") -> int:
-    return f.integer(name, high=1000)
+def read_layers(f: Fields, name: str = "num_hidden_layers", experts: int = 1) -> int:
+    """How many layers. experts: of each; bounded with them, so that no config.json takes minutes to lay out."""
+    return f.integer(name, high=min(1000, (1 << 15) // experts))
 
 
 def read_window(f: Fields, absent: int = 0) -> int | None:

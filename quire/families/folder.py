@@ -9,6 +9,7 @@ Building copies nothing that need not change: the files are mapped into memory, 
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import fields
@@ -22,7 +23,7 @@ from ..binding.gguf import READ
 from ..binding.weights import INDEX, WEIGHTS, Slot, some
 from ..durable import building, make_folder, write_json
 from ..errors import ModelError, StorageError, WeightsError
-from ..nn.config import MLMHead, ModelConfig, Pooler
+from ..nn.config import MLMHead, ModelConfig, MoE, Pooler
 from ..nn.transformer import Transformer
 from .family import Entry, Family, Fields, Json, entries, family_for
 from .source import CONFIG, Source, read_config, source
@@ -48,6 +49,7 @@ class ModelFolder:
         bare = not any(name.startswith(self.family.prefix) for name in self._disk_names.values())
         planned = _planned(self.family, config, bare, self.slots.keys(), self._equal)
         self.model_config: ModelConfig = planned
+        self._check_size()
         with torch.device("meta"):
             self._shapes = {name: tuple(t.shape) for name, t in Transformer(planned).state_dict().items()}
         self._entries: list[Entry] = entries(self.family.table(planned, config, self.slots.keys()), self._shapes, self.slots.keys())
@@ -72,6 +74,17 @@ class ModelFolder:
 
     def _tensor(self, name: str) -> Tensor:
         return self._source.tensor(self._disk_names[name])
+
+    def _check_size(self) -> None:
+        """Refuse thousands of parts that the files cannot hold before they are laid out, which would take seconds to minutes."""
+        stacks = [stack for stack in (self.model_config.encoder, self.model_config.decoder) if stack]
+        parts = sum(layer.ffn.experts if isinstance(layer.ffn, MoE) else 1 for stack in stacks for layer in stack.layers)
+        held = sum(math.prod(slot.shape) for slot in self.slots.values())
+        if parts > 1 << 6 and self.model_config.parameters() > 2 * held:
+            raise WeightsError(
+                f"{self.path}: {CONFIG} describes {self.model_config.parameters():,} numbers, the files hold {held:,}. "
+                f"Correct {CONFIG}, or use the files that belong together."
+            )
 
     def _check(self) -> None:
         """Every place filled, every tensor used, every shape right."""

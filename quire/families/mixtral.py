@@ -20,7 +20,7 @@ def build(config: Json) -> ModelConfig:
     moe = d.read_experts(f, expert, EXPERTS, top=2, normalise=True)
     f.fixed("router_jitter_noise", 0.0)  # noise on the router's input in training, which ours has not
     norm = Norm("rms", f.number("rms_norm_eps", 1e-5))
-    stack = Stack((Layer(attn, moe, norm),) * d.read_layers(f), final_norm=norm)
+    stack = Stack((Layer(attn, moe, norm),) * d.read_layers(f, experts=moe.experts), final_norm=norm)
     model = d.finish(f, stack, d.read_head(f, CLASSES), width, context)
     f.close(FAMILY.harmless)
     return model

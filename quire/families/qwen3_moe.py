@@ -31,7 +31,7 @@ def build(config: Json) -> ModelConfig:
     ffn = FFN(f.integer("intermediate_size", 6144), act, gated=True)
     expert = FFN(f.integer("moe_intermediate_size", 768), act, gated=True)
     moe = d.read_experts(f, expert, absent=128, top=8, normalise=f.flag("norm_topk_prob", False))
-    layers = tuple(Layer(attn, moe if here else ffn, norm) for here in sparse(f, d.read_layers(f)))
+    layers = tuple(Layer(attn, moe if here else ffn, norm) for here in sparse(f, d.read_layers(f, experts=moe.experts)))
     model = d.finish(f, Stack(layers, final_norm=norm), d.read_head(f, CLASSES), width, context)
     f.close(FAMILY.harmless)
     return model

@@ -3,6 +3,10 @@
 Older files keep the scaling in `rope_scaling` and theta beside it; newer ones keep all of it in `rope_parameters`. What follows from other
 fields (the original length, the factor on cos and sin) is worked out here, as the reference implementation does, so that `nn` sees plain
 numbers. A kind of scaling or a field of it that is not known is refused by name.
+
+Two kinds depend on the length of the text (dynamic, longrope). A forward takes the frequencies of the longest row it sees, and a cache
+keeps its keys as they were turned, both as the reference's forward does: a text that grows across the original length while it is written
+is not quite the text read at once. (For Phi 3 alone the reference's `generate` reads the text again at that border; ours goes on.)
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quire.errors import ModelError
+from quire.errors import ModelError, WeightsError
 from quire.families import FAMILIES, ModelFolder, bloom, llama, mpt
 from quire.nn.attention import AttnContext
 from quire.nn.batch import Batch
@@ -21,6 +24,7 @@ from tests.families.reference import Case, right_padding, save_theirs, their_cla
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 LIMIT = 2e-5
+DECODERS = "bloom gemma gemma2 gemma3_text gpt2 gpt_neox llama mistral mixtral mpt olmo2 phi phi3 qwen2 qwen3 qwen3_moe".split()
 
 
 def case_of(name: str, **changes: Any) -> Case:
@@ -224,6 +228,43 @@ def test_narrow_files_in_several_parts(name: str, dtype: torch.dtype, tmp_path: 
     again = their_class(case).from_pretrained(tmp_path / "ours", dtype="auto")
     for key, tensor in their_class(case).from_pretrained(tmp_path / "theirs", dtype="auto").state_dict().items():
         assert tensor.dtype == dtype and torch.equal(tensor, again.state_dict()[key]), key
+
+
+def test_experts_that_no_file_holds_are_refused_at_once(tmp_path: Path) -> None:
+    case = case_of("mixtral")
+    save_theirs(their_model(case), tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"num_hidden_layers": 8, "num_local_experts": 4096}))
+    started = time.perf_counter()
+    with pytest.raises(WeightsError, match="describes 152,[0-9,]* numbers, the files hold"):
+        ModelFolder.open(tmp_path)
+    assert time.perf_counter() - started < 1
+    with pytest.raises(ModelError, match="num_hidden_layers is 9; allowed is a whole number from 1 to 8"):
+        case.family.build(config | {"num_hidden_layers": 9, "num_local_experts": 4096})
+
+
+HOSTILE: list[Any] = [
+    *(None, "x", "", -1, 0, 1, 3, 0.5, 1e308, float("inf"), float("nan"), [], {}, [1], {"a": 1}, True, False, 10**30, [[]]),
+    {"rope_type": "yarn", "factor": 1e308},
+    {"rope_type": "yarn", "factor": 0.5, "original_max_position_embeddings": 1},
+    {"rope_type": "longrope", "short_factor": [1] * 4, "long_factor": [1] * 4, "original_max_position_embeddings": 1},
+    {"rope_type": {}},
+]
+FIELDS = """rope_scaling rope_parameters rope_theta head_dim layer_types partial_rotary_factor attn_config id2label num_labels
+    original_max_position_embeddings sliding_window""".split()
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_any_value_of_any_field_is_read_or_refused(name: str) -> None:
+    """Never another error than ours."""
+    family = FAMILIES[name]
+    for field in {*family.tiny, *FIELDS}:
+        for value in HOSTILE:
+            with contextlib.suppress(ModelError):
+                family.build(family.tiny | {field: value}).parameters()
+        with contextlib.suppress(ModelError):
+            family.build({key: value for key, value in family.tiny.items() if key != field}).parameters()
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0}
