@@ -105,8 +105,11 @@ def strict_json(data: bytes, what: str) -> dict[str, Any]:
             raise ValueError("a key is repeated")
         return table
 
+    def never(word: str) -> Any:
+        raise ValueError(f"{word} is no number of JSON")
+
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=once)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=never)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{what} is not a JSON object ({error}). The file is damaged; fetch or save it again.") from None
     if not isinstance(value, dict):
