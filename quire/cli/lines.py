@@ -360,8 +360,10 @@ def _plus(live: Later, before: int, done: int) -> None:
 class Later:
     """Progress that begins to show once there is something to wait for."""
 
-    def __init__(self, total: int, label: str) -> None:
+    def __init__(self, total: int, label: str, unit: str = "rows") -> None:
         from ..progress import Progress
+
+        self.unit = unit
 
         self.live = Progress(total, label)
         self.shown = False
@@ -372,7 +374,7 @@ class Later:
         if self.live.first is None:
             self.live.first = 0
         if self.shown:
-            self.live.update(done, rows=f"{done:,}/{self.live.total:,.0f}")
+            self.live.update(done, **{self.unit: f"{done:,}/{self.live.total:,.0f}"})
 
     def clear(self) -> None:
         if self.shown:

@@ -37,6 +37,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "embed": ("embed", "texts as vectors"),
         "similar": ("embed:similar", "which texts mean the same"),
         "cluster": ("embed:cluster", "texts in groups of like meaning"),
+        "search": ("search", "find what you need in the standard library by meaning, offline"),
     },
     "get": {
         "pull": ("pull", "fetch a model or a data set from the hub: pinned, hashed, safetensors only"),

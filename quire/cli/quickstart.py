@@ -19,10 +19,12 @@ from ..errors import QuireError, RecipeError, TrainingError
 from ..progress import duration
 from ..train.recipe import DataPart, LogPart, ModelPart, OptimPart, TaskPart, TokenizerPart, TrainPart, TrainRecipe
 from . import proofs
-from .paint import paint
+from .paint import paint, short
 from .train import Live, document, end
 
 PROMPT = "def parse_"
+QUESTION = "parse an ISO date"
+SEARCHED = ("bisect", "calendar", "csv", "datetime", "fractions", "heapq", "json", "random", "shutil", "statistics", "string", "textwrap")
 MARGIN = "   "
 _AROUND = 0.25  # share of the minutes that reading, proving and reporting take; the rest trains
 
@@ -87,7 +89,9 @@ def run(argv: list[str]) -> int:
     for what, refused in proofs.tamper(out / "model"):
         tell(what)
         tell("  " + paint("refused", "red") + ": " + refused.replace("\n", f"\n{MARGIN}  "))
-    say(6, f"Done in {duration(time.monotonic() - started)}. Your model is an ordinary folder that other tools open too: {out / 'model'}")
+    say(6, "Search by meaning, with a small model that came ready-made")
+    show_search()
+    say(7, f"Done in {duration(time.monotonic() - started)}. Your model is an ordinary folder that other tools open too: {out / 'model'}")
     tell(f"look     {out / 'report.html'}")
     tell(f"talk     quire chat {out}")
     tell(f"write    quire generate {out} 'def parse_'")
@@ -170,6 +174,32 @@ def show_evaluation(out: Path) -> None:
         tell(f"{name:<12}{figures['per_file']:>16.3f}{figures['one_stream']:>16.3f}")
     tell(f"{evaluation['held_out_bytes']:,} bytes of held-out text, corpus {evaluation['corpus_hash'][:16]}.")
     tell("The model has read other files of the same library before; the compressors start from nothing.")
+
+
+def show_search() -> None:
+    """A question to a part of the standard library; where the extra is not there, how to get it."""
+    from .. import minilm
+
+    if minilm.there():
+        in_child(_search)
+        tell(f"These were {len(SEARCHED)} modules; all of the library, read once and kept:  quire search {QUESTION!r}")
+    else:
+        tell(f"It is an extra: pip install 'quire[minilm]', and then, with no network:  quire search {QUESTION!r}")
+
+
+def _search() -> None:
+    import torch
+
+    from .. import minilm
+    from ..machine import threads
+    from ..model import load
+    from ..search import build_or_open
+
+    torch.set_num_threads(min(torch.get_num_threads(), threads()))
+    index = build_or_open(load(minilm.NAME), only=SEARCHED)
+    tell(f"{QUESTION}, among {len(index):,} docstrings:")
+    for found in index.search(QUESTION, 3):
+        tell(f"  {found.score:.3f}  {paint(found.name, 'green')}  {paint(short(found.text, len(found.name) + 15), 'dim')}")
 
 
 def show_certificate(model: Path) -> None:

@@ -45,6 +45,14 @@ def test_it_leaves_figures_a_certificate_and_pages(told: tuple[Path, str]) -> No
     assert "'model.layers." in text and "chat_template.jinja" in text  # the flipped bit and the changed character, by name
 
 
+def test_it_ends_with_a_search_or_says_how_to_get_it(told: tuple[Path, str]) -> None:
+    from quire import minilm
+
+    text = told[1].partition("Search by meaning")[2]
+    assert "quire search 'parse an ISO date'" in text
+    assert ("datetime.date.fromisoformat" in text) if minilm.there() else ("pip install 'quire[minilm]'" in text)
+
+
 def test_a_second_one_destroys_nothing(told: tuple[Path, str]) -> None:
     run, _ = told
     assert quickstart.free_folder(run) == run.with_name("run-2")

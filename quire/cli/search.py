@@ -1,0 +1,85 @@
+"""Search the standard library's documentation by meaning, offline.
+
+quire search "parse an ISO date"
+
+quire search "run a program with a time limit" --top 3 --json
+
+Every docstring of the Python that runs this becomes a vector, once; a question is compared with all of them. The model comes with the
+extra `minilm`; any other that makes vectors of texts will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from ..errors import RecipeError
+from .lines import Fields, Files, FilesOption, Later, Machine, MachineOption, PathOption, Row, Sink, Texts, each, parse, read, sink
+from .paint import bar, flat, paint, short
+from .uses import dry_run, open_for
+
+if TYPE_CHECKING:
+    from ..search import Found, Index
+    from .uses import Opened
+
+
+@dataclass(frozen=True)
+class Search:
+    texts: Texts = ()
+    """Questions; '-' or nothing reads standard input, one a line."""
+    top: Annotated[int, tyro.conf.arg(metavar="N")] = 5
+    """So many places for each question, the nearest first."""
+    model: str = "minilm"
+    """What makes vectors of texts: a model folder, or the one of the extra `minilm`."""
+    library: PathOption = None
+    """Search another folder of Python files."""
+    files: FilesOption = field(default_factory=Files)
+    machine: MachineOption = field(default_factory=Machine)
+
+
+def run(argv: list[str]) -> int:
+    options = parse(Search, "search", argv, __doc__)
+    if options.top < 1:
+        raise RecipeError(f"--top is {options.top}; allowed is 1 and more")
+    rows = read(options.texts, options.files, Fields(("text", "question")), "search")
+    if options.files.dry_run:
+        return dry_run("embed", options.model, rows, options.files)
+    with sink(options.files) as to:
+        index = opened(open_for("embed", options.model, options.machine), options.library)
+        for row, found in each(rows, lambda part, done: [index.search(one.text, options.top) for one in part], "search", to):
+            places = [asdict(one) for one in found]
+            to.row(row, {"text": row.text, "found": places}, line, row, found, to)
+    return 0
+
+
+def opened(model: Opened, library: Path | None = None) -> Index:
+    """The index, with progress while it is built for the first time."""
+    from ..search import build_or_open
+
+    live: list[Later] = []
+
+    def progress(done: int, total: int) -> None:
+        if not live:
+            live.append(Later(total, "reading the library, once", "docstrings"))
+        live[0].update(done)
+
+    try:
+        return build_or_open(model, progress, library)
+    finally:
+        for one in live:
+            one.close()
+
+
+def line(row: Row, found: Sequence[Found], to: Sink) -> str:
+    """score, name, place, text of each, in columns; where somebody looks, with what it says of itself below the name."""
+    if not to.shows:
+        return "\n".join("\t".join([f"{one.score:.4f}", one.name, one.place, flat(one.text)]) for one in found)
+    out = [paint(short(row.text), "bold")]
+    for one in found:
+        out.append(f"  {one.score:>5.3f}  {bar(one.score, 8)}  {paint(one.name, 'green')}  {paint(flat(one.place), 'dim')}")
+        out.append(f"{'':>19}{short(one.text, 19)}")
+    return "\n".join(out)
