@@ -30,6 +30,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("train",), ("ground", "nn", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data")),
     (("model",), ("ground", "nn", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data")),
     (("report",), ("ground", "metrics")),
+    (("search",), ("ground", "metrics")),
     (("cli", "__init__"), ("everything",)),
 ]
 

@@ -1,0 +1,205 @@
+"""Search the standard library by meaning: what modules, classes and functions say of themselves, and the nearest to a question.
+
+Docstrings are read from the source files with `ast`; nothing is imported or run. Each becomes a vector (name and first paragraph), and a
+question is compared with all of them: exact search, one product. The vectors are kept in the user's cache, written whole or not at all,
+under the Python version and the model's identity with the hash of what was read: when one of them changes, or a byte is damaged, the index
+is built again.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import sysconfig
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from . import durable
+from .errors import CheckpointError, DataError, StorageError
+from .types import Embedder
+
+_FORM = 1  # of the files in the cache
+_LONGEST = 240  # characters of an entry: no more tokens than the smallest encoders read
+_CHUNK = 256  # entries between two calls of `progress`
+_LARGEST = 1 << 26  # bytes of the list of entries
+_NO_LIBRARY = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils", "site-packages", "dist-packages"}
+# Modules that hold another one's text: there it is written in Python, and is called by the other name.
+_CALLED = {"_pydatetime": "datetime", "_pydecimal": "decimal", "_pyio": "io", "_collections_abc": "collections.abc", "_pylong": ""}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A module, class or function: its dotted name, where it stands (file below the library's folder, line), its first paragraph."""
+
+    name: str
+    file: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry near a question: `place` is file:line, `score` the cosine of the two vectors."""
+
+    name: str
+    place: str
+    text: str
+    score: float
+
+
+class Index:
+    """Entries and their vectors (N, D), with the model that made them."""
+
+    def __init__(self, entries: Sequence[Entry], vectors: npt.NDArray[np.float32], embedder: Embedder, root: Path) -> None:
+        self.entries, self.vectors, self.embedder, self.root = entries, vectors, embedder, root
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def search(self, query: str, top: int = 5) -> list[Found]:
+        """The `top` entries nearest to a question, the nearest first. Raises ContextError for a question that is too long."""
+        if top < 1 or not query.strip():
+            raise DataError(f"the question is {query[:40]!r} and top is {top}; give some words, and 1 or more.")
+        (vector,) = _unit(self.embedder.embed([query], "query"))
+        scores = self.vectors @ vector  # (N,)
+        found = []
+        for number in np.argsort(-scores, kind="stable")[:top]:
+            entry = self.entries[number]
+            found.append(Found(entry.name, f"{self.root / entry.file}:{entry.line}", entry.text, float(scores[number])))
+        return found
+
+
+def build_or_open(
+    embedder: Embedder,
+    progress: Callable[[int, int], None] | None = None,
+    root: Path | None = None,
+    only: Collection[str] | None = None,
+) -> Index:
+    """The index of the standard library: from the cache, or built, which takes some seconds and calls progress(done, all) on the way.
+
+    root: another folder of Python files. only: names of its modules, where a few are enough; such an index is not kept.
+    A cache that cannot be written costs the next call its time, and nothing else.
+    Raises DataError where there is no source to read.
+    """
+    root = Path(root or sysconfig.get_path("stdlib"))
+    files = {file.relative_to(root).as_posix(): file.read_bytes() for file in sources(root)}
+    if only is not None:
+        files = {name: source for name, source in files.items() if name.split("/")[0].removesuffix(".py") in only}
+    facts = {"form": _FORM, "python": platform.python_version(), "corpus": _hash(files), "model": embedder.identity}
+    place = cache_folder(root, embedder.identity)
+    opened = None if only is not None else _open(place, facts)
+    if opened is not None:
+        return Index(*opened, embedder, root)
+    entries = [entry for name, source in files.items() for entry in read(name, source)]
+    if not entries:
+        raise DataError(f"{root} holds no Python source with docstrings (an embedded Python?), so there is nothing to search.")
+    vectors = _embed(embedder, [_words(entry) for entry in entries], progress)
+    if only is not None:
+        return Index(entries, _unit(vectors), embedder, root)
+    try:
+        with durable.building(place, facts) as folder:
+            durable.write_text(folder / "entries.json", json.dumps([asdict(entry) for entry in entries], ensure_ascii=False))
+            with durable.writing(folder / "vectors.npy") as file:
+                np.save(file, vectors.astype(np.float16), allow_pickle=False)
+    except (StorageError, RuntimeError):  # RuntimeError: no home to keep a cache in
+        pass
+    return Index(entries, _unit(vectors), embedder, root)
+
+
+def cache_folder(root: Path, identity: str) -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(f"{root.resolve()}\0{platform.python_version()}\0{identity}".encode("utf-8", "surrogateescape")).hexdigest()
+    return base / "quire" / "search" / key[:24]
+
+
+def _open(place: Path, facts: dict[str, object]) -> tuple[list[Entry], npt.NDArray[np.float32]] | None:
+    """What a kept index holds; None where there is none, it is of something else, or it is damaged."""
+    try:
+        if not place.is_dir() or durable.check(place) != facts or (place / "entries.json").stat().st_size > _LARGEST:
+            return None
+        entries = [Entry(**entry) for entry in json.loads((place / "entries.json").read_text(encoding="utf-8"))]
+        vectors = np.load(place / "vectors.npy", mmap_mode="r", allow_pickle=False)
+    except (CheckpointError, StorageError, OSError, ValueError, TypeError, EOFError, RecursionError):
+        return None
+    if vectors.dtype != np.float16 or vectors.ndim != 2 or len(vectors) != len(entries):
+        return None
+    return entries, _unit(np.asarray(vectors, dtype=np.float32))
+
+
+def _hash(files: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name, source in files.items():
+        digest.update(f"{name}\0{len(source)}\0".encode("utf-8", "surrogateescape"))
+        digest.update(source)
+    return digest.hexdigest()
+
+
+def _embed(embedder: Embedder, texts: list[str], progress: Callable[[int, int], None] | None) -> npt.NDArray[np.float32]:
+    """Vectors (N, D) of texts, those of like length together."""
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    parts = []
+    for start in range(0, len(order), _CHUNK):
+        parts.append(embedder.embed([texts[number] for number in order[start : start + _CHUNK]], "document"))
+        if progress is not None:
+            progress(min(start + _CHUNK, len(order)), len(order))
+    joined = np.concatenate(parts)
+    vectors = np.empty_like(joined)
+    vectors[order] = joined
+    return vectors
+
+
+def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
+
+
+def _words(entry: Entry) -> str:
+    return f"{entry.name}: {entry.text}"[:_LONGEST]
+
+
+# -- what the source says -----------------------------------------------------------------------------------------------------------
+
+
+def sources(root: Path) -> Iterator[Path]:
+    """The Python files of a library, without its tests, tools and what was installed beside it; by name."""
+    for file in sorted(root.rglob("*.py")):
+        parts = file.relative_to(root).parts
+        if not _NO_LIBRARY & set(parts) and not parts[0].startswith(("config-", "_sysconfigdata")) and file.is_file():
+            yield file
+
+
+def read(file: str, source: bytes) -> list[Entry]:
+    """The entries of one file; none of one that is no Python, or of a module that is nobody's to use (a leading underscore)."""
+    parts = file.removesuffix(".py").split("/")
+    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    module = _CALLED.get(module, module)
+    if not module or any(part.startswith("_") for part in module.split(".") if part != "__future__"):
+        return []
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    return list(_entries(tree, module, file))
+
+
+def _entries(node: ast.AST, name: str, file: str) -> Iterator[Entry]:
+    """This node's entry, where it says something of itself, and those of what is defined in it; not of what functions hide."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        text = ast.get_docstring(node)
+        first = " ".join(text.strip().split("\n\n")[0].split()) if text else ""
+        if first:
+            yield Entry(name, file, getattr(node, "lineno", 1), first)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if not child.name.startswith("_"):
+                yield from _entries(child, f"{name}.{child.name}", file)
+        elif isinstance(child, ast.If | ast.Try | ast.ExceptHandler | ast.With):  # defined one way or another
+            yield from _entries(child, name, file)
