@@ -1,13 +1,20 @@
-"""The config.json of models that people have, as their makers published them: read without a field left over, at the published size."""
+"""The config.json of models that people have, as their makers published them: read without a field left over, at the published size; and
+those that say one thing twice."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from quire.families import FAMILIES
+from quire.families import FAMILIES, ModelFolder
 from quire.families.folder import _unread
+from quire.nn.batch import Batch
+from quire.nn.transformer import Transformer
+from tests.families.reference import Case, save_theirs, their_model, tokens
 
 # model: (numbers that it holds, its config.json without what is harmless in every family)
 KNOWN = {
@@ -149,3 +156,37 @@ def test_a_published_config_is_read_whole(name: str) -> None:
     family = FAMILIES[config["model_type"]]
     assert _unread(family, config) == ()
     assert family.build(config).parameters() == numbers
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 55.0}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_theta": 77.0, "rope_scaling": {"type": "linear", "factor": 3.0}, "rope_parameters": {"rope_theta": 55.0}}),
+        ("llama", {"rope_theta": 77.0, "rope_scaling": {"type": "default"}, "rope_parameters": LINEAR}),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}, "original_max_position_embeddings": 8, "max_position_embeddings": 40}),
+        ("phi", {"partial_rotary_factor": 0.25, "rope_parameters": LINEAR | {"partial_rotary_factor": 0.75}}),
+        ("gpt_neox", {"rotary_pct": 0.5, "rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 8}),
+        (
+            "gemma3_text",
+            {
+                "sliding_window_pattern": 2,
+                "rope_theta": 50.0,
+                "rope_scaling": {"rope_type": "linear", "factor": 3.0},
+                "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 99.0}, "sliding_attention": None},
+            },
+        ),
+    ],
+)
+@torch.no_grad()
+def test_a_config_that_says_it_twice_means_what_the_reference_reads(name: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """The config as it is here, with the weights of what the reference makes of it and writes."""
+    case, ids = Case(FAMILIES[name], FAMILIES[name].tiny | changes), tokens(2, 20)
+    state = ModelFolder.open(save_theirs(their_model(case), tmp_path)).build().state_dict()
+    ours = Transformer(case.model).eval()
+    ours.load_state_dict(state)
+    difference = (ours.head(ours(Batch(ids))) - their_model(case)(input_ids=ids)["logits"]).abs().max().item()
+    assert difference < 2e-5, difference
