@@ -26,7 +26,7 @@ def ropes(f: Fields, head_dim: int, context: int) -> tuple[Rope, Rope]:
         )
     found = []
     for kind, name, theta in zip(KINDS, ("rope_theta", "rope_local_base_freq"), (1e6, 1e4), strict=True):
-        table = {"rope_type": "default"} | Fields(tables).record(kind) | (scaling if kind == KINDS[0] else {})
+        table: Json = {"rope_type": "default"} | Fields(tables).record(kind) | (scaling if kind == KINDS[0] else {})
         table.setdefault("rope_theta", f.number(name, theta, low=1.0))
         if table.get("truncate") is False:
             raise ModelError(
