@@ -111,7 +111,7 @@ class Contract:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """The parts as JSON; `id` is their hash, and a difference is reported by the part that it is in."""
-        template = None if self.template is None else self.template.source.encode("utf-8", "surrogatepass")
+        template = None if self.template is None else self.template.canonical()
         return {
             "tokenizer": self.tokenizer.hash,
             "template": None if template is None else hashlib.sha256(template).hexdigest(),

@@ -25,52 +25,20 @@ import numpy as np
 from .. import durable
 from ..errors import DataError, ModelError
 from ..types import Message
+from .chatml import CHATML as CHATML
 from .definition import parse_json, read_optional
 from .rows import Encoded
 from .tokenizer import Tokenizer
 from .traced import TRAINED, USER, from_user, marks_of, plain, without_marks
 
 FILE = "chat_template.jinja"
+NAMED = "additional_chat_templates"  # a folder of NAME.jinja, as transformers writes it
+LARGEST_NAMED = 16
+TOOL_USE = "tool_use"  # the name of the one that is meant where tools are given
 
 # Parts that a conversation's turns can play. A template may build a special token out of one of these (`<|user|>`); out of any other
 # string that comes with a message it may not.
 ROLES = frozenset("system developer user assistant tool function ipython model environment".split())
-
-CHATML = """\
-{%- if tools %}
-    {{- '<|im_start|>system\\n' }}
-    {%- if messages and messages[0].role == 'system' %}
-        {{- messages[0].content ~ '\\n\\n' }}
-    {%- endif %}
-    {{- 'You may call these functions:\\n<tools>' }}
-    {%- for tool in tools %}
-        {{- '\\n' ~ (tool | tojson) }}
-    {%- endfor %}
-    {{- '\\n</tools>\\nTo call one, write <tool_call>{"name": its name, "arguments": an object}</tool_call>.<|im_end|>\\n' }}
-{%- endif %}
-{%- for message in messages %}
-    {%- if message.role == 'assistant' %}
-        {{- '<|im_start|>assistant\\n' }}
-        {%- generation %}
-            {{- message.content or '' }}
-            {%- for call in message.tool_calls or [] %}
-                {%- set function = call.function or call %}
-                {{- '\\n' if not loop.first or message.content else '' }}
-                {{- '<tool_call>{"name": ' ~ (function.name | tojson) ~ ', "arguments": ' }}
-                {{- function.arguments if function.arguments is string else function.arguments | tojson }}
-                {{- '}</tool_call>' }}
-            {%- endfor %}
-            {{- '<|im_end|>' }}
-        {%- endgeneration %}
-        {{- '\\n' }}
-    {%- elif not (tools and loop.first and message.role == 'system') %}
-        {{- '<|im_start|>' ~ message.role ~ '\\n' ~ message.content ~ '<|im_end|>\\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\\n' }}
-{%- endif %}
-"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +71,18 @@ class _Row:
 class Template:
     """A chat template in jinja2, with the special tokens that it may name (`bos_token`, `eos_token` ...)."""
 
-    def __init__(self, source: str, special: Mapping[str, str] | None = None, *, origin: str = "the chat template") -> None:
-        """special: {role: spelling}, as `Tokenizer.special`. Raises ModelError for a template that cannot be read or asks for too much."""
+    def __init__(
+        self,
+        source: str,
+        special: Mapping[str, str] | None = None,
+        *,
+        origin: str = "the chat template",
+        named: Mapping[str, str] | None = None,
+    ) -> None:
+        """special: {role: spelling}, as `Tokenizer.special`. named: further templates by name; `tool_use` is taken where tools are given.
+
+        Raises ModelError for a template that cannot be read or asks for too much.
+        """
         from .budget import LARGEST_SOURCE
         from .sandbox import Sandbox
 
@@ -113,6 +91,9 @@ class Template:
         self.source = source
         self.special = dict(special or {})
         self.origin = origin
+        if len(named or {}) > LARGEST_NAMED:
+            raise ModelError(f"{origin} comes with {len(named or {})} named ones; at most {LARGEST_NAMED} are allowed")
+        self.named = {name: Template(text, special, origin=f"{origin} named {name!r}") for name, text in sorted((named or {}).items())}
         self._sandbox = Sandbox()
         try:
             self._template = self._sandbox.from_string(source)
@@ -121,19 +102,34 @@ class Template:
 
     @classmethod
     def open(cls, folder: Path | str, tokenizer: Tokenizer) -> Template | None:
-        """The template of a model folder: chat_template.jinja, else the one in tokenizer_config.json; None where there is none."""
+        """The template of a model folder: chat_template.jinja (further ones in additional_chat_templates), else those in
+        tokenizer_config.json; None where there is none."""
         folder = Path(folder)
         source = read_optional(folder / FILE, 2**20)
         origin = str(folder / FILE)
-        if source is None:
-            text = read_optional(folder / "tokenizer_config.json", 2**24)
-            origin = f"the chat_template in {folder / 'tokenizer_config.json'}"
-            source = _listed(parse_json(text.encode("utf-8"), origin), origin) if text is not None else None
-        return None if source is None else cls(source, tokenizer.special, origin=origin)
+        if source is not None:
+            files = sorted((folder / NAMED).glob("*.jinja"))[: LARGEST_NAMED + 1]
+            return cls(source, tokenizer.special, origin=origin, named={file.stem: read_optional(file, 2**20) or "" for file in files})
+        text = read_optional(folder / "tokenizer_config.json", 2**24)
+        origin = f"the chat_template in {folder / 'tokenizer_config.json'}"
+        listed = _listed(parse_json(text.encode("utf-8"), origin), origin) if text is not None else {}
+        source = listed.pop("default", None)
+        return None if source is None else cls(source, tokenizer.special, origin=origin, named=listed)
 
     def save(self, folder: Path | str) -> None:
-        """Writes chat_template.jinja, where transformers looks for it."""
-        durable.write_text(durable.make_folder(folder) / FILE, self.source)
+        """Writes chat_template.jinja and additional_chat_templates, where transformers looks for them."""
+        folder = durable.make_folder(folder)
+        durable.write_text(folder / FILE, self.source)
+        for name, template in self.named.items():
+            durable.write_text(durable.make_folder(folder / NAMED) / f"{name}.jinja", template.source)
+
+    def canonical(self) -> bytes:
+        """The same bytes for the same templates: what is hashed."""
+        parts = [self.source, *(f"\0{name}\0{template.source}" for name, template in self.named.items())]
+        return "".join(parts).encode("utf-8", "surrogatepass")
+
+    def _chosen(self, tools: Sequence[Mapping[str, Any]]) -> Template:
+        return self.named.get(TOOL_USE, self) if tools else self
 
     @cached_property
     def marks_generation(self) -> bool:
@@ -155,7 +151,8 @@ class Template:
 
         Raises DataError when the template refuses these messages, or would need more than its budget for them.
         """
-        text = self._render(_messages(messages), tools, add_generation_prompt, options, now or datetime.now())
+        chosen = self._chosen(tools)
+        text = chosen._render(_messages(messages), tools, add_generation_prompt, options, now or datetime.now())
         marks = marks_of(text)
         return Rendered(plain(text), _runs(marks, USER), _runs(marks, TRAINED))
 
@@ -219,6 +216,9 @@ class Template:
         Raises DataError when the template refuses the messages, when it would make a special token out of their text, or when it has no
         generation marks and this row does not prove what the assistant writes.
         """
+        chosen = self._chosen(tools)
+        if chosen is not self:
+            return chosen.encode(tokenizer, messages, tools, add_generation_prompt, mask=mask, options=options, now=now)
         turns, now = _messages(messages), now or datetime.now()
         row = self._row(tokenizer, self._render(turns, tools, add_generation_prompt, options, now))
         found = tokenizer.encode_parts(row.parts)
@@ -289,17 +289,22 @@ def _trace(message: dict[str, Any]) -> dict[str, Any]:
     return traced
 
 
-def _listed(settings: Any, origin: str) -> str | None:
-    """The template in a tokenizer_config.json: a string, or a list of named ones, of which `default` is meant."""
+def _listed(settings: Any, origin: str) -> dict[str, str]:
+    """{name: template} in a tokenizer_config.json: one string, the default, or a list of named ones with a `default` among them."""
     found = settings.get("chat_template") if isinstance(settings, dict) else None
+    if found is None:
+        return {}
+    named: dict[str, Any] = {"default": found}
     if isinstance(found, list):
         named = {entry["name"]: entry.get("template") for entry in found if isinstance(entry, dict) and isinstance(entry.get("name"), str)}
         if "default" not in named:
             raise ModelError(f"{origin} is a list of {sorted(named)} without one named 'default'")
-        found = named["default"]
-    if found is not None and not isinstance(found, str):
-        raise ModelError(f"{origin} must be text, not {json.dumps(found)[:60]}")
-    return found
+    for name, source in named.items():
+        if not isinstance(source, str):
+            raise ModelError(f"{origin} must be text, not {json.dumps(source)[:60]}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise ModelError(f"{origin} has the name {name[:80]!r}; a name is of letters, digits, _ and -")
+    return named
 
 
 def _words(error: BaseException) -> str:
