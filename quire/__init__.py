@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     )
     from .model import Decoder, Encoder, Seq2Seq, load
     from .text.tokenizer import Tokenizer
-    from .types import Chunk, Completion, Message, Sampling, Score, TokenLogprob
+    from .types import Answer, Beam, Chunk, Completion, Entity, Message, Sampling, Score, TokenLogprob
 
     __version__: str
 
@@ -54,11 +54,13 @@ _HOME = {
     ),
     "model": ("Decoder", "Encoder", "Seq2Seq", "load"),
     "text.tokenizer": ("Tokenizer",),
-    "types": ("Chunk", "Completion", "Message", "Sampling", "Score", "TokenLogprob"),
+    "types": ("Answer", "Beam", "Chunk", "Completion", "Entity", "Message", "Sampling", "Score", "TokenLogprob"),
 }
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Answer",
+    "Beam",
     "Binding",
     "BindingError",
     "Certificate",
@@ -70,6 +72,7 @@ __all__ = [
     "DataError",
     "Decoder",
     "Encoder",
+    "Entity",
     "ExtraError",
     "HubError",
     "Message",

@@ -110,6 +110,26 @@ def pulled_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         close_session()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def shelf(workshop: Path) -> None:
+    """What docs/uses.md works on: a model of each kind of head in models/, some questions, reviews and a report."""
+    from tests.small import write_model
+    from tests.tasks.readers import write
+
+    models = workshop / "models"
+    models.mkdir()
+    write(models / "reviews", "SequenceClassification", labels=["negative", "neutral", "positive"])
+    write(models / "names", "TokenClassification", labels=["O", "B-PER", "I-PER", "B-LOC", "I-LOC"])
+    write(models / "answers", "QuestionAnswering")
+    write_model(models / "bert", "bert")
+    write_model(models / "t5", "t5")
+    (workshop / "questions.txt").write_text(
+        "I forgot my password\nHow do I log in?\nWhere is my order?\nMy parcel is late\nCan I pay by card?\n"
+    )
+    (workshop / "reviews.jsonl").write_text('{"id": 7, "text": "I loved it."}\n{"id": 8, "text": "Never again."}\n')
+    (workshop / "report.txt").write_text("The report was written by Ada. " * 20)
+
+
 def run_python(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     names: dict[str, object] = {"__name__": "__main__"}
@@ -239,6 +259,7 @@ def test_files_named_in_documentation_and_docstrings_exist() -> None:
 
 # How a shown command is run here: as it stands, with something quick added, or (None: it takes minutes) only its options looked up.
 ADDED = {
+    "search": ["--library", "my_texts"],
     "train": ["--dry-run", "--train.batch", "2", "--train.threads", "1"],
     "generate": ["--max-tokens", "4"],
     "quickstart": None,

@@ -11,6 +11,8 @@ import pytest
 import quire
 
 PUBLIC = {
+    "Answer",
+    "Beam",
     "Binding",
     "BindingError",
     "Certificate",
@@ -22,6 +24,7 @@ PUBLIC = {
     "DataError",
     "Decoder",
     "Encoder",
+    "Entity",
     "ExtraError",
     "HubError",
     "Message",
