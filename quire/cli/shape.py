@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ..nn.config import FFN, Attn, Conv, Head, Layer, ModelConfig, MoE, Rope, Scaling, Stack
 
 
+_WITHOUT = {"window": "no window"}  # what a layer is said to be that lacks an aspect of others
+
+
 def shape(config: ModelConfig) -> dict[str, Any]:
     """Every record of the model, as JSON; `words` says the same to people."""
     stacks = {name: stack(part) for name, part in (("encoder", config.encoder), ("decoder", config.decoder)) if part is not None}
@@ -42,7 +45,6 @@ def stack(part: Stack) -> dict[str, Any]:
         "activation": f"gated {ffn.act}" if ffn.gated else ffn.act,
         **({"experts": {"count": experts.experts, "a_token": experts.top, "normalised": experts.normalise}} if experts else {}),
         "norm": f"{layer.norm.kind}, {layer.wiring}",
-        "positions": positions(part),
         "common": common,
         "different": [{"layers": [i + 1 for i in which], "have": what} for which, what in different],
         "beside": _beside(part),
@@ -57,8 +59,10 @@ def aspects(layers: Sequence[Layer]) -> tuple[list[str], list[tuple[list[int], l
     same = [name for name in names if len({one.get(name, "") for one in told}) == 1]
     groups: dict[tuple[str, ...], list[int]] = {}
     for number, one in enumerate(told):
-        groups.setdefault(tuple(one[name] for name in names if name not in same and one.get(name)), []).append(number)
-    return [told[0][name] for name in same], [(which, list(what)) for what, which in groups.items()] if len(groups) > 1 else []
+        groups.setdefault(tuple(one.get(name, _WITHOUT.get(name, "")) for name in names if name not in same), []).append(number)
+    return [told[0][name] for name in same], [(which, list(filter(None, what))) for what, which in groups.items()] if len(
+        groups
+    ) > 1 else []
 
 
 def _layer(layer: Layer) -> dict[str, str]:
@@ -82,6 +86,7 @@ def _attention(attn: Attn) -> dict[str, str]:
     return {
         "window": f"window of {attn.window:,} tokens" if attn.window else "",
         "rope": rope(attn.rope, attn.head_dim) if attn.rope else "",
+        "scaling": _scaling(attn.rope.scaling) if attn.rope and attn.rope.scaling else "",
         "scale": f"scores times {attn.scale:.4g}" if attn.scale is not None else "",
         "softcap": f"scores capped at {attn.softcap:g}" if attn.softcap else "",
         "qk": f"{attn.norm.norm.kind} norm of queries and keys" + (" over all heads" if attn.norm.whole else "") if attn.norm else "",
@@ -104,7 +109,7 @@ def _feed_forward(ffn: FFN | MoE) -> str:
 
 def rope(turns: Rope, head_dim: int) -> str:
     part = f", {turns.channels} of {head_dim} channels" if turns.channels and turns.channels != head_dim else ""
-    return f"rotary, base {turns.theta:g}{part}" + (f", {_scaling(turns.scaling)}" if turns.scaling else "")
+    return f"rotary, base {turns.theta:,.10g}{part}"
 
 
 def _scaling(scaling: Scaling) -> str:
@@ -116,28 +121,25 @@ def _scaling(scaling: Scaling) -> str:
     return by + (f" from {original:,} positions" if original else "")
 
 
-def positions(part: Stack) -> str:
-    """How a stack knows where a token stands; rotary positions of layers that differ are told with the layers."""
-    attn = part.layers[0].attn
+def positions(part: Stack) -> list[str]:
+    """How a stack knows where a token stands, beside rotary positions: they are told with the layers, which may differ in them."""
     found = []
     if part.positions:
-        found.append(f"{'sinusoids' if part.sinusoid else 'learned'}, {part.positions:,}")
+        found.append(f"positions {'sinusoids' if part.sinusoid else 'learned'}, {part.positions:,}")
     elif part.sinusoid:
-        found.append("sinusoids")
-    if attn.rope:
-        found.append(rope(attn.rope, attn.head_dim))
+        found.append("positions sinusoids")
     if part.relative:
-        found.append(f"relative, {part.relative.buckets} buckets up to {part.relative.max_distance}")
+        found.append(f"positions relative, {part.relative.buckets} buckets up to {part.relative.max_distance}")
     if part.distances:
-        found.append(f"distances up to {part.distances.furthest or part.distances.span:,}, disentangled")
+        found.append(f"positions distances up to {part.distances.furthest or part.distances.span:,}, disentangled")
     if part.alibi:
-        found.append("ALiBi slopes")
-    return "; ".join(found) or "none"
+        found.append("positions ALiBi slopes")
+    return found
 
 
 def _beside(part: Stack) -> list[str]:
     """What stands around the layers."""
-    found = []
+    found = positions(part)
     if part.order:
         found.append(f"{len(part.layers)} layer{'s' * (len(part.layers) != 1)} of weights used {len(part.order)} times")
     if part.types:
@@ -181,16 +183,10 @@ def words(found: dict[str, Any]) -> list[str]:
         if name not in found:
             continue
         s = found[name]
-        # Rotary positions that all layers share stand under `common` already.
-        place = (
-            []
-            if s["positions"] in s["common"] or (not s["alike"] and s["positions"].startswith("rotary"))
-            else [f"positions {s['positions']}"]
-        )
-        rows += _wrapped(f"{name}: {s['layers']} layers, ", [*s["common"], *place, *s["beside"]])
+        rows += _wrapped(f"{name}: {s['layers']} layers, ", [*s["common"], *s["beside"]])
         for one in s["different"]:
             rows += _wrapped(
-                f"  {'layers' if len(one['layers']) > 1 else 'layer'} {numbers(one['layers'])}: ", one["have"] or ["none of it"]
+                f"  {'layers' if len(one['layers']) > 1 else 'layer'} {numbers(one['layers'])}: ", one["have"] or ["without it"]
             )
     narrow = f" (embedding {found['embedding_width']})" if "embedding_width" in found else ""
     rows.append(f"width {found['width']}{narrow}, vocabulary {found['vocabulary']:,}, context {found['context']:,}")
@@ -204,7 +200,7 @@ def _wrapped(start: str, parts: Sequence[str], columns: int = 64) -> list[str]:
         part += "," if number + 1 < len(parts) else ""
         if rows[-1] != start and len(rows[-1]) + len(part) + 1 > columns:
             rows[-1] = rows[-1].rstrip()
-            rows.append("  " + part)
+            rows.append(" " * (len(start) - len(start.lstrip()) + 2) + part)
         else:
             rows[-1] += ("" if rows[-1].endswith(" ") else " ") + part
     return rows
