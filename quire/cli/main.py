@@ -16,10 +16,10 @@ from ..errors import QuireError, nearest
 # group: {verb: (file under quire.cli, or file:function where a file holds several verbs; what it does)}
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
-        "quickstart": ("quickstart", "train, measure, break and prove a first model on real text in about five minutes"),
+        "quickstart": ("quickstart", "train, measure, break and prove a first model in five minutes"),
         "train": ("train", "train a model from a recipe and --key value options"),
-        "resume": ("resume", "go on with a stopped run, with the same bits as if nothing had happened"),
-        "plan": ("plan", "parameters, memory, tokens and time of a recipe, before anything is trained"),
+        "resume": ("resume", "go on with a stopped run, to the same bits"),
+        "plan": ("plan", "what a recipe will cost: parameters, memory, tokens, time"),
         "tokenizer": ("tokenizer", "train a tokenizer, report on one, encode and decode"),
     },
     "use": {
@@ -37,10 +37,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "embed": ("embed", "texts as vectors"),
         "similar": ("embed:similar", "which texts mean the same"),
         "cluster": ("embed:cluster", "texts in groups of like meaning"),
-        "search": ("search", "find what you need in the standard library by meaning, offline"),
+        "search": ("search", "find what you need in the standard library by meaning"),
     },
     "get": {
-        "pull": ("pull", "fetch a model or a data set from the hub: pinned, hashed, safetensors only"),
+        "pull": ("pull", "fetch a model or a data set from the hub: pinned and hashed"),
         "list": ("list", "list the models and data sets that were pulled"),
         "rm": ("rm", "remove a pulled model or data set, or one revision of it"),
         "convert": ("convert", "turn a .gguf file or a llama2.c model into a model folder"),
@@ -49,9 +49,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "runs": ("runs", "list the runs in a folder"),
         "compare": ("compare", "two or more runs side by side"),
         "report": ("report", "write a run's report as one HTML page"),
-        "eval": ("eval", "bits per byte of a model on your text, beside gzip, bzip2 and xz"),
+        "eval": ("eval", "bits per byte of a model on your text, beside gzip and others"),
         "inspect": ("inspect", "what is in a model folder, and what it is for"),
-        "verify": ("verify", "is it still the same model? prints the differences and writes the certificate"),
+        "verify": ("verify", "is it still the same model? writes the certificate"),
         "doctor": ("doctor", "what this machine offers and what is installed"),
     },
 }

@@ -15,6 +15,7 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(verb in text for verb in cli.VERBS)
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_misspelt_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
