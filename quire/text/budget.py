@@ -18,7 +18,9 @@ LARGEST_TEXT = 2**20  # characters
 LARGEST_TOTAL = 2**25  # characters of all texts made on the way
 LARGEST_LIST = 100_000  # items, those inside items included
 LARGEST_STEPS = 200_000
-SECONDS = 0.2  # of this thread's processor time, so that a busy machine refuses nothing
+# Of this thread's processor time, so that a busy machine refuses nothing. Collecting garbage counts to it: a quarter of a second with a
+# few tokenizers open.
+SECONDS = 1.0
 
 
 class BudgetError(Exception):

@@ -250,7 +250,7 @@ def test_2000_mutations_of_templates(tokenizer: Tokenizer) -> None:
             refused += 1
         slowest = max(slowest, time.thread_time() - began)
     assert rendered > 200 and refused > 200
-    assert slowest < 2
+    assert slowest < 3  # twice the budget, since everything is rendered twice, and reading the template
 
 
 def test_our_own_template_is_one_of_them(tokenizer: Tokenizer) -> None:

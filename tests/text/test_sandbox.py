@@ -146,7 +146,7 @@ def test_using_everything_up(source: str) -> None:
         assert len(render(source)) <= budget.LARGEST_TEXT
     except QuireError as error:
         assert len(str(error)) < 2000
-    assert time.thread_time() - began < 2.5
+    assert time.thread_time() - began < 3.5
 
 
 def test_limits_say_what_they_are() -> None:
@@ -167,12 +167,12 @@ def test_limits_say_what_they_are() -> None:
 
 
 def test_time_is_counted_for_this_thread_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert budget.Budget(datetime.now()).seconds == budget.SECONDS == 0.2
-    clock = iter([0.0, 0.1, 0.3])
+    assert budget.Budget(datetime.now()).seconds == budget.SECONDS == 1.0
+    clock = iter([0.0, 0.9, 1.1])
     monkeypatch.setattr(budget.time, "thread_time", lambda: next(clock))
     allowed = budget.Budget(datetime.now())
     allowed.step()
-    with pytest.raises(budget.BudgetError, match=r"more than 0\.2 seconds"):
+    with pytest.raises(budget.BudgetError, match=r"more than 1\.0 seconds"):
         allowed.step()
 
 
