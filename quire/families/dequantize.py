@@ -17,7 +17,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-BLOCKS_AT_ONCE = 1 << 15  # keeps what is in between in the processor's caches, and small beside the tensor
+BLOCKS_AT_ONCE = 1 << 12  # keeps what is in between in the processor's caches, and small beside the tensor
 
 
 def _fp16(data: Bytes) -> Floats:

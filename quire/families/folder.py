@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..binding.gguf import READ
 from ..binding.weights import INDEX, WEIGHTS, Slot, some
@@ -50,8 +51,7 @@ class ModelFolder:
         planned = _planned(self.family, config, bare, self.slots.keys(), self._equal)
         self.model_config: ModelConfig = planned
         self._check_size()
-        with torch.device("meta"):
-            self._shapes = {name: tuple(t.shape) for name, t in Transformer(planned).state_dict().items()}
+        self._shapes = {name: tuple(t.shape) for name, t in _laid_out(planned).state_dict().items()}
         self._entries: list[Entry] = entries(self.family.table(planned, config, self.slots.keys()), self._shapes, self.slots.keys())
         self._check()
         source.close()
@@ -130,8 +130,7 @@ class ModelFolder:
         Tensors that the model takes as they lie in the file are the file's own pages, private to this model: a change in place does not
         reach the file, and a file that is replaced later (as a save does) does not reach the model. See `tensors.Mapped` for what does.
         """
-        with torch.device("meta"):
-            model = Transformer(self.model_config)
+        model = _laid_out(self.model_config)
         state: dict[str, Tensor] = {}
         self._source.close()  # pages that an earlier model may have changed
         for entry in self._entries:
@@ -210,6 +209,21 @@ def _planned(family: Family, config: Json, bare: bool, names: Collection[str], e
         config = config | {"architectures": [family.bare[0]]}
         planned = family.build(config)
     return planned if family.adjust is None else family.adjust(config, planned, names, equal)
+
+
+class _Unset(TorchFunctionMode):
+    """Modules are made without first values. Drawing them for weights that have no memory imports torch's compiler: seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _laid_out(config: ModelConfig) -> Transformer:
+    """The model's modules, with shapes and no memory."""
+    with torch.device("meta"), _Unset():
+        return Transformer(config)
 
 
 def _unread(family: Family, config: Json) -> tuple[str, ...]:
