@@ -14,23 +14,24 @@ Shapes: R inputs, W beams, N = R x W slots, D width, H heads, C head channels, S
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn.attention import Attention, AttnContext
 from ..nn.cache import Cache
 from ..nn.config import FFN, LMHead
 from ..nn.heads import LMHeadModule
-from ..nn.layers import FeedForward, LayerNorm, RMSNorm, activate
+from ..nn.layers import FeedForward, LayerNorm, RMSNorm
 from ..nn.position import RelativeBias
+from ..nn.products import added, onednn, product
 from ..nn.transformer import Block, Transformer
 
+_TOKENS = 1024  # that an encoder reads at once, padding included
 _FIRST = 32  # positions of a new cache; it doubles when they are full
-_FUSED = {"relu": ("relu", ""), "silu": ("swish", ""), "gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh")}
 
 Way = Literal["lean", "plain"]
 
@@ -63,12 +64,13 @@ class Rows:
         """prompts (R, T), all of one length; sources (R, S) with keep (R, S), False on padding, for an encoder-decoder."""
         self.model, self.beams, self.keep = model, beams, keep
         self.lean = way == "lean" and understands(model)
-        memory = None if sources is None else model.encode(sources, AttnContext(keep=keep))
+        assert model.head is not None
         weight = model.embed.weight
         self.cache = Cache(model.config, prompts.shape[0], prompts.shape[1], weight.dtype, weight.device)
-        hidden = model.decode(prompts, AttnContext(cache=self.cache), memory, keep)  # (R, T, D)
-        assert model.head is not None
-        self.first: Tensor = model.head(hidden[:, -1])  # (R, V)
+        with onednn() if self.lean else nullcontext():
+            memory = None if sources is None else encode(model, sources, keep)
+            hidden = model.decode(prompts, AttnContext(cache=self.cache), memory, keep)  # (R, T, D)
+            self.first: Tensor = model.head(hidden[:, -1])  # (R, V)
         self._spread()
         if self.lean:
             assert model.decoder is not None
@@ -142,7 +144,7 @@ class Rows:
         if self.lean:
             x = self._step(tokens)
             assert isinstance(head, LMHeadModule)
-            return _product(head.transform(x), *head.table())
+            return product(head.transform(x), *head.table())
         hidden = self.model.decode(tokens[:, None], AttnContext(cache=self.cache), None, self.keep)
         logits: Tensor = head(hidden[:, -1])
         return logits
@@ -174,7 +176,7 @@ class Rows:
         """x + self-attention of h (N, D), one query a row over all that it has read."""
         place = self.cache.length
         n, heads, c = h.shape[0], attn.attn.heads, attn.head_dim
-        q, k, v = (_product(h, linear.weight, linear.bias) for linear in (attn.q, attn.k, attn.v))
+        q, k, v = (product(h, linear.weight, linear.bias) for linear in (attn.q, attn.k, attn.v))
         keys, values = self.cache.keys[i], self.cache.values[i]  # (N, H, capacity, C)
         keys[:, :, place] = k.view(n, heads, c)
         values[:, :, place] = v.view(n, heads, c)
@@ -182,21 +184,41 @@ class Rows:
         scores = torch.bmm(_scaled(q, attn.scale, c).view(n * heads, 1, c), keys.transpose(1, 2))  # (N*H, 1, S)
         if bias is not None:
             scores.view(n, heads, 1, -1).add_(bias)
-        return _added(x, torch.bmm(scores.softmax(-1), values).view(n, -1), attn.o)
+        return added(x, torch.bmm(scores.softmax(-1), values).view(n, -1), attn.o.weight, attn.o.bias)
 
     def _cross(self, i: int, attn: Attention, h: Tensor, x: Tensor) -> Tensor:
         """x + cross-attention of h (N, D): the beams of an input are the queries of one attention."""
         pair = self.cache.cross[i]
         assert pair is not None
         n, w, heads, c = h.shape[0], self.beams, attn.attn.heads, attn.head_dim
-        q = _scaled(_product(h, attn.q.weight, attn.q.bias), attn.scale, c)
+        q = _scaled(product(h, attn.q.weight, attn.q.bias), attn.scale, c)
         q = q.view(-1, w, heads, c).transpose(1, 2).reshape(-1, w, c)  # (N, H*C) -> (R, H, W, C) -> (R*H, W, C)
         keys, values = (whole.view(-1, whole.shape[2], c) for whole in pair)  # (R*H, S, C)
         scores = torch.bmm(q, keys.transpose(1, 2))  # (R*H, W, S)
         if self.hidden is not None:
             scores.view(-1, heads, w, scores.shape[2]).add_(self.hidden)
         out = torch.bmm(scores.softmax(-1), values).view(-1, heads, w, c).transpose(1, 2)  # (R, W, H, C)
-        return _added(x, out.reshape(n, -1), attn.o)
+        return added(x, out.reshape(n, -1), attn.o.weight, attn.o.bias)
+
+
+def encode(model: Transformer, sources: Tensor, keep: Tensor | None) -> Tensor:
+    """What the encoder makes of sources (R, S), (R, S, D). Rows next to one another are read together as far as the longest of them goes:
+    for sources in order of length that leaves little padding to compute."""
+    rows, width = sources.shape
+    part = max(1, _TOKENS // width)
+    if keep is None or rows <= part:
+        return model.encode(sources, AttnContext(keep=keep))
+    memory = torch.zeros((rows, width, model.config.width), dtype=model.embed.weight.dtype, device=sources.device)
+    at, last = 0, (keep * torch.arange(1, width + 1, device=keep.device)).amax(1).tolist()  # where each row's last token ends
+    while at < rows:
+        longest = last[at]
+        end = at + 1
+        while end < rows and max(longest, last[end]) * (end + 1 - at) <= _TOKENS:
+            longest = max(longest, last[end])
+            end += 1
+        memory[at:end, :longest] = model.encode(sources[at:end, :longest], AttnContext(keep=keep[at:end, :longest]))
+        at = end
+    return memory
 
 
 def understands(model: Transformer) -> bool:
@@ -225,29 +247,11 @@ def _take(block: Block) -> _Layer:
 def _feed(ffn: FeedForward, h: Tensor, x: Tensor) -> Tensor:
     """x + the feed-forward part of h (N, D)."""
     if ffn.gate is None:
-        h = _product(h, ffn.up.weight, ffn.up.bias, ffn.act)
+        h = product(h, ffn.up.weight, ffn.up.bias, ffn.act)
     else:
-        h = _product(h, ffn.gate.weight, ffn.gate.bias, ffn.act).mul_(_product(h, ffn.up.weight, ffn.up.bias))
-    return _added(x, h, ffn.down)
+        h = product(h, ffn.gate.weight, ffn.gate.bias, ffn.act).mul_(product(h, ffn.up.weight, ffn.up.bias))
+    return added(x, h, ffn.down.weight, ffn.down.bias)
 
 
 def _scaled(q: Tensor, scale: float | None, channels: int) -> Tensor:
     return q if scale == 1.0 else q.mul_(channels**-0.5 if scale is None else scale)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None, act: str | None = None) -> Tensor:
-    """act(x (N, M) @ weight' + bias)."""
-    if x.dtype == torch.float16 or not torch.backends.mkldnn.is_available() or (act is not None and act not in _FUSED):
-        y = F.linear(x, weight, bias)
-        return y if act is None else activate(act, y)
-    name, algorithm = ("none", "") if act is None else _FUSED[act]
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
-    return out
-
-
-def _added(x: Tensor, h: Tensor, linear: nn.Linear) -> Tensor:
-    """x + linear(h)."""
-    if x.dtype == torch.float16 or not torch.backends.mkldnn.is_available():
-        return x + F.linear(h, linear.weight, linear.bias)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise.binary(h, x, linear.weight, linear.bias, "add")
-    return out
