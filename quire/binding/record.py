@@ -85,9 +85,10 @@ class Binding:
         )
 
     def write(self, folder: Path | str) -> None:
-        """Writes binding.json, and the stamp that lets the next load be quick."""
+        """Writes binding.json, and the stamp that lets the next load be quick. Of a GGUF file it is kept in the cache alone."""
         folder = Path(folder)
-        durable.write_json(folder / FILE, self.json())
+        if not folder.is_file():
+            durable.write_json(folder / FILE, self.json())
         _keep(folder, self, _stamp(folder))
 
     def json(self) -> dict[str, Any]:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _PARTS = {"embed": "embedding", "positions": "embedding", "types": "embedding", "attn": "attention", "cross": "attention"}
 _PARTS |= {"widen": "embedding", "relative": "attention", "distances": "attention", "conv": "convolution"}
 _PARTS |= {"ffn": "feed forward", "head": "head"}
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
@@ -107,12 +106,9 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
 
 def memory(opened: ModelFolder, config: ModelConfig) -> dict[str, Any]:
     """Bytes: of the weights on disk and in fp32, and of the key/value cache for each token that was read."""
-    from math import prod
-
-    sizes = [prod(slot.shape) * _BYTES.get(slot.dtype, 4) for slot in opened.slots.values()]
     return {
         "dtypes": sorted({slot.dtype for slot in opened.slots.values()}),
-        "weights": sum(sizes),
+        "weights": sum(slot.end - slot.start for slot in opened.slots.values()),
         "weights_fp32": 4 * config.parameters(),
         "cache_per_token_fp32": config.cache_bytes_per_token(),
         "cache_full_fp32": config.cache_bytes_per_token() * config.context,
