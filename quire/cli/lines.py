@@ -37,6 +37,7 @@ Long = Literal["error", "cut"]
 LARGEST_LINE = 1 << 24  # bytes: longer than any context, shorter than what makes a machine stand still
 LARGEST_INPUT = 1 << 29
 _JSONL = (".jsonl", ".ndjson", ".json")
+_MARK = "\ufeff".encode()  # which some editors put at the beginning of a file
 _PATIENCE = 1.0  # seconds before progress is shown
 _SUSPECTS = 8
 Found = TypeVar("Found")
@@ -131,7 +132,7 @@ def _standard_input(fields: Fields, verb: str, whole: bool) -> list[Row]:
     raw = getattr(sys.stdin, "buffer", None)
     data = raw.read(LARGEST_INPUT + 1) if raw is not None else sys.stdin.read().encode("utf-8", "surrogateescape")
     if whole and not _is_jsonl(data, "", fields):
-        text = _text(data, "standard input")
+        text = _text(data.removeprefix(_MARK), "standard input")
         return [_whole_row(text, fields, "standard input")]
     return _rows(data, "standard input", "", fields)
 
@@ -141,7 +142,7 @@ def text_of(path: Path) -> str:
     data = _bounded(path)
     if len(data) > LARGEST_LINE:
         raise DataError(f"{path} has more than {LARGEST_LINE >> 20} MiB, too much for one text.")
-    return _text(data, str(path))
+    return _text(data.removeprefix(_MARK), str(path))
 
 
 def _bounded(path: Path) -> bytes:
@@ -172,7 +173,7 @@ def _rows(data: bytes, origin: str, suffix: str, fields: Fields) -> list[Row]:
 
 def _lines(data: bytes) -> Iterator[bytes]:
     """Only a line feed ends a line: U+2028, U+0085, form feeds and the like belong to texts. The end of the file is no empty line."""
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.removeprefix(_MARK)
     start = 0
     while start < len(data):
         end = data.find(b"\n", start)
@@ -183,7 +184,7 @@ def _lines(data: bytes) -> Iterator[bytes]:
 
 def _text(data: bytes, where: str) -> str:
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
 
@@ -403,7 +404,10 @@ def _named(part: list[Row], method: Callable[[list[Row], Done], Sequence[Found]]
 
 
 def _at(row: Row, error: ContextError | DataError) -> ContextError | DataError:
-    told = re.sub(r"^(the )?(text|pair|question|prompt|row) \d+ ", r"this \2 ", str(error))  # its number within one chunk says nothing here
+    """The error with the row's place, in the words of the command line. A number within one chunk says nothing to who reads it."""
+    told = re.sub(r"^([Tt]he )?(text|pair|prompt|row) \d+ ", r"this \2 ", str(error))
+    told = told.replace('long="cut"', "--long cut").replace("give a stride (32, say)", "give --stride 32")
+    told = re.sub(r"^the question of pair \d+ ", "the question ", told)
     return type(error)(f"{row.where}: {told}" if row.where else told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quire.cli import lines
 from quire.cli.lines import Fields, Files, Row, each, read, sink
@@ -115,6 +118,22 @@ def test_pairs_come_from_the_row_or_from_an_option(tmp_path: Path) -> None:
     assert [(row.text, row.beside, row.rest) for row in rows] == [("a?", "A.", {"id": 1}), ("b?", "given", {})]
     with pytest.raises(DataError, match=r"line 2 has no context. Give one for all with --context, or rows as \{\"question\""):
         rows_of(tmp_path, data, "x.jsonl", PAIR)
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: bool(text.strip())), min_size=1))
+def test_any_texts_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    place = tmp_path_factory.mktemp("any")
+    assert [row.text for row in rows_of(place, "".join(lines.dump({"text": text}) + "\n" for text in texts).encode(), "x.jsonl")] == texts
+    plain = [text.replace("\n", " ").removesuffix("\r") for text in texts]
+    plain = [text for text in plain if text.strip()]
+    if plain and not plain[0].startswith("\ufeff"):
+        assert [row.text for row in rows_of(place, "\n".join(plain).encode())] == plain
+
+
+@given(data=st.binary(max_size=200), name=st.sampled_from(["x.jsonl", "x.txt", "x"]))
+def test_any_bytes_give_rows_or_an_error_of_ours(tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str) -> None:
+    with contextlib.suppress(DataError):
+        assert rows_of(tmp_path_factory.mktemp("any"), data, name)
 
 
 # -- where rows come from ------------------------------------------------------------------------------------------------------------

@@ -90,7 +90,11 @@ def test_classify_shows_bars_to_people_and_figures_as_they_are(typed, terminal):
 def test_a_text_that_is_too_long_is_named_or_cut(typed, tmp_path, capsys):
     (tmp_path / "in.txt").write_text(f"x\n\n{LONG}\n")
     said = typed("classify", "classify", "--file", tmp_path / "in.txt", code=2)
-    assert re.search(r"in\.txt, line 3: this text has \d+ tokens with those around it; this model reads 64 at once", said)
+    assert re.search(r"in\.txt, line 3: this text has \d+ tokens with those around it; this model reads 64 at once.* say --long cut", said)
+    assert re.match(r"quire tag: this text has \d+ tokens; .* give --stride 32", typed("tag", "tag", LONG, code=2))
+    assert "tag: this text" not in typed("tag", "tag", LONG, "--stride", 8)
+    said = typed("answer", "answer", LONG, "--context", "x", "--length", 48, code=2)
+    assert re.match(r"quire answer: the question has \d+ tokens", said)
     assert main(["classify", str(tmp_path / "nowhere"), "x"]) == 2 and "no model at" in capsys.readouterr().err
 
 
