@@ -209,7 +209,7 @@ def convert(model: SentencePieceModel, prefix: str = "first") -> dict[str, Any]:
         "version": "1.0",
         "added_tokens": sorted(added, key=lambda entry: int(entry["id"])),
         "normalizer": {"type": "Sequence", "normalizers": _normalisers(model, prefix)},
-        "pre_tokenizer": _first() if model.dummy_prefix and prefix == "first" else None,
+        "pre_tokenizer": _splitting(model, model.dummy_prefix and prefix == "first"),
         "post_processor": None,
         "decoder": decoder(model.dummy_prefix or model.trims_spaces),
         "model": core | {"byte_fallback": model.byte_fallback},
@@ -249,15 +249,22 @@ def _normalisers(model: SentencePieceModel, prefix: str) -> list[dict[str, Any]]
     return steps
 
 
-def _first() -> dict[str, Any]:
-    """`▁` in front of the first stretch, unless that begins with a space that stands for it.
+def _splitting(model: SentencePieceModel, first: bool) -> dict[str, Any] | None:
+    """What happens between normalising and looking for pieces: `▁` in front of the `first` stretch, and a Unigram model's words.
 
     Metaspace leaves out its mark where the text begins with one. Its mark is a space here, so that a `▁` that someone wrote does not count:
-    where spaces are trimmed, a leading one is still there; where they are not, they are `▁` by now.
+    where spaces are trimmed, a leading one is still there and stands for it; where they are not, they are `▁` by now.
+    No piece goes on over the end of a word, so the likeliest way through a text is that through each of its words.
     """
-    step = {"type": "Metaspace", "split": False}
-    steps = [step | {"replacement": " ", "prepend_scheme": "first"}, step | {"replacement": MARK, "prepend_scheme": "never"}]
-    return {"type": "Sequence", "pretokenizers": steps}
+    steps: list[dict[str, Any]] = []
+    if first:
+        step = {"type": "Metaspace", "split": False}
+        steps += [step | {"replacement": " ", "prepend_scheme": "first"}, step | {"replacement": MARK, "prepend_scheme": "never"}]
+    usable = [piece for piece, _, kind in model.pieces if kind in (NORMAL, USER)]
+    if not model.bpe and MARK in usable and all(MARK not in piece.lstrip(MARK) for piece in usable):
+        word = {"Regex": f"{MARK}*[^{MARK}]+|{MARK}+"}
+        steps.append({"type": "Split", "pattern": word, "behavior": "Isolated", "invert": False})
+    return {"type": "Sequence", "pretokenizers": steps} if steps else None
 
 
 def _whole(model: SentencePieceModel, piece: str, prefix: str) -> bool:
