@@ -173,7 +173,7 @@ def bound(folder: Path | str, verify: bool = False) -> Binding:
             f"{folder} is not the model that its binding {expected.id[:12]} names:\n{what}\n"
             f"Restore those files. If the change is meant, it is another model: quire verify {folder} --rebind"
         )
-    result = own or found
+    result = expected or found  # the same id; what is recorded beside it stays
     _keep(folder, result, stamp)
     return result
 
