@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
         index = opened(open_for("embed", options.model, options.machine), options.library)
         for row, found in each(rows, lambda part, done: [index.search(one.text, options.top) for one in part], "search", to):
             places = [asdict(one) for one in found]
-            to.row(row, {"text": row.text, "found": places}, line, row, found, to)
+            to.row(row, {"text": row.text, "found": places}, line, row, found, to, index.root)
     return 0
 
 
@@ -74,12 +74,14 @@ def opened(model: Opened, library: Path | None = None) -> Index:
             one.close()
 
 
-def line(row: Row, found: Sequence[Found], to: Sink) -> str:
-    """score, name, place, text of each, in columns; where somebody looks, with what it says of itself below the name."""
+def line(row: Row, found: Sequence[Found], to: Sink, root: Path) -> str:
+    """score, name, place, text of each, in columns; where somebody looks, below one another, with the place below the library."""
     if not to.shows:
         return "\n".join("\t".join([f"{one.score:.4f}", one.name, one.place, flat(one.text)]) for one in found)
     out = [paint(short(row.text), "bold")]
     for one in found:
-        out.append(f"  {one.score:>5.3f}  {bar(one.score, 8)}  {paint(one.name, 'green')}  {paint(flat(one.place), 'dim')}")
+        out.append(
+            f"  {one.score:>5.3f}  {bar(one.score, 8)}  {paint(one.name, 'green')}  {paint(flat(one.place.removeprefix(f'{root}/')), 'dim')}"
+        )
         out.append(f"{'':>19}{short(one.text, 19)}")
     return "\n".join(out)
