@@ -126,13 +126,37 @@ def test_the_scaling_of_llama_3_is_recognised_by_its_divisors(tmp_path: Path) ->
                 ModelFolder.open(path)
 
 
+def test_divisors_of_phi_3_are_read(tmp_path: Path) -> None:
+    """longrope: a divisor for every pair of channels, and what cosines are multiplied with, as convert_hf_to_gguf.py writes it."""
+    original, context, short, long = 16, 64, [1.0, 1.25, 1.5, 2.0], [2.0, 3.0, 5.0, 8.0]
+    scaling = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    config = {"max_position_embeddings": context, "original_max_position_embeddings": original, "rope_scaling": scaling}
+    folder = saved(tmp_path / "folder", "phi3", config)
+    attention = float(np.sqrt(1 + np.log(context / original) / np.log(original)))
+    values = {"phi3.rope.scaling.original_context_length": original, "phi3.rope.scaling.attn_factor": attention}
+    plain = write(tmp_path / "plain.gguf", saved(tmp_path / "without", "phi3", {}).path, values)
+    half = with_tensor(plain, tmp_path / "half.gguf", "rope_factors_short.weight", np.array(short, np.float32))
+    opened = ModelFolder.open(with_tensor(half, tmp_path / "model.gguf", "rope_factors_long.weight", np.array(long, np.float32)))
+    for length in (12, 48):  # within and beyond the original length
+        assert (logits(opened.build(), length) - logits(folder.build(), length)).abs().max() < 2e-5
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_both_versions_are_read(tmp_path: Path, version: int) -> None:
+    path = write(tmp_path / "model.gguf", saved(tmp_path / "folder", "llama", {}).path)
+    data = bytearray(path.read_bytes())
+    data[4:8] = struct.pack("<I", version)
+    path.write_bytes(data)
+    assert len(container.read(path).slots) == 21
+
+
 def with_tensor(path: Path, to: Path, name: str, data: np.ndarray) -> Path:
     """The same file with one more tensor."""
     reader = gguf.GGUFReader(path)
     writer = gguf.GGUFWriter(to, reader.get_field("general.architecture").contents())  # type: ignore[union-attr]
     for key, one in reader.fields.items():
         if not key.startswith("GGUF.") and key != "general.architecture":
-            writer.add_key_value(key, one.contents(), one.types[0])
+            writer.add_key_value(key, one.contents(), one.types[0], one.types[1] if len(one.types) > 1 else None)
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, np.array(tensor.data))
     writer.add_tensor(name, data)
@@ -173,6 +197,36 @@ def test_a_file_of_every_kind_opens(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(model.embed.weight.detach().numpy(), theirs.reshape(96, 32))
     near = {"F16": 0.02, "BF16": 0.1, "Q8_0": 0.2, "Q4_0": 6.0}[kind]
     assert (logits(model) - logits(folder.build())).abs().max() < near
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K"])
+def test_a_file_of_large_blocks_opens(tmp_path: Path, kind: str) -> None:
+    """Made of random bytes: the reference package reads these kinds and does not write them."""
+    quantized = gguf.GGMLQuantizationType[kind]
+    width = gguf.GGML_QUANT_SIZES[quantized][1]
+    plain = write(tmp_path / "plain.gguf", saved(tmp_path / "folder", "llama", {"hidden_size": 256, "head_dim": 8}).path)
+    blocks = np.random.default_rng(2).integers(0, 256, (96, width), dtype=np.uint8)
+    scales = (slice(0, 2), slice(2, 4)) if kind == "Q4_K" else (slice(208, 210),)
+    for place in scales:
+        blocks[:, place] = np.array([0.01], np.float16).view(np.uint8)
+    reader, writer = gguf.GGUFReader(plain), gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    for key, one in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, one.contents(), one.types[0], one.types[1] if len(one.types) > 1 else None)
+    for tensor in reader.tensors:
+        if tensor.name == "token_embd.weight":
+            writer.add_tensor(tensor.name, blocks, raw_dtype=quantized)
+        else:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    opened = ModelFolder.open(tmp_path / "model.gguf")
+    assert opened.slots["model.embed_tokens.weight"].dtype == kind
+    model = opened.build()
+    assert np.array_equal(model.embed.weight.detach().numpy(), gguf.quants.dequantize(blocks, quantized))
+    assert torch.isfinite(logits(model)).all()
 
 
 def test_pages_of_a_file_stay_its_own(tmp_path: Path) -> None:
