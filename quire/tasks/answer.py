@@ -23,7 +23,7 @@ from ..nn.transformer import Transformer
 from ..text.rows import Encoded
 from ..types import Answer
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Row, labelled, pieces
+from .reading import Row, budget, labelled, pieces
 from .tag import windows
 
 Floats = npt.NDArray[np.float64]
@@ -69,7 +69,7 @@ def answer(
     rows: list[Window] = []
     for number, ((question, _), context) in enumerate(zip(pairs, contexts)):
         rows += _windows(contract, number, contract.tokenizer.encode(question), context, length, min(stride, length // 2))
-    logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), TOKENS_A_BATCH, progress)
+    logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), budget(model), progress)
     found: list[list[Answer]] = [[] for _ in pairs]
     for number, group in groupby(zip(rows, logits), key=lambda pair: pair[0].number):
         found[number] = _best(list(group), pairs[number][1], contexts[number], top, longest, no_answer)

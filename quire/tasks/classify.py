@@ -18,7 +18,7 @@ from ..errors import ModelError, RecipeError
 from ..nn.transformer import Transformer
 from ..types import Text
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Long, labelled, read
+from .reading import Long, budget, labelled, read
 
 Function = Literal["softmax", "sigmoid", "none"]
 _FUNCTIONS: dict[str, Function] = {
@@ -84,7 +84,7 @@ def classify(
     """{label: score} of each text or pair, best first. Errors as in `reading.read`."""
     scores(np.zeros((1, 1), dtype=np.float32), function)  # an unknown one is refused before any work
     rows = read(contract, texts, model.config.context, long, cut)
-    found = by_length(rows, lambda part: labelled(model, part, contract.decoder_start).numpy(), TOKENS_A_BATCH, progress)
+    found = by_length(rows, lambda part: labelled(model, part, contract.decoder_start).numpy(), budget(model), progress)
     listed = []
     for row in found:
         values = scores(row, function)

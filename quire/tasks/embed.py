@@ -21,7 +21,7 @@ from ..errors import RecipeError
 from ..nn.attention import AttnContext
 from ..nn.transformer import Transformer
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Long, Row, encoded, padded, read, several
+from .reading import Long, Row, budget, encoded, padded, read, several
 from .sentence import POOLS, Dense, Sentence
 
 Floats = npt.NDArray[np.float32]
@@ -61,7 +61,7 @@ def embed(
         asked = ["".join(map(str.lower, text)) for text in asked]
     skip = 0 if how.prompt_counts or not prompt else len(contract.before) + len(encoded(contract, [prompt])[0])
     rows = read(contract, asked, limit, long, cut)
-    found = by_length(rows, lambda part: vectors(model, part, how, skip), TOKENS_A_BATCH, progress)
+    found = by_length(rows, lambda part: vectors(model, part, how, skip), budget(model), progress)
     return np.stack(found) if found else np.empty((0, size(model, how)), dtype=np.float32)
 
 

@@ -17,7 +17,7 @@ from ..binding.contract import Contract
 from ..errors import RecipeError
 from ..nn.transformer import Transformer
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Long, Row, batch, read
+from .reading import Long, Row, batch, budget, read
 
 Floats = npt.NDArray[np.float32]
 _DRAWS, _ROUNDS = 8, 100
@@ -40,7 +40,7 @@ def follows(
         chances: list[float] = logits.softmax(-1)[:, 0].tolist()  # column 0 says "B follows A"
         return chances
 
-    return by_length(read(contract, list(pairs), model.config.context, long, cut), forward, TOKENS_A_BATCH, progress)
+    return by_length(read(contract, list(pairs), model.config.context, long, cut), forward, budget(model), progress)
 
 
 def _next_sentence(head: Any, hidden: torch.Tensor) -> torch.Tensor:

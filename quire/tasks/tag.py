@@ -25,7 +25,7 @@ from ..text.tokenizer import Tokenizer
 from ..types import Entity
 from .classify import scores
 from .lengths import by_length
-from .reading import TOKENS_A_BATCH, Row, labelled, pieces, several
+from .reading import Row, budget, labelled, pieces, several
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 Floats = npt.NDArray[np.float32]
@@ -88,7 +88,7 @@ def tag(
         for start, end in windows(len(piece.ids), room, stride or 0):
             rows.append(Row([*before, *piece.ids[start:end], *after]))
             owners.append((number, start, end))
-    logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), TOKENS_A_BATCH, progress)
+    logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), budget(model), progress)
     found: list[list[Entity]] = [[] for _ in texts]
     for number, group in groupby(zip(owners, logits), key=lambda pair: pair[0][0]):
         parts = list(group)
