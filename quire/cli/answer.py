@@ -20,26 +20,9 @@ import tyro
 
 from ..errors import RecipeError
 from ..types import Answer
-from .lines import (
-    Fields,
-    Files,
-    FilesOption,
-    Flag,
-    Machine,
-    MachineOption,
-    Model,
-    PathOption,
-    Row,
-    Sink,
-    Text,
-    Texts,
-    each,
-    parse,
-    read,
-    sink,
-    text_of,
-)
+from .lines import Fields, Files, FilesOption, Flag, Machine, MachineOption, Model, PathOption, Row, Text, Texts, parse, read, text_of
 from .paint import flat, paint, safe
+from .results import Sink, each, sink
 from .uses import dry_run, open_for
 
 Number = Annotated[int, tyro.conf.arg(metavar="N")]

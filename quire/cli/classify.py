@@ -17,25 +17,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .lines import (
-    Fields,
-    Files,
-    FilesOption,
-    Long,
-    Machine,
-    MachineOption,
-    Model,
-    Row,
-    Sink,
-    Text,
-    Texts,
-    each,
-    parse,
-    read,
-    sink,
-    tell_cut,
-)
+from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, Row, Text, Texts, parse, read
 from .paint import bar, flat, paint, short
+from .results import Sink, each, sink, tell_cut
 from .uses import dry_run, open_for, opened_encoder
 
 

@@ -16,26 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ..errors import RecipeError
-from .lines import (
-    Done,
-    Fields,
-    Files,
-    FilesOption,
-    Long,
-    Machine,
-    MachineOption,
-    Model,
-    PathOption,
-    Row,
-    Sink,
-    Texts,
-    each,
-    parse,
-    read,
-    sink,
-    tell_cut,
-)
+from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, PathOption, Row, Texts, parse, read
 from .paint import bar, flat, paint, short
+from .results import Done, Sink, each, sink, tell_cut
 from .uses import dry_run, open_for
 
 if TYPE_CHECKING:

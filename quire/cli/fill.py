@@ -18,8 +18,9 @@ import tyro
 
 from ..errors import DataError
 from ..types import TokenLogprob
-from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Sink, Texts, each, parse, read, sink
+from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Texts, parse, read
 from .paint import bar, flat, paint
+from .results import Sink, each, sink
 from .uses import dry_run, open_for
 
 

@@ -18,8 +18,9 @@ import tyro
 
 from ..errors import RecipeError
 from ..types import Chunk, Completion, Sampling
-from .lines import Fields, Files, FilesOption, Flag, Machine, MachineOption, Model, Row, Sink, each, parse, read, sink
+from .lines import Fields, Files, FilesOption, Flag, Machine, MachineOption, Model, Row, parse, read
 from .paint import paint, safe
+from .results import Sink, each, sink
 from .sampling import SamplingOptions
 from .uses import dry_run, opened_writer
 

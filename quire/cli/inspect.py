@@ -16,7 +16,7 @@ import tyro
 from ..progress import count
 from .lines import Flag
 from .paint import paint
-from .shape import shape
+from .shape import shape, wrapped
 from .shape import words as words_of
 from .uses import uses
 
@@ -74,6 +74,7 @@ def inspect(folder: Path) -> dict[str, Any]:
             "loss mask": contract.mask_rule,
         },
         "template": template(contract),
+        "vectors": vectors(folder, config, contract),
         "generation_defaults": dict(contract.defaults),
         "binding": {
             "id": binding.id,
@@ -131,6 +132,17 @@ def template(contract: Contract) -> dict[str, Any] | None:
     return {"characters": len(contract.template.source), "marks_generation": contract.template.marks_generation, "turn_ends": ends}
 
 
+def vectors(folder: Path, config: ModelConfig, contract: Contract) -> dict[str, Any] | None:
+    """What a folder of sentence-transformers makes of a text; None for any other."""
+    if not (folder / "modules.json").is_file():
+        return None
+    from ..tasks.sentence import read
+
+    how = read(folder, config.width, contract.tokenizer.settings())
+    steps = ["normalised" if step == "normalize" else f"dense to {len(step.weight)}" for step in how.steps]
+    return {"pooling": list(how.pools), "steps": steps, "longest": how.limit, "prompts": dict(how.prompts), "compared_by": how.similarity}
+
+
 def certificate(folder: Path, identity: str) -> dict[str, Any] | None:
     """What certificate.json says, and whether it speaks of this binding."""
     from ..binding.record import cache_folder
@@ -173,6 +185,11 @@ def lines(facts: dict[str, Any]) -> list[str]:
         stops = [*text["stops at"], *map(repr, text["stop strings"])]
         out += _table("text", [*around, f"stops at {', '.join(stops) or 'nothing'}", f"loss mask: {text['loss mask']}"])
         out += _table("template", [_template_line(facts["template"])])
+    if facts["vectors"]:
+        how = facts["vectors"]
+        longest = [f"texts of at most {how['longest']} tokens"] if how["longest"] else []
+        prompts = [f"prompts for {', '.join(how['prompts'])}"] if how["prompts"] else []
+        out += _table("vectors", wrapped("", [" and ".join(how["pooling"]), *how["steps"], *longest, *prompts]))
     if facts["generation_defaults"]:
         out += _table("sampling", [", ".join(f"{name} {value}" for name, value in facts["generation_defaults"].items())])
     out += _table(
@@ -205,7 +222,8 @@ def _bars(parts: dict[str, int]) -> list[str]:
 def _special(special: list[dict[str, Any]], most: int = 6) -> list[str]:
     named = sorted(special, key=lambda entry: (not entry["roles"], entry["id"]))
     rows = [f"{entry['token']} {entry['id']}" + (f" ({', '.join(entry['roles'])})" if entry["roles"] else "") for entry in named]
-    return [", ".join(rows[:most]) + (f" and {len(rows) - most} more" if len(rows) > most else "")] if rows else ["no special tokens"]
+    more = [f"and {len(rows) - most} more"] if len(rows) > most else []
+    return wrapped("", [*rows[:most], *more]) if rows else ["no special tokens"]
 
 
 def _template_line(template: dict[str, Any] | None) -> str:

@@ -12,27 +12,9 @@ import tyro
 
 from ..errors import RecipeError
 from ..types import Beam, Completion, Sampling
-from .lines import (
-    Done,
-    Fields,
-    Files,
-    FilesOption,
-    Long,
-    Machine,
-    MachineOption,
-    Model,
-    Row,
-    Sink,
-    Text,
-    Texts,
-    each,
-    parse,
-    read,
-    sink,
-    tell,
-    tell_cut,
-)
+from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, Row, Text, Texts, parse, read, tell
 from .paint import flat, paint, safe, short
+from .results import Done, Sink, each, sink, tell_cut
 from .sampling import Number, SamplingOptions, Whole
 from .uses import dry_run, opened_seq2seq
 

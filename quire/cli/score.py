@@ -16,8 +16,9 @@ import math
 from dataclasses import asdict, dataclass, field
 
 from ..types import Score
-from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Sink, Text, Texts, each, parse, read, sink
+from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Text, Texts, parse, read
 from .paint import flat, paint
+from .results import Sink, each, sink
 from .uses import dry_run, opened_writer
 
 _SURPRISE = ((-1.0, "green"), (-4.0, "yellow"), (-math.inf, "red"))  # log-probability of a token: its colour from there on

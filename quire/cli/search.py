@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..errors import RecipeError
-from .lines import Fields, Files, FilesOption, Later, Machine, MachineOption, PathOption, Row, Sink, Texts, each, parse, read, sink
+from .lines import Fields, Files, FilesOption, Machine, MachineOption, PathOption, Row, Texts, parse, read
 from .paint import bar, flat, paint, short
+from .results import Later, Sink, each, sink
 from .uses import dry_run, open_for
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def line(row: Row, found: Sequence[Found], to: Sink, root: Path) -> str:
         return "\n".join("\t".join([f"{one.score:.4f}", one.name, one.place, flat(one.text)]) for one in found)
     out = [paint(short(row.text), "bold")]
     for one in found:
-        out.append(
-            f"  {one.score:>5.3f}  {bar(one.score, 8)}  {paint(one.name, 'green')}  {paint(flat(one.place.removeprefix(f'{root}/')), 'dim')}"
-        )
+        place = flat(one.place.removeprefix(f"{root}/"))
+        out.append(f"  {one.score:>5.3f}  {bar(one.score, 8)}  {paint(one.name, 'green')}  {paint(place, 'dim')}")
         out.append(f"{'':>19}{short(one.text, 19)}")
     return "\n".join(out)

@@ -183,9 +183,9 @@ def words(found: dict[str, Any]) -> list[str]:
         if name not in found:
             continue
         s = found[name]
-        rows += _wrapped(f"{name}: {s['layers']} layers, ", [*s["common"], *s["beside"]])
+        rows += wrapped(f"{name}: {s['layers']} layers, ", [*s["common"], *s["beside"]])
         for one in s["different"]:
-            rows += _wrapped(
+            rows += wrapped(
                 f"  {'layers' if len(one['layers']) > 1 else 'layer'} {numbers(one['layers'])}: ", one["have"] or ["without it"]
             )
     narrow = f" (embedding {found['embedding_width']})" if "embedding_width" in found else ""
@@ -193,7 +193,7 @@ def words(found: dict[str, Any]) -> list[str]:
     return [*rows, f"head: {found['head_is']}"]
 
 
-def _wrapped(start: str, parts: Sequence[str], columns: int = 64) -> list[str]:
+def wrapped(start: str, parts: Sequence[str], columns: int = 64) -> list[str]:
     """Parts with commas between them, in lines that fit beside the titles on 80 columns."""
     rows = [start]
     for number, part in enumerate(parts):
@@ -202,7 +202,7 @@ def _wrapped(start: str, parts: Sequence[str], columns: int = 64) -> list[str]:
             rows[-1] = rows[-1].rstrip()
             rows.append(" " * (len(start) - len(start.lstrip()) + 2) + part)
         else:
-            rows[-1] += ("" if rows[-1].endswith(" ") else " ") + part
+            rows[-1] += ("" if not rows[-1] or rows[-1].endswith(" ") else " ") + part
     return rows
 
 

@@ -16,8 +16,9 @@ from typing import Annotated, Literal
 import tyro
 
 from ..types import Entity
-from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Sink, Texts, each, parse, read, sink
+from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Texts, parse, read
 from .paint import flat, paint
+from .results import Sink, each, sink
 from .uses import dry_run, open_for
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.cli import lines
-from quire.cli.lines import Fields, Files, Row, each, read, sink
+from quire.cli import lines, results
+from quire.cli.lines import Fields, Files, Row, read
+from quire.cli.results import dump, each, sink
 from quire.errors import ContextError, DataError, RecipeError, StorageError
 
 PAIR = Fields(("question",), "context", needed=True)
@@ -123,7 +124,7 @@ def test_pairs_come_from_the_row_or_from_an_option(tmp_path: Path) -> None:
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda text: bool(text.strip())), min_size=1))
 def test_any_texts_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     place = tmp_path_factory.mktemp("any")
-    assert [row.text for row in rows_of(place, "".join(lines.dump({"text": text}) + "\n" for text in texts).encode(), "x.jsonl")] == texts
+    assert [row.text for row in rows_of(place, "".join(dump({"text": text}) + "\n" for text in texts).encode(), "x.jsonl")] == texts
     plain = [text.replace("\n", " ").removesuffix("\r") for text in texts]
     plain = [text for text in plain if text.strip()]
     if plain and not plain[0].startswith("\ufeff"):
@@ -184,7 +185,7 @@ def test_answers_come_in_order_with_what_is_passed_through(tmp_path: Path) -> No
     rows = [Row(f"text {i}", None, {"id": i, "score": "old", "odd": "\ud800"}, f"line {i}") for i in range(10)]
     seen: list[int] = []
 
-    def method(part: list[Row], done: lines.Done) -> list[int]:
+    def method(part: list[Row], done: results.Done) -> list[int]:
         seen.append(len(part))
         done(1)
         return [len(row.text) for row in part]
@@ -227,8 +228,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from quire.cli import lines, main
-from quire.cli.lines import Files, Row, each, sink
+from quire.cli import main
+from quire.cli.lines import Files, Row
+from quire.cli.results import each, sink
 
 def run(argv):
     def slow(part, done):
@@ -262,7 +264,7 @@ def test_progress_shows_only_when_there_is_something_to_wait_for(
 ) -> None:
     rows = [Row(str(i)) for i in range(4)]
 
-    def method(part: list[Row], done: lines.Done) -> list[int]:
+    def method(part: list[Row], done: results.Done) -> list[int]:
         for count in range(1, len(part)):
             done(count)
         return [0] * len(part)
@@ -270,7 +272,7 @@ def test_progress_shows_only_when_there_is_something_to_wait_for(
     with sink(Files()) as to:
         list(each(rows, method, "x", to))
         assert capsys.readouterr().err == ""
-        monkeypatch.setattr(lines, "_PATIENCE", -1.0)
+        monkeypatch.setattr(results, "_PATIENCE", -1.0)
         list(each(rows, method, "x", to))
     shown = capsys.readouterr().err
     assert "x   25%  rows 1/4" in shown and "left" in shown and "100%  rows 4/4  done in" in shown

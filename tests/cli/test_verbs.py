@@ -145,7 +145,8 @@ def test_answer_shows_the_surroundings(typed, terminal):
 
 def test_no_answer_is_said(terminal, capsys):
     from quire.cli.answer import line
-    from quire.cli.lines import Files, Row, Sink
+    from quire.cli.lines import Files, Row
+    from quire.cli.results import Sink
     from quire.types import Answer
 
     assert "the text does not say" in line(Row("q", "c"), [Answer("", 0.9, 0, 0)], Sink(Files(), None))
