@@ -116,8 +116,10 @@ def finish(raw: dict[str, Any], convention: Convention, settings: Mapping[str, A
     ids = {token: id for id, token in spellings_of(raw["model"], origin).items()}
     entries = {entry["content"]: entry for entry in raw.get("added_tokens") or []}
     for token in _listed(settings, origin):
-        entries[token["content"]] = token
-        ids.setdefault(token["content"], token.pop("id", None) if isinstance(token.get("id"), int) else max(ids.values(), default=-1) + 1)
+        content, id = token["content"], token["id"]
+        if ids.setdefault(content, id) != id:
+            raise ModelError(f"{origin}: its settings give {content!r} the id {id}, but the vocabulary gives it {ids[content]}")
+        entries[content] = token
     roles: dict[str, str] = {}
     for role in ROLES:
         value = settings[f"{role}_token"]

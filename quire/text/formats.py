@@ -47,11 +47,14 @@ def read(path: Path) -> tuple[Definition, Settings]:
 
 
 def _find(folder: Path) -> Path:
-    names = [JSON, "source.spm", *_PIECES, "vocab.txt", "vocab.json"]
+    # A tokenizer.json that someone put beside Marian's files says nothing about the target, unless it is ours.
+    first = [JSON, "source.spm"] if (folder / TARGET).is_file() else ["source.spm", JSON]
+    names = [*first, *_PIECES, "vocab.txt", "vocab.json"]
     found = [folder / name for name in names if (folder / name).is_file()] or sorted(folder.glob("*.tiktoken"))
     if not found:
+        others = ", ".join(name for name in names if name != JSON)
         raise ModelError(
-            f"{folder} holds no {JSON} and none of the other files of a tokenizer ({', '.join(names[1:])}, *.tiktoken). "
+            f"{folder} holds no {JSON} and none of the other files of a tokenizer ({others}, *.tiktoken). "
             "Give a folder that has one, or train one: quire tokenizer train"
         )
     return found[0]
@@ -65,6 +68,12 @@ def _settings(folder: Path) -> Settings:
             if not isinstance(found, dict):
                 raise ModelError(f"{folder / name} must hold an object, not {kind_of(found)}")
             settings.update(found)
+    older = folder / "added_tokens.json"  # {token: id}, before the settings listed them
+    if "added_tokens_decoder" not in settings and older.is_file():
+        found = read_json(older, limit=2**24)
+        if not isinstance(found, dict):
+            raise ModelError(f"{older} must hold an object of token -> id, not {kind_of(found)}")
+        settings["added_tokens_decoder"] = {str(id): {"content": content} for content, id in found.items()}
     return settings
 
 
@@ -122,6 +131,9 @@ def pieces(model: SentencePieceModel, convention: Convention, settings: Mapping[
         _t5(raw, settings, origin)
     elif convention.name == "xlm-roberta":
         _fairseq(raw, model)
+    elif convention.name == "gemma":
+        for token in raw["added_tokens"]:  # symbols of a user in the file, but only a template may write these
+            token["special"] |= token["content"] in ("<start_of_turn>", "<end_of_turn>")
     elif convention.name == "albert":
         before = [sentencepiece.replace("``", '"'), sentencepiece.replace("''", '"')]
         if not flag(settings, "keep_accents", False, origin):

@@ -309,6 +309,18 @@ def test_tokens_that_a_folder_adds(tmp_path: Path) -> None:
     ours = Tokenizer.open(folder_of(tmp_path / "it", {"tokenizer.model": data}, settings))
     assert [ours.token_id(token) for token in ("<|im_start|>", "tool", "<pad>")] == [size, size + 1, size + 2]
     assert size + 1 in ours.encode("a tool") and size not in ours.encode("<|im_start|>")
+    files: dict[str, str | bytes] = {"tokenizer.model": data, "added_tokens.json": json.dumps({"tool": size, "<|im_start|>": size + 1})}
+    older = Tokenizer.open(folder_of(tmp_path / "older", files, {"tokenizer_class": "LlamaTokenizer", "pad_token": "<|im_start|>"}))
+    assert (older.token_id("tool"), older.pad) == (size, size + 1)
+
+
+def test_only_a_template_writes_gemmas_turns(tmp_path: Path) -> None:
+    options = BYTES | GEMMA | {"add_dummy_prefix": False, "user_defined_symbols": "<start_of_turn>,<end_of_turn>,<b>"}
+    data = spm([PROSE * 20], tmp_path, **options)
+    ours = Tokenizer.open(folder_of(tmp_path / "it", {"tokenizer.model": data}, {}, "gemma"))
+    assert {"<start_of_turn>", "<end_of_turn>"} <= ours.special_tokens.keys()
+    assert ours.token_id("<start_of_turn>") not in ours.encode("<start_of_turn>")
+    assert ours.token_id("<b>") in ours.encode("a <b>")
 
 
 # -- Marian ------------------------------------------------------------------------------------------------------------------------
@@ -359,6 +371,15 @@ def test_marian_as_a_tokenizer(marians: tuple[Tokenizer, Any], tmp_path: Path) -
     assert opened(tmp_path)("the fox")["input_ids"] == theirs("the fox")["input_ids"]
 
 
+def test_a_foreign_tokenizer_json_beside_marians_files(marian: Path, marians: tuple[Tokenizer, Any], tmp_path: Path) -> None:
+    marians[0].save(tmp_path)
+    (tmp_path / "tokenizer_target.json").unlink()
+    for file in marian.iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    assert Tokenizer.open(tmp_path).target.hash == marians[0].target.hash
+
+
 def test_one_tokenizer_has_itself_for_a_target(bpe: Tokenizer) -> None:
     assert bpe.target is bpe
 
@@ -366,7 +387,7 @@ def test_one_tokenizer_has_itself_for_a_target(bpe: Tokenizer) -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------------------
 
 BAD: list[tuple[dict[str, str | bytes], dict[str, Any], str]] = [
-    ({}, {}, r"holds no tokenizer\.json and none of the other files"),
+    ({}, {}, r"holds no tokenizer\.json and none of the other files of a tokenizer \(source\.spm, spiece"),
     ({"vocab.txt": "a\nb\na\n"}, {}, r"line 3 repeats the token 'a' of line 1"),
     ({"vocab.txt": b"\xff\n"}, {}, r"vocab\.txt is not UTF-8 text \(byte 0\)"),
     ({"vocab.txt": "[UNK]\n"}, {"do_lower_case": "no"}, "'do_lower_case' must be true or false"),
@@ -378,6 +399,12 @@ BAD: list[tuple[dict[str, str | bytes], dict[str, Any], str]] = [
     ({"vocab.txt": "[UNK]\n"}, {"cls_token": None}, "needs a cls token around every text"),
     ({"vocab.txt": "[UNK]\n"}, {"added_tokens_decoder": {"x": {"content": "y"}}}, "has a key that is no id"),
     ({"vocab.txt": "[UNK]\n"}, {"added_tokens_decoder": {"9": {"content": "y"}}}, "Ids must go on without a gap"),
+    (
+        {"vocab.txt": "[UNK]\n"},
+        {"added_tokens_decoder": {"9": {"content": "[UNK]"}}},
+        r"give '\[UNK\]' the id 9, but the vocabulary gives it 0",
+    ),
+    ({"vocab.txt": "[UNK]\n", "added_tokens.json": "[]"}, {}, r"added_tokens\.json must hold an object"),
     ({"vocab.json": "{}"}, {}, r"has no merges\.txt beside it"),
     ({"vocab.json": '{"a": 0}', "merges.txt": "a b c\n"}, {}, "line 1 is 'a b c'; two tokens"),
     ({"vocab.json": "[]", "merges.txt": ""}, {}, "must hold an object of token -> id"),
