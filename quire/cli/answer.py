@@ -57,7 +57,7 @@ def run(argv: list[str]) -> int:
     if options.context is not None and options.context_file is not None:
         raise RecipeError("give --context or --context-file, not both")
     context = options.context if options.context_file is None else text_of(options.context_file)
-    rows = read(options.texts, options.files, Fields(("question", "text"), "context", context, needed=True), "answer")
+    rows = read(options.texts, options.files, Fields(("question", "text"), ("context",), context, needed=True), "answer")
     if options.files.dry_run:
         return dry_run("answer", options.model, rows, options.files, split=True)
     model = open_for("answer", options.model, options.machine)

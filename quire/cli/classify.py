@@ -43,7 +43,7 @@ class Classify:
 
 def run(argv: list[str]) -> int:
     options = parse(Classify, "classify", argv, __doc__)
-    rows = read(options.texts, options.files, Fields(beside="pair", given=options.pair), "classify")
+    rows = read(options.texts, options.files, Fields(beside=("pair",), given=options.pair), "classify")
     if options.files.dry_run:
         return dry_run("classify", options.model, rows, options.files)
     model = open_for("classify", options.model, options.machine)
@@ -111,10 +111,12 @@ def next_sentence(argv: list[str]) -> int:
 
     quire next-sentence MODEL --after "It rained all day." "The streets were wet." "Cats have four legs."
 
-    JSONL rows are {"after": "It rained all day.", "text": "The streets were wet."}.
+    JSONL rows are {"after": "It rained all day.", "text": "The streets were wet."}, or {"text": ..., "pair": ...} in that order.
     """
     options = parse(NextSentence, "next-sentence", argv, next_sentence.__doc__)
-    rows = read(options.texts, options.files, Fields(beside="after", given=options.after, needed=True), "next-sentence")
+    rows = read(
+        options.texts, options.files, Fields(("pair", "text"), ("after", "text"), given=options.after, needed=True), "next-sentence"
+    )
     if options.files.dry_run:
         return dry_run("next-sentence", options.model, rows, options.files)
     model = opened_encoder("next-sentence", options.model, options.machine)

@@ -23,6 +23,7 @@ from ..errors import DataError, RecipeError
 from ..progress import count
 from .lines import Flag
 from .paint import paint
+from .uses import check
 
 if TYPE_CHECKING:
     from ..data.shards import Shard
@@ -60,6 +61,7 @@ def run(argv: list[str]) -> int:
 
     torch.set_num_threads(min(torch.get_num_threads(), threads()))
     model = load(options.model, options.dtype, options.device, options.verify)
+    check("eval", model.config, model.contract, str(model.folder))
     with text(model, options) as (shard, texts, left_out):
         facts: dict[str, Any] = {
             "model": model.identity,

@@ -68,13 +68,13 @@ MachineOption = Annotated[Machine, tyro.conf.arg(name="")]
 
 @dataclass(frozen=True)
 class Fields:
-    """What a verb reads. A plain line is `main` (or an alias of it in JSONL); `beside` stands with it, from JSONL or from an option.
+    """What a verb reads. A plain line is `main`; `beside` stands with it, from JSONL or from an option. Both may have aliases in JSONL.
 
     given: the option's value for rows without a `beside` of their own. needed: a row without any is an error.
     """
 
     main: tuple[str, ...] = ("text", "source")
-    beside: str | None = None
+    beside: tuple[str, ...] = ()
     given: str | None = None
     needed: bool = False
 
@@ -189,7 +189,7 @@ def _is_jsonl(data: bytes, suffix: str, fields: Fields) -> bool:
         value = json.loads(first)
     except (ValueError, RecursionError):
         # A line of code may begin with a brace; one that names our fields was meant as JSON, and its error is worth reading.
-        return any(f'"{name}"'.encode() in first for name in (*fields.main, fields.beside or fields.main[0]))
+        return any(f'"{name}"'.encode() in first for name in (*fields.main, *fields.beside))
     return isinstance(value, dict)
 
 
@@ -207,8 +207,9 @@ def _object_row(line: str, fields: Fields, where: str) -> Row:
         found = ", ".join(map(str, list(value)[:8])) or "none"
         raise DataError(f"{where} has no field '{fields.main[0]}'; its fields are {found}. A row looks like {_example(fields)}")
     text, beside = _string(value.pop(main), main, where), fields.given
-    if fields.beside is not None and value.get(fields.beside) is not None:
-        beside = _string(value.pop(fields.beside), fields.beside, where)
+    other = next((name for name in fields.beside if value.get(name) is not None), None)
+    if other is not None:
+        beside = _string(value.pop(other), other, where)
     return _complete(Row(text, beside, value, where), fields)
 
 
@@ -236,7 +237,7 @@ def _whole_row(text: str, fields: Fields, where: str) -> Row:
 
 def _complete(row: Row, fields: Fields) -> Row:
     if fields.needed and row.beside is None:
-        raise DataError(f"{row.where} has no {fields.beside}. Give one for all with --{fields.beside}, or rows as {_example(fields)}")
+        raise DataError(f"{row.where} has no {fields.beside[0]}. Give one for all with --{fields.beside[0]}, or rows as {_example(fields)}")
     for text in (row.text, row.beside or ""):
         # isascii is free; only other texts can hold half a character (a lone surrogate, as "\ud83d" in JSON)
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
@@ -245,7 +246,7 @@ def _complete(row: Row, fields: Fields) -> Row:
 
 
 def _example(fields: Fields) -> str:
-    names = [fields.main[0], *([fields.beside] if fields.beside else [])]
+    names = [fields.main[0], *fields.beside[:1]]
     return json.dumps(dict.fromkeys(names, "..."))
 
 

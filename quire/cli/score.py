@@ -38,7 +38,7 @@ class ScoreOptions:
 
 def run(argv: list[str]) -> int:
     options = parse(ScoreOptions, "score", argv, __doc__)
-    fields = Fields(("continuation", "text"), "context", options.context)
+    fields = Fields(("continuation", "text"), ("context",), options.context)
     rows = read(options.texts, options.files, fields, "score")
     if options.files.dry_run:
         return dry_run("score", options.model, rows, options.files)

@@ -21,7 +21,7 @@ from quire.cli.lines import Fields, Files, Row, read
 from quire.cli.results import dump, each, sink
 from quire.errors import ContextError, DataError, RecipeError, StorageError
 
-PAIR = Fields(("question",), "context", needed=True)
+PAIR = Fields(("question",), ("context",), needed=True)
 
 
 def rows_of(tmp_path: Path, data: bytes, name: str = "x.txt", fields: Fields | None = None) -> list[Row]:
@@ -115,7 +115,7 @@ def test_a_broken_first_row_that_names_our_field_is_no_plain_text(tmp_path: Path
 
 def test_pairs_come_from_the_row_or_from_an_option(tmp_path: Path) -> None:
     data = b'{"question": "a?", "context": "A.", "id": 1}\n{"question": "b?"}\n'
-    rows = rows_of(tmp_path, data, "x.jsonl", Fields(("question",), "context", "given", needed=True))
+    rows = rows_of(tmp_path, data, "x.jsonl", Fields(("question",), ("context",), "given", needed=True))
     assert [(row.text, row.beside, row.rest) for row in rows] == [("a?", "A.", {"id": 1}), ("b?", "given", {})]
     with pytest.raises(DataError, match=r"line 2 has no context. Give one for all with --context, or rows as \{\"question\""):
         rows_of(tmp_path, data, "x.jsonl", PAIR)

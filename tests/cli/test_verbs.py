@@ -153,11 +153,15 @@ def test_no_answer_is_said(terminal, capsys):
     assert line(Row("q", "c"), [], Sink(Files(), None)).strip().endswith("q\x1b[0m")
 
 
-def test_next_sentence(typed, folders):
+def test_next_sentence(typed, folders, tmp_path):
     (row,) = rows(typed("next-sentence", "bert", "jumps over", "--after", "The quick brown fox", "--json"))
     expected = quire.load(folders["bert"]).next_sentence([("The quick brown fox", "jumps over")])[0]
     assert row["follows"] == pytest.approx(expected, abs=1e-5) and row["after"] == "The quick brown fox"
     assert typed("next-sentence", "bert", "jumps", "--after", "The fox").endswith("\tjumps\n")
+    (tmp_path / "x.jsonl").write_text('{"text": "The quick brown fox", "pair": "jumps over"}\n{"after": "a", "text": "b"}\n')
+    found = rows(typed("next-sentence", "bert", "--file", tmp_path / "x.jsonl", "--json"))
+    assert [(row["after"], row["text"]) for row in found] == [("The quick brown fox", "jumps over"), ("a", "b")]
+    assert found[0]["follows"] == pytest.approx(expected, abs=1e-5)
     assert "has no after. Give one for all with --after" in typed("next-sentence", "bert", "jumps", code=2)
 
 
@@ -368,6 +372,7 @@ def test_generate_reads_jsonl_and_writes_a_file(typed, tmp_path):
         ("fill", "llama", ["a ___"], "fill needs another model:"),
         ("next-sentence", "classify", ["x", "--after", "y"], "is an encoder with a label head over whole texts; it can: classify, embed"),
         ("generate", "t5", ["x", "--dry-run"], ""),
+        ("eval", "classify", [__file__], "eval needs another model:"),
     ],
 )
 def test_a_model_of_another_kind_says_what_it_can_do(typed, verb, model, words, message):
