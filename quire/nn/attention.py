@@ -21,6 +21,7 @@ from .blocked import blocked, suits
 from .cache import Cache
 from .config import Attn
 from .layers import make_norm
+from .paged import Paged
 from .position import turn
 
 
@@ -31,7 +32,7 @@ class AttnContext:
     positions (B, T): where they are not `cache.length` onward. keep (B, S) bool over *all* keys, cached ones included; False is padding.
     segments (B, T): attention stays within equal numbers (packed documents). trace: a list that receives every attention's weights
     (B, H, T, S) in the order of execution; the plain form runs then. routing: a list that receives the router's logits (B * T, E) of every
-    layer with experts.
+    layer with experts. paged: keys and values lie in pages; the tokens are one flat row (1, N) with `positions`.
     """
 
     positions: Tensor | None = None
@@ -40,6 +41,7 @@ class AttnContext:
     cache: Cache | None = None
     trace: list[Tensor] | None = None
     routing: list[Tensor] | None = None
+    paged: Paged | None = None
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Frame:
     routing: list[Tensor] | None = None
     distances: tuple[Tensor, Tensor] | None = None  # vectors (R, D) of distances, and which of them stands between query and key (T, S)
     keep: Tensor | None = None  # (B, S), as in the context
+    paged: Paged | None = None
     memory: Tensor | None = None  # (B, S, D): the encoder's output
     memory_mask: Tensor | None = None  # (B, 1, 1, S)
 
@@ -204,6 +207,9 @@ class Attention(nn.Module):
             if self.attn.rope is not None:
                 cos, sin = frame.rotary[self.rotary]
                 q, k = turn(q, cos, sin), turn(k, cos, sin)
+            if frame.paged is not None:
+                out = frame.paged.attend(attend, self.attn, self.layer, q, k, v)
+                return self.o(out.transpose(1, 2).flatten(2))
             if frame.cache is not None:
                 k, v = frame.cache.write(self.layer, k, v)
             causal, mask = frame.causal, self._mask(q, k, frame)

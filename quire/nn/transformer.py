@@ -29,6 +29,7 @@ from .disentangled import Convolution, DisentangledAttention, DistanceTable
 from .heads import make_head
 from .layers import FeedForward, make_norm
 from .moe import Experts
+from .paged import Paged
 from .position import RelativeBias, Rotary, Sinusoid, alibi
 
 
@@ -136,6 +137,8 @@ class Layers(nn.Module):
 
     def frame(self, x: Tensor, ctx: AttnContext, memory: Tensor | None, memory_keep: Tensor | None) -> Frame:
         """Masks, tables and biases of this forward; x (B, T, D) is only looked at for its size, device and dtype."""
+        if ctx.paged is not None:
+            return self._paged_frame(x, ctx, ctx.paged)
         tokens, start = x.shape[1], 0 if ctx.cache is None else ctx.cache.length
         keys = start + tokens
         if ctx.keep is not None and ctx.keep.shape[1] != keys:
@@ -170,6 +173,14 @@ class Layers(nn.Module):
             frame.rotary = [rotary(start, tokens, ctx.positions, x.device, narrow or x.dtype, top) for rotary in self.rotary]
         return frame
 
+    def _paged_frame(self, x: Tensor, ctx: AttnContext, paged: Paged) -> Frame:
+        if self.relative is not None or not self.causal:
+            raise ContextError("Pages hold the keys and values of decoders; this stack biases scores by learned distances or looks ahead.")
+        assert ctx.positions is not None
+        paged.prepare(self.windows, self.alibi)
+        tables = [rotary(0, x.shape[1], ctx.positions, x.device, x.dtype, paged.reach) for rotary in self.rotary]
+        return Frame(True, {}, rotary=tables, routing=ctx.routing, paged=paged)
+
     def begin(self, x: Tensor, ctx: AttnContext, types: Tensor | None) -> Tensor:
         """Add learned positions and types to embedded tokens (B, T, D), then norm and dropout."""
         if self.rows:
@@ -183,7 +194,7 @@ class Layers(nn.Module):
     def _places(self, x: Tensor, ctx: AttnContext) -> Tensor:
         """Rows of the position table for tokens x (B, T, D): (T, D) or (B, T, D)."""
         start = self.offset + (0 if ctx.cache is None else ctx.cache.length)
-        end = start + x.shape[1]
+        end = start + x.shape[1] if ctx.positions is None else self.offset + int(ctx.positions.max()) + 1
         if end > self.rows:
             given, fit = end - self.offset, self.rows - self.offset
             raise ContextError(f"{given} tokens were given; this model has positions for {fit}. Cut the text or split it.")
@@ -285,4 +296,5 @@ def _context(batch: Batch, ctx: AttnContext | None) -> AttnContext:
         cache=ctx.cache,
         trace=ctx.trace,
         routing=ctx.routing,
+        paged=ctx.paged,
     )

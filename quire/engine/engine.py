@@ -1,0 +1,281 @@
+"""Many requests at once: plan a step, run it, pick a token for each request, say what is decided. Synchronous, on the caller's thread.
+
+    engine = Engine(quire.load("model"))
+    request = engine.submit("Once upon a time", Sampling(max_tokens=64))
+    for chunk in engine.stream(request): ...
+
+`step()` computes one step for all requests; `stream` and `generate` call it until theirs are done. What goes wrong with one request (logits
+that are no numbers, memory for its prompt) ends that one alone, with its error; the others go on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+
+from .. import machine
+from ..binding import Contract
+from ..decode.loop import HeldText, complete, facts, room
+from ..decode.sampler import Sampler, logprobs
+from ..errors import ContextError, QuireError, RecipeError
+from ..nn.paged import Pages, bytes_per_block
+from ..nn.transformer import Transformer
+from ..types import Chunk, Completion, FinishReason, Sampling, TokenLogprob
+from .blocks import Blocks
+from .request import Constraint, Request
+from .runner import Logits, Runner
+from .scheduler import Piece, Scheduler
+
+BLOCK = 16  # positions of a block
+EXACT = 128  # tokens of a prompt that are read at once when answers must not depend on their neighbours
+
+
+class Loaded(Protocol):
+    """What `quire.load` returns for a decoder."""
+
+    @property
+    def model(self) -> Transformer: ...
+    @property
+    def contract(self) -> Contract: ...
+    @property
+    def identity(self) -> str: ...
+    @property
+    def defaults(self) -> Sampling: ...
+
+
+class Engine:
+    """`memory`: bytes for keys and values (None: half of what is free, at most what `most` texts of full length need).
+
+    budget: tokens a step; a larger one reads prompts faster, a smaller one lets those that write wait less. most: requests a step.
+    exact: an answer does not depend on its neighbours to the last bit, at the price of computing every request alone.
+    """
+
+    def __init__(
+        self, loaded: Loaded, *, memory: int | None = None, budget: int = 512, most: int = 64, exact: bool = False, share: bool = True
+    ) -> None:
+        self.model, self.contract, self.identity, self.defaults = loaded.model.eval(), loaded.contract, loaded.identity, loaded.defaults
+        config, weight = self.model.config, self.model.embed.weight
+        if config.kind != "decoder" or self.model.head is None:
+            raise RecipeError(f"the engine continues texts with a decoder that has a vocabulary head; this model is an {config.kind}.")
+        self.context = config.context
+        per_block = bytes_per_block(config, BLOCK, weight.element_size())
+        enough = most * -(-self.context // BLOCK)
+        count = min(enough, (memory if memory is not None else machine.memory()[1] // 2) // per_block)
+        if count < 1:
+            raise RecipeError(f"memory is {memory} bytes; one block of {BLOCK} positions of this model takes {per_block}. Give more.")
+        self.pages = Pages(config, count, BLOCK, weight.dtype, weight.device)
+        self.blocks = Blocks(count, BLOCK)
+        self.scheduler = Scheduler(self.blocks, max(budget, EXACT if exact else 1), most, EXACT if exact else 0)
+        self.runner = Runner(self.model, self.pages, exact)
+        self.exact, self.share = exact, share
+        self._arrivals = itertools.count()
+
+    # -- asking ------------------------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        constraint: Constraint | None = None,
+        tenant: str = "",
+        stop_ids: Sequence[int] = (),
+        prompt_logprobs: int | None = None,
+        after: Request | None = None,
+    ) -> Request:
+        """Puts a request in line. Raises ContextError, RecipeError, DataError for what cannot be done, before any work.
+
+        prompt: a text, or ids. tenant: only requests of one tenant share what was computed for a common beginning. prompt_logprobs: also
+        report the prompt's own log-probabilities, with so many alternatives. after: begins when that one's prompt is computed.
+        """
+        sampling = sampling or self.defaults
+        ids = self.contract.prompt(prompt) if isinstance(prompt, str) else list(prompt)
+        vocab = self.model.config.vocab
+        wrong = next((token for token in ids if not isinstance(token, int) or not 0 <= token < vocab), None)
+        if wrong is not None:
+            raise RecipeError(f"the prompt holds the id {wrong!r}; this model's ids go from 0 to {vocab - 1}.")
+        if prompt_logprobs is not None and not 0 <= prompt_logprobs <= vocab:
+            raise RecipeError(f"prompt_logprobs is {prompt_logprobs}; allowed: 0 to {vocab}.")
+        sampler = Sampler(sampling, vocab, ids)  # checks the values
+        limit = min(sampling.max_tokens, room(len(ids), self.context, "prompt"))
+        held = -(-(len(ids) + limit) // BLOCK)
+        if held > self.blocks.count:
+            fit = self.blocks.count * BLOCK
+            raise ContextError(
+                f"the prompt has {len(ids)} tokens and the answer may have {limit}; the engine's memory holds {fit} in all. "
+                "Shorten one of them, or give the engine more memory."
+            )
+        stops = (*(self.contract.stop_ids or ()), *stop_ids, *sampling.stop_ids)
+        request = Request(
+            prompt=ids,
+            sampling=sampling,
+            limit=limit,
+            full="length" if limit == sampling.max_tokens else "context",
+            stop_ids=frozenset(token for token in stops if token < vocab),
+            sampler=sampler,
+            stream=self.contract.tokenizer.stream(),
+            held=HeldText(tuple(sampling.stop) + self.contract.stop_strings),
+            arrival=next(self._arrivals),
+            tenant=tenant.encode() if self.share else f"{id(sampler)}".encode(),
+            constraint=constraint,
+            prompt_logprobs=prompt_logprobs,
+            after=after,
+        )
+        self.scheduler.add(request)
+        return request
+
+    def generate(self, prompts: Sequence[str | Sequence[int]], sampling: Sampling | None = None) -> list[Completion]:
+        """Continues every prompt; the answers in their order. The first error of a request is raised when all are done."""
+        requests: list[Request] = []
+        try:
+            for prompt in prompts:
+                requests.append(self.submit(prompt, sampling))
+            while not all(request.done for request in requests):
+                self.step()
+        finally:
+            for request in requests:
+                self.abort(request)
+        return [self.result(request) for request in requests]
+
+    def stream(self, request: Request) -> Iterator[Chunk]:
+        """What a request says, while all others go on too. Leaving the loop early aborts the request."""
+        try:
+            while True:
+                while request.chunks:
+                    yield request.chunks.pop(0)
+                if request.done:
+                    break
+                self.step()
+        finally:
+            self.abort(request)
+        if request.error is not None:
+            raise request.error
+
+    def result(self, request: Request) -> Completion:
+        """The whole answer of a finished request. Raises its error."""
+        if request.error is not None:
+            raise request.error
+        return complete(iter(request.chunks), len(request.prompt))
+
+    def abort(self, request: Request) -> None:
+        """Forget a request and free what it holds; nothing happens to one that is done."""
+        if not request.done:
+            self.scheduler.release(request)
+            request.state = "finished"
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.scheduler.running or self.scheduler.waiting)
+
+    # -- one step ----------------------------------------------------------------------------------------------------------------
+
+    def step(self) -> int:
+        """Computes one step; returns how many tokens it computed (0: nothing to do)."""
+        pieces = self.scheduler.plan()
+        if not pieces:
+            return 0
+        for piece, logits in self._run(pieces):
+            if isinstance(logits, Exception):
+                self._fail(piece.request, logits)
+                continue
+            try:
+                self._commit(piece, logits)
+            except QuireError as error:
+                self._fail(piece.request, error)
+        return sum(piece.count for piece in pieces)
+
+    def _run(self, pieces: list[Piece]) -> list[tuple[Piece, Logits | Exception]]:
+        """All pieces at once; where that fails, each alone, so that only those that fail alone are lost."""
+        try:
+            return list(zip(pieces, self.runner.run(pieces), strict=True))
+        except (RuntimeError, QuireError, MemoryError) as error:
+            if len(pieces) == 1:
+                return [(pieces[0], error)]
+            return [self._run([piece])[0] for piece in pieces]
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        self.scheduler.release(request)
+        request.state, request.error = "finished", error
+
+    def _commit(self, piece: Piece, logits: Logits) -> None:
+        """Takes the logits of a piece: the prompt's own facts, then one token, and more where guessed ones come true."""
+        request, end = piece.request, piece.start + piece.count
+        if request.prompt_logprobs is not None and piece.start < len(request.prompt):
+            logits = self._prompt_facts(piece, logits)
+        if end < request.known:
+            self.scheduler.computed(piece, piece.count)
+            return
+        guessed, request.guessed = request.guessed, []
+        held = request.known - piece.start  # tokens of the piece that were known
+        self.scheduler.computed(piece, held)
+        for number, row in enumerate(logits):
+            token = self._pick(request, row)
+            if request.done or number >= len(guessed) or guessed[number] != token:
+                break
+            request.computed += 1  # the guess came true: its keys and values are there already
+        if not request.done:
+            self.scheduler.computed(replace(piece, start=0), request.computed)
+
+    def _prompt_facts(self, piece: Piece, logits: Logits) -> Logits:
+        """Notes the log-probabilities of the prompt's tokens; returns the rows that are left, those behind the prompt."""
+        request, prompt = piece.request, len(piece.request.prompt)
+        assert request.prompt_logprobs is not None
+        if piece.start == 0 and not request.prompt_facts:
+            request.prompt_facts.append(None)  # nothing stands before the first
+        decode = self.contract.tokenizer.decode
+        for number in range(max(0, min(piece.count, prompt - 1 - piece.start))):
+            place = piece.start + number + 1
+            if len(request.prompt_facts) > place:
+                continue  # computed again after it was put aside
+            token = request.prompt[place]
+            value, top = logprobs(logits[number], token, request.prompt_logprobs)
+            named = tuple((other, decode([other], special=True), chance) for other, chance in top)
+            request.prompt_facts.append(TokenLogprob(token, decode([token], special=True), value, named))
+        return logits[max(0, request.known - 1 - piece.start) :]
+
+    def _pick(self, request: Request, row: Logits) -> int:
+        """The next token of a request from its logits (V,), and what follows from it: text, a reason to end."""
+        count = len(request.answer) + 1
+        early = count < request.sampling.min_tokens
+        banned = request.stop_ids if count <= request.sampling.min_tokens else frozenset()
+        constraint = request.constraint
+        if constraint is not None:
+            row = _allowed(row, constraint, request.stop_ids)
+        pick = request.sampler.pick(row, banned)
+        request.answer.append(pick.id)
+        reason: FinishReason | None = None
+        if pick.id in request.stop_ids:
+            reason, text = "stop", request.held.rest(request.stream.end())
+        else:
+            if constraint is not None:
+                constraint.accept(pick.id)
+            text, stopped = request.held.push(request.stream.push(pick.id), heed=not early)
+            if stopped or (constraint is not None and constraint.closed):
+                reason = "stop"
+            elif count == request.limit:
+                reason = request.full
+            if reason is not None and not stopped:
+                tail, stopped = request.held.push(request.stream.end())
+                text, reason = text + tail + request.held.rest(), "stop" if stopped else reason
+        listed = facts(pick, self.contract.tokenizer) if request.sampling.logprobs else ()
+        request.chunks.append(Chunk(text, (pick.id,), reason, listed))
+        if reason is not None:
+            request.reason = reason
+            self.scheduler.release(request)
+            request.state = "finished"
+        return pick.id
+
+
+def _allowed(row: Logits, constraint: Constraint, stop_ids: frozenset[int]) -> Logits:
+    """Logits with what the constraint rules out at minus infinity; the end of the text is allowed where the answer is whole."""
+    allowed = constraint.allowed()
+    if allowed is None:
+        return row
+    allowed = allowed.copy()
+    allowed[list(stop_ids)] = constraint.complete
+    masked = row.copy()
+    masked[~allowed] = -float("inf")
+    return masked

@@ -1,0 +1,87 @@
+"""One request on its way: what is known of its tokens, how many of them are computed, and what has been said of it so far.
+
+There is no phase (DESIGN: "no phases in the scheduler"): a request has `known` tokens, prompt and answer alike, of which `computed` have
+their keys and values in pages. Reading a prompt, a part of it, one more token, or everything anew after it was put aside, is always the same:
+compute known - computed tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..decode.loop import HeldText, TextStream
+from ..decode.sampler import Sampler
+from ..types import Chunk, FinishReason, Sampling, TokenLogprob
+
+State = Literal["waiting", "running", "finished"]
+Allowed = npt.NDArray[np.bool_]
+
+
+class Constraint(Protocol):
+    """What the answer must look like, token by token (`constrain.Grammar` is one)."""
+
+    def allowed(self) -> Allowed | None:
+        """Which tokens may come next (V,); None: any."""
+
+    def accept(self, token: int) -> None: ...
+    @property
+    def complete(self) -> bool:
+        """Whether what was accepted so far is a whole answer."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is complete and nothing more may come."""
+
+
+@dataclass(eq=False)
+class Request:
+    """`prompt` ids to be continued as `sampling` says. tenant: whose cached prefixes it may share. arrival: its place in line."""
+
+    prompt: list[int]
+    sampling: Sampling
+    limit: int  # tokens of the answer at most
+    full: FinishReason  # why it ends there: "length", or "context" when the model's positions run out
+    stop_ids: frozenset[int]
+    sampler: Sampler
+    stream: TextStream
+    held: HeldText
+    arrival: int
+    tenant: bytes = b""
+    constraint: Constraint | None = None
+    prompt_logprobs: int | None = None
+    after: Request | None = None  # begins when this one's prompt is computed, to share it
+
+    state: State = "waiting"
+    answer: list[int] = field(default_factory=list)
+    guessed: list[int] = field(default_factory=list)  # tokens behind the known ones, to be checked in the next step
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)  # of the full blocks of what is known
+    remembered: int = 0  # blocks that can be found by others
+    chunks: list[Chunk] = field(default_factory=list)  # said, and not yet fetched
+    reason: FinishReason | None = None
+    error: Exception | None = None
+    prompt_facts: list[TokenLogprob | None] = field(default_factory=list)
+    cached: int = 0  # tokens of the prompt that needed no computing
+    preempted: int = 0
+
+    @property
+    def known(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+    @property
+    def done(self) -> bool:
+        return self.state == "finished"
+
+    def tokens(self, start: int, stop: int) -> Sequence[int]:
+        """Known and guessed ids at places start..stop-1."""
+        prompt = len(self.prompt)
+        if stop <= prompt:
+            return self.prompt[start:stop]
+        behind = [*self.answer, *self.guessed]
+        return [*self.prompt[start:], *behind[max(0, start - prompt) : stop - prompt]]

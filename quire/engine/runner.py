@@ -1,0 +1,96 @@
+"""One step's pieces through the model: one flat row of tokens, every product over all of them, and logits only where somebody wants them.
+
+Pieces with equally many tokens are attended together, so requests that write (a token each) are one batch. Where rotary scaling depends on
+the length of a text, pieces of different lengths are computed apart. With `exact`, every piece is computed alone, so its bits do not depend
+on what else is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..nn.attention import AttnContext
+from ..nn.paged import Group, Paged, Pages
+from ..nn.scaling import regime
+from ..nn.transformer import Transformer
+from .scheduler import Piece
+
+Logits = npt.NDArray[np.float32]
+
+
+class Runner:
+    """`run(pieces)` computes them, writes their keys and values into `pages`, and returns the logits (N, V) wanted of each."""
+
+    def __init__(self, model: Transformer, pages: Pages, exact: bool = False) -> None:
+        self.model, self.pages, self.exact = model, pages, exact
+        assert model.decoder is not None and model.head is not None
+        self.ropes = [rotary.rope for rotary in model.decoder.rotary]
+
+    def run(self, pieces: Sequence[Piece]) -> list[Logits]:
+        """In the order of the pieces; (0, V) where a piece ends before the last known token and nobody asked for more."""
+        found: dict[int, Logits] = {}
+        with torch.inference_mode():
+            for part in self._apart(range(len(pieces)), pieces):
+                for number, logits in zip(part, self._forward([pieces[number] for number in part]), strict=True):
+                    found[number] = logits
+        return [found[number] for number in range(len(pieces))]
+
+    def _apart(self, numbers: Iterable[int], pieces: Sequence[Piece]) -> Iterable[list[int]]:
+        """Which pieces share a forward, those of equal length next to one another."""
+        if self.exact:
+            return [[number] for number in numbers]
+
+        def key(number: int) -> tuple[int, ...]:
+            return tuple(regime(rope, _reach(pieces[number])) for rope in self.ropes)
+
+        ordered = sorted(numbers, key=lambda number: (key(number), pieces[number].count))
+        return [list(group) for _, group in groupby(ordered, key=key)]
+
+    def _forward(self, pieces: Sequence[Piece]) -> list[Logits]:
+        device, size = self.model.embed.weight.device, self.pages.size
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        wanted: list[int] = []  # places in the flat row whose logits are asked for
+        counts: list[int] = []
+        for piece in pieces:
+            request, end = piece.request, piece.start + piece.count
+            at = len(tokens)
+            tokens += request.tokens(piece.start, end)
+            positions += range(piece.start, end)
+            slots += [request.blocks[place // size] * size + place % size for place in range(piece.start, end)]
+            first = piece.start if request.prompt_logprobs is not None else max(piece.start, request.known - 1)
+            wanted += range(at + first - piece.start, at + piece.count)
+            counts.append(max(0, end - first))
+        to = {"dtype": torch.long, "device": device}
+        paged = Paged(self.pages, torch.tensor(slots, **to), self._groups(pieces, device), max(_reach(piece) for piece in pieces))
+        ctx = AttnContext(positions=torch.tensor([positions], **to), paged=paged)
+        hidden = self.model.decode(torch.tensor([tokens], **to), ctx)  # (1, N, D)
+        if not wanted:
+            return [np.empty((0, self.model.config.vocab), dtype=np.float32)] * len(pieces)
+        head = self.model.head
+        assert head is not None
+        rows: Tensor = head(hidden[0, torch.tensor(wanted, **to)])
+        return np.split(rows.float().cpu().numpy(), np.cumsum(counts)[:-1])
+
+    def _groups(self, pieces: Sequence[Piece], device: torch.device) -> list[Group]:
+        groups, at = [], 0
+        for count, part in groupby(pieces, key=lambda piece: piece.count):
+            listed = list(part)
+            lengths = [piece.start + piece.count for piece in listed]
+            width = -(-max(lengths) // self.pages.size)
+            table = [[*piece.request.blocks[:width], *[0] * (width - len(piece.request.blocks))] for piece in listed]
+            groups.append(Group(at, count, torch.tensor(table, device=device), lengths))
+            at += count * len(listed)
+        return groups
+
+
+def _reach(piece: Piece) -> int:
+    """The length by which rotary scaling is chosen: a prompt is read as a whole, however it is cut."""
+    return max(piece.start + piece.count, len(piece.request.prompt))

@@ -1,0 +1,122 @@
+"""Keys and values in pages: memory cut into blocks of a few positions each, which belong to whoever needs them (Kwon et al. 2023).
+
+A forward over pages reads one flat row of tokens (1, N): some tokens of each of many requests, side by side. Every product runs over all of
+them at once; only attention tells requests apart. Requests with equally many new tokens form a group, whose keys are gathered through a
+table of blocks. One form serves reading a prompt, a part of it, one more token, and several guessed ones.
+
+Shapes: R requests of a group, T new tokens of each, S keys, H query heads, K key/value heads, C head channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import ContextError
+from .config import Attn, ModelConfig
+
+Attend = Callable[..., Tensor]
+
+
+def bytes_per_block(config: ModelConfig, size: int, bytes_per_number: int) -> int:
+    """What one block of `size` positions takes, over all layers."""
+    return config.cache_bytes_per_token(bytes_per_number) * size
+
+
+class Pages:
+    """`blocks` blocks of `size` positions for every layer of a decoder: keys[layer], values[layer] (blocks, K, size, C)."""
+
+    def __init__(
+        self, config: ModelConfig, blocks: int, size: int = 16, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> None:
+        if config.decoder is None:
+            raise ContextError("An encoder alone keeps no keys and values: it reads every token at once.")
+        self.blocks, self.size = blocks, size
+        shapes = [(blocks, layer.attn.kv_heads, size, layer.attn.head_dim) for layer in config.decoder.layers]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k, v (K, N, C) at slots (N,): block * size + place in it."""
+        block, place = slots // self.size, slots % self.size
+        self.keys[layer][block, :, place] = k.transpose(0, 1).to(self.keys[layer].dtype)
+        self.values[layer][block, :, place] = v.transpose(0, 1).to(self.values[layer].dtype)
+
+    def read(self, layer: int, blocks: Tensor, keys: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (R, K, S, C) of the first `keys` positions of blocks (R, blocks)."""
+
+        def gather(pool: Tensor) -> Tensor:
+            found = pool[blocks]  # (R, blocks, K, size, C)
+            r, n, k, size, c = found.shape
+            return found.transpose(1, 2).reshape(r, k, n * size, c)[:, :, :keys]
+
+        return gather(self.keys[layer]), gather(self.values[layer])
+
+
+@dataclass(slots=True)
+class Group:
+    """Requests with equally many new tokens. first: where they begin in the flat row; blocks (R, n); lengths: keys of each, new ones in."""
+
+    first: int
+    queries: int
+    blocks: Tensor
+    lengths: list[int]
+    masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window
+
+    @property
+    def rows(self) -> int:
+        return len(self.lengths)
+
+    def mask(self, window: int | None, slopes: tuple[float, ...], device: torch.device) -> Tensor | None:
+        """What limits the scores (R, T, S): bool (R, 1, T, S), or numbers to add (R, H, T, S) where distance has a slope."""
+        keys, queries = max(self.lengths), self.queries
+        length = torch.tensor(self.lengths, device=device)
+        query = length[:, None] - queries + torch.arange(queries, device=device)  # (R, T): positions
+        distance = query[:, :, None] - torch.arange(keys, device=device)  # (R, T, S)
+        plain = queries == 1 and len(set(self.lengths)) == 1 and (window is None or keys <= window)
+        if plain and not slopes:
+            return None
+        seen = distance >= 0
+        if window is not None:
+            seen &= distance < window
+        mask = seen.unsqueeze(1)
+        if not slopes:
+            return mask
+        bias = torch.tensor(slopes, device=device)[None, :, None, None] * -distance.unsqueeze(1)
+        return torch.where(mask, bias, float("-inf"))
+
+
+@dataclass(slots=True)
+class Paged:
+    """What attention must know to read and write pages in one forward. slots (N,): where each token's key goes.
+
+    reach: the length of the text by which rotary scaling is chosen, where it depends on it; the same for all requests of a forward.
+    """
+
+    pages: Pages
+    slots: Tensor
+    groups: list[Group]
+    reach: int
+
+    def prepare(self, windows: set[int | None], slopes: tuple[float, ...]) -> None:
+        """Build every group's masks, once a forward."""
+        for group in self.groups:
+            for window in windows:
+                group.masks[window] = group.mask(window, slopes, self.slots.device)
+
+    def attend(self, attend: Attend, attn: Attn, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (1, H, N, C), new k and v (1, K, N, C) -> (1, H, N, C)."""
+        self.pages.write(layer, self.slots, k[0], v[0])
+        found = []
+        for group in self.groups:
+            r, t = group.rows, group.queries
+            part = q[0, :, group.first : group.first + r * t].unflatten(1, (r, t)).transpose(0, 1)  # (R, H, T, C)
+            keys, values = self.pages.read(layer, group.blocks, max(group.lengths))
+            out = attend(
+                part, keys.to(q.dtype), values.to(q.dtype), mask=group.masks[attn.window], scale=attn.scale, softcap=attn.softcap
+            )
+            found.append(out.transpose(0, 1).flatten(1, 2))  # (H, R*T, C)
+        return torch.cat(found, 1).unsqueeze(0) if len(found) > 1 else found[0].unsqueeze(0)
