@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 from .. import machine
@@ -28,6 +27,7 @@ from .blocks import Blocks
 from .request import Constraint, Request
 from .runner import Logits, Runner
 from .scheduler import Piece, Scheduler
+from .speculate import Draft, Guesser, Lookup
 
 BLOCK = 16  # positions of a block
 EXACT = 128  # tokens of a prompt that are read at once when answers must not depend on their neighbours
@@ -50,11 +50,21 @@ class Engine:
     """`memory`: bytes for keys and values (None: half of what is free, at most what `most` texts of full length need).
 
     budget: tokens a step; a larger one reads prompts faster, a smaller one lets those that write wait less. most: requests a step.
-    exact: an answer does not depend on its neighbours to the last bit, at the price of computing every request alone.
+    exact: an answer does not depend on its neighbours to the last bit, at the price of computing every request alone. share: a beginning that
+    several requests have in common is computed once. guess: "lookup" guesses tokens from the text itself, a smaller model of the same
+    vocabulary writes them ahead; answers stay the same.
     """
 
     def __init__(
-        self, loaded: Loaded, *, memory: int | None = None, budget: int = 512, most: int = 64, exact: bool = False, share: bool = True
+        self,
+        loaded: Loaded,
+        *,
+        memory: int | None = None,
+        budget: int = 512,
+        most: int = 64,
+        exact: bool = False,
+        share: bool = True,
+        guess: Literal["lookup"] | Transformer | None = None,
     ) -> None:
         self.model, self.contract, self.identity, self.defaults = loaded.model.eval(), loaded.contract, loaded.identity, loaded.defaults
         config, weight = self.model.config, self.model.embed.weight
@@ -71,6 +81,11 @@ class Engine:
         self.scheduler = Scheduler(self.blocks, max(budget, EXACT if exact else 1), most, EXACT if exact else 0)
         self.runner = Runner(self.model, self.pages, exact)
         self.exact, self.share = exact, share
+        self.guesser: Guesser | None = None
+        if guess is not None:
+            if exact:
+                raise RecipeError("exact answers are computed token by token, so guessing cannot help: leave `guess` or `exact` out.")
+            self.guesser = Lookup() if isinstance(guess, str) else Draft(guess, config.vocab, count, BLOCK)
         self._arrivals = itertools.count()
 
     # -- asking ------------------------------------------------------------------------------------------------------------------
@@ -163,8 +178,13 @@ class Engine:
     def abort(self, request: Request) -> None:
         """Forget a request and free what it holds; nothing happens to one that is done."""
         if not request.done:
-            self.scheduler.release(request)
-            request.state = "finished"
+            self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        self.scheduler.release(request)
+        request.state = "finished"
+        if self.guesser is not None:
+            self.guesser.forget(request)
 
     @property
     def busy(self) -> bool:
@@ -174,6 +194,8 @@ class Engine:
 
     def step(self) -> int:
         """Computes one step; returns how many tokens it computed (0: nothing to do)."""
+        if self.guesser is not None:
+            self.guesser.guess([r for r in self.scheduler.running if r.known == r.computed + 1 and r.answer and not r.guessed])
         pieces = self.scheduler.plan()
         if not pieces:
             return 0
@@ -197,8 +219,8 @@ class Engine:
             return [self._run([piece])[0] for piece in pieces]
 
     def _fail(self, request: Request, error: Exception) -> None:
-        self.scheduler.release(request)
-        request.state, request.error = "finished", error
+        self._finish(request)
+        request.error = error
 
     def _commit(self, piece: Piece, logits: Logits) -> None:
         """Takes the logits of a piece: the prompt's own facts, then one token, and more where guessed ones come true."""
@@ -211,13 +233,16 @@ class Engine:
         guessed, request.guessed = request.guessed, []
         held = request.known - piece.start  # tokens of the piece that were known
         self.scheduler.computed(piece, held)
+        right = 0
         for number, row in enumerate(logits):
             token = self._pick(request, row)
             if request.done or number >= len(guessed) or guessed[number] != token:
                 break
-            request.computed += 1  # the guess came true: its keys and values are there already
-        if not request.done:
-            self.scheduler.computed(replace(piece, start=0), request.computed)
+            right += 1  # the guess came true: its keys and values are there already
+        if guessed and self.guesser is not None:
+            self.guesser.judge(request, len(guessed), right)
+        if right and not request.done:
+            self.scheduler.computed(piece, held + right)
 
     def _prompt_facts(self, piece: Piece, logits: Logits) -> Logits:
         """Notes the log-probabilities of the prompt's tokens; returns the rows that are left, those behind the prompt."""
@@ -264,8 +289,7 @@ class Engine:
         request.chunks.append(Chunk(text, (pick.id,), reason, listed))
         if reason is not None:
             request.reason = reason
-            self.scheduler.release(request)
-            request.state = "finished"
+            self._finish(request)
         return pick.id
 
 

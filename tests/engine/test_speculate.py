@@ -1,0 +1,88 @@
+"""Guessed tokens change when an answer comes, never what it says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from quire.engine.engine import Engine
+from quire.engine.speculate import Draft, Lookup, Trust
+from quire.errors import RecipeError
+from quire.text.tokenizer import Tokenizer
+from quire.types import Sampling
+from tests.engine.conftest import Small, random_model
+from tests.engine.test_engine import prompts
+
+Make = Callable[..., Engine]
+
+
+def steps(engine: Engine, given: list[list[int]], sampling: Sampling) -> tuple[list[tuple[int, ...]], int]:
+    requests, count = [engine.submit(prompt, sampling) for prompt in given], 0
+    while engine.busy:
+        engine.step()
+        count += 1
+        engine.blocks.check([request.blocks for request in engine.scheduler.requests])
+    return [engine.result(request).ids for request in requests], count
+
+
+@pytest.mark.parametrize("sampling", [Sampling(max_tokens=40, temperature=0), Sampling(max_tokens=40, seed=5), Sampling(max_tokens=40, temperature=0, repetition_penalty=1.3)])  # fmt: skip
+@pytest.mark.parametrize("way", ["lookup", "same", "other"])
+def test_answers_stay_the_same(sampling: Sampling, way: str, small: Small, engine: Make) -> None:
+    """`same` drafts with the model itself (every greedy guess comes true), `other` with one that knows nothing."""
+    given = prompts(5, small.model.config.vocab, 1)
+    wanted, plain = steps(engine(blocks=30), given, sampling)
+    guess = {"lookup": "lookup", "same": small.model, "other": random_model("llama", small.model.config.vocab, 0.2, hidden_size=16)}[way]
+    got, guessed = steps(engine(blocks=30, guess=guess), given, sampling)
+    assert got == wanted
+    if way == "same" and sampling.temperature == 0 and sampling.repetition_penalty == 1:
+        assert guessed < plain / 2
+    assert guessed <= plain + 2
+
+
+def test_what_repeats_is_looked_up(small: Small, engine: Make) -> None:
+    """A model that loops is guessed right again and again."""
+    looping = [7] * 30
+    it = engine(guess="lookup")
+    assert isinstance(it.guesser, Lookup)
+    answer, count = steps(it, [looping], Sampling(max_tokens=100, temperature=0))
+    wanted, plain = steps(engine(), [looping], Sampling(max_tokens=100, temperature=0))
+    assert answer == wanted
+    if len(set(wanted[0][-40:])) < 4:
+        assert count < plain
+
+
+def test_the_latest_place_of_the_longest_run_is_found() -> None:
+    lookup = Lookup(most=3, longest=3, shortest=2)
+    text = [1, 2, 3, 9, 9, 1, 2, 3, 4, 5, 6, 2, 3, 8, 1, 2, 3]
+
+    class Text:
+        limit, answer = 50, [0]
+        guessed: list[int] = []
+        known = len(text)
+
+        def tokens(self, start: int, stop: int) -> list[int]:
+            return text[start:stop]
+
+    request = Text()
+    lookup._find(request, text[:-1])  # type: ignore[arg-type]
+    assert lookup._find(request, text) == 8  # type: ignore[arg-type]  # behind the later 1 2 3, not behind the later 2 3
+
+
+def test_failing_guesses_become_rare() -> None:
+    draw, trust, asked = random.Random(0), Trust(8), 0
+    for _ in range(200):
+        wanted = trust.wanted()
+        asked += wanted
+        if wanted:
+            trust.judge(wanted, 0 if draw.random() < 0.98 else wanted)
+    assert asked < 60
+
+
+def test_a_draft_of_another_vocabulary_is_refused(small: Small, tokenizer: Tokenizer, engine: Make) -> None:
+    with pytest.raises(RecipeError, match=r"the draft model has a vocabulary of 96, the model one of \d+"):
+        engine(guess=random_model("llama", 96))
+    with pytest.raises(RecipeError, match="guessing cannot help"):
+        engine(guess="lookup", exact=True)
+    assert Draft(random_model("gpt2", tokenizer.vocab_size), tokenizer.vocab_size, 4, 16).most == 4
