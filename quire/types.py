@@ -46,6 +46,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (id, what is added to its logit), after the penalties
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     min_tokens: int = 0

@@ -1,7 +1,7 @@
 """Which token comes next: penalties, temperature, filters, one draw; and the log-probabilities that go with it.
 
 The order is transformers', so the same numbers mean the same thing in both: repetition penalty, presence and frequency penalties,
-banned ids, temperature, top-k, top-p, min-p, typical. After top-k only the survivors are looked at, so the later filters are cheap even
+added bias, banned ids, temperature, top-k, top-p, min-p, typical. After top-k only the survivors are looked at, so the later filters are cheap even
 for large vocabularies. One uniform number is drawn for each sampled token, from a generator that belongs to this sampler alone: a seed
 gives the same text whatever else the process does, and a greedy step draws nothing.
 
@@ -62,12 +62,18 @@ def check(sampling: Sampling, vocab: int | None = None) -> None:
         refuse("min_tokens", sampling.min_tokens, f"at most max_tokens, which is {sampling.max_tokens}")
     if isinstance(sampling.stop, str) or not all(isinstance(text, str) and text for text in sampling.stop):
         refuse("stop", sampling.stop, "a tuple of strings, none of them empty")
+    for token, bias in sampling.logit_bias:
+        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
+            refuse("logit_bias", (token, bias), "pairs of an id and a number from -100 to 100")
+    if len({token for token, _ in sampling.logit_bias}) < len(sampling.logit_bias):
+        refuse("logit_bias", sampling.logit_bias, "each id once")
     if vocab is not None:
         if sampling.logprobs > vocab:
             refuse("logprobs", sampling.logprobs, f"at most the vocabulary, {vocab}")
-        for token in sampling.stop_ids:
-            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
-                refuse("stop_ids", token, f"ids from 0 to {vocab - 1}")
+        for name, tokens in (("stop_ids", sampling.stop_ids), ("logit_bias", tuple(token for token, _ in sampling.logit_bias))):
+            for token in tokens:
+                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
+                    refuse(name, token, f"ids from 0 to {vocab - 1}")
 
 
 class Pick(NamedTuple):
@@ -91,7 +97,7 @@ class Sampler:
         self._seen[np.asarray(prompt, dtype=np.int64)] = True
         self._repetition = sampling.repetition_penalty != 1.0
         self._counted = sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
-        self.plain = sampling.temperature == 0.0 and not self._repetition and not self._counted
+        self.plain = sampling.temperature == 0.0 and not self._repetition and not self._counted and not sampling.logit_bias
 
     def note(self, chosen: int) -> None:
         """Remembers an id that was not picked here but decided elsewhere."""
@@ -130,6 +136,10 @@ class Sampler:
         if self._counted:
             presence, frequency = np.float32(sampling.presence_penalty), np.float32(sampling.frequency_penalty)
             scores = scores - (self._counts * frequency + (self._counts > 0) * presence).astype(np.float32)
+        if sampling.logit_bias:
+            ids, bias = zip(*sampling.logit_bias)
+            scores = scores.copy()
+            scores[list(ids)] += np.array(bias, dtype=np.float32)
         if banned:
             scores = scores.copy()
             scores[list(banned)] = -np.inf
@@ -160,8 +170,9 @@ def filtered(scores: Floats, sampling: Sampling) -> tuple[Ids, Floats]:
     if not len(scores) or not math.isfinite(scores.max()):
         raise not_numbers()
     if sampling.top_p < 1.0:
-        order = np.argsort(-scores, kind="stable")
-        share = _shares(scores[order])
+        share = _shares(scores)
+        order = _best(scores, share, sampling.top_p)
+        share = share[order]
         before = np.cumsum(share, dtype=np.float64) - share
         # An id stays while the mass of the better ones is below top_p; the best one always stays.
         order = np.sort(order[: max(1, int(np.count_nonzero(before < sampling.top_p)))])
@@ -173,6 +184,17 @@ def filtered(scores: Floats, sampling: Sampling) -> tuple[Ids, Floats]:
         keep = _typical(scores, sampling.typical_p)
         ids, scores = ids[keep], scores[keep]
     return ids, scores
+
+
+def _best(scores: Floats, share: npt.NDArray[np.float64], mass: float) -> Ids:
+    """Places of the best scores, best first, as many as are sure to have `mass` together: sorting a whole vocabulary takes long."""
+    count = 128
+    while count < len(scores):
+        found = np.flatnonzero(scores >= np.partition(scores, -count)[-count])  # all that are equal to the last one, too
+        if share[found].sum() > mass + 1e-9:
+            return found[np.argsort(-scores[found], kind="stable")]
+        count *= 8
+    return np.argsort(-scores, kind="stable")
 
 
 def _typical(scores: Floats, mass: float) -> Ids:

@@ -183,3 +183,30 @@ def test_logits_that_are_not_numbers_are_an_error_not_a_token(sampling):
     row[5] = np.nan
     with pytest.raises(ModelError, match="not numbers"):
         Sampler(sampling, VOCAB).pick(row)
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+def test_looking_at_the_best_alone_keeps_what_sorting_everything_keeps(top_p: float) -> None:
+    draw = np.random.default_rng(3)
+    for scale in (0.0, 0.5, 3.0):
+        scores = (draw.standard_normal(5000) * scale).round(1).astype(np.float32)  # many are equal
+        ids, kept = filtered(scores, Sampling(top_p=top_p))
+        order = np.argsort(-scores, kind="stable")
+        share = np.exp(scores[order].astype(np.float64) - scores.max())
+        share /= share.sum()
+        wanted = np.sort(order[: max(1, int(np.count_nonzero(np.cumsum(share) - share < top_p)))])
+        assert abs(len(ids) - len(wanted)) <= 1 and ids[: len(wanted) - 1].tolist() == wanted[: len(ids) - 1].tolist()[: len(wanted) - 1]
+        assert (kept == scores[ids]).all()
+
+
+def test_a_bias_is_added_to_logits() -> None:
+    logits = np.array([0.0, 2.0, 1.0], dtype=np.float32)
+    assert Sampler(Sampling(temperature=0, logit_bias=((2, 1.5),)), 3).pick(logits).id == 2
+    assert Sampler(Sampling(temperature=0, logit_bias=((1, -100),)), 3).pick(logits).id == 2
+    pick = Sampler(Sampling(temperature=0, logit_bias=((2, 1.5),), logprobs=1), 3).pick(logits)
+    assert pick.top[0][0] == 1  # what is reported is the model's own view
+    for wrong, message in (((9, 1.0), "logit_bias is 9; allowed: ids from 0 to 2"), ((1, 101.0), "numbers? from -100 to 100")):
+        with pytest.raises(RecipeError, match=message):
+            Sampler(Sampling(logit_bias=(wrong,)), 3)
+    with pytest.raises(RecipeError, match="each id once"):
+        Sampler(Sampling(logit_bias=((1, 1.0), (1, 2.0))), 3)
