@@ -86,7 +86,10 @@ class Runner:
             lengths = [piece.start + piece.count for piece in listed]
             width = -(-max(lengths) // self.pages.size)
             table = [[*piece.request.blocks[:width], *[0] * (width - len(piece.request.blocks))] for piece in listed]
-            groups.append(Group(at, count, torch.tensor(table, device=device), lengths))
+            first = table[0][0]
+            alone = len(table) == 1 and table[0] == list(range(first, first + width))
+            run = slice(first * self.pages.size, first * self.pages.size + lengths[0]) if alone else None
+            groups.append(Group(at, count, torch.tensor(table, device=device), lengths, run))
             at += count * len(listed)
         return groups
 

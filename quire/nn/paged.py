@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,10 @@ def bytes_per_block(config: ModelConfig, size: int, bytes_per_number: int) -> in
 
 
 class Pages:
-    """`blocks` blocks of `size` positions for every layer of a decoder: keys[layer], values[layer] (blocks, K, size, C)."""
+    """`blocks` blocks of `size` positions for every layer of a decoder: keys[layer], values[layer] (blocks, size, K, C).
+
+    Memory is only reserved here: the system gives pages of it when they are first written, and they hold zeros until then.
+    """
 
     def __init__(
         self, config: ModelConfig, blocks: int, size: int = 16, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
@@ -35,25 +39,31 @@ class Pages:
         if config.decoder is None:
             raise ContextError("An encoder alone keeps no keys and values: it reads every token at once.")
         self.blocks, self.size = blocks, size
-        shapes = [(blocks, layer.attn.kv_heads, size, layer.attn.head_dim) for layer in config.decoder.layers]
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        shapes = [(blocks, size, layer.attn.kv_heads, layer.attn.head_dim) for layer in config.decoder.layers]
+        self.keys = [_zeros(shape, dtype, device) for shape in shapes]
+        self.values = [_zeros(shape, dtype, device) for shape in shapes]
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Store k, v (K, N, C) at slots (N,): block * size + place in it."""
-        block, place = slots // self.size, slots % self.size
-        self.keys[layer][block, :, place] = k.transpose(0, 1).to(self.keys[layer].dtype)
-        self.values[layer][block, :, place] = v.transpose(0, 1).to(self.values[layer].dtype)
+        for pool, new in ((self.keys[layer], k), (self.values[layer], v)):
+            pool.flatten(0, 1).index_copy_(0, slots, new.transpose(0, 1).to(pool.dtype))
 
-    def read(self, layer: int, blocks: Tensor, keys: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (R, K, S, C) of the first `keys` positions of blocks (R, blocks)."""
+    def read(self, layer: int, group: Group) -> tuple[Tensor, Tensor]:
+        """Keys and values (R, K, S, C) of a group's requests. One whose blocks lie side by side is read where it lies."""
 
         def gather(pool: Tensor) -> Tensor:
-            found = pool[blocks]  # (R, blocks, K, size, C)
-            r, n, k, size, c = found.shape
-            return found.transpose(1, 2).reshape(r, k, n * size, c)[:, :, :keys]
+            if group.run is not None:
+                return pool.flatten(0, 1)[group.run].transpose(0, 1).unsqueeze(0)
+            return pool[group.blocks].flatten(1, 2)[:, : group.keys].transpose(1, 2)
 
         return gather(self.keys[layer]), gather(self.values[layer])
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = torch.empty(0, dtype=dtype).element_size()
+    return torch.from_numpy(np.zeros((*shape[:-1], shape[-1] * size), dtype=np.uint8)).view(dtype)  # zeros that nobody has written
 
 
 @dataclass(slots=True)
@@ -64,15 +74,20 @@ class Group:
     queries: int
     blocks: Tensor
     lengths: list[int]
+    run: slice | None = None  # of slots, where there is one request and its blocks lie side by side
     masks: dict[int | None, Tensor | None] = field(default_factory=dict)  # by window
 
     @property
     def rows(self) -> int:
         return len(self.lengths)
 
+    @property
+    def keys(self) -> int:
+        return max(self.lengths)
+
     def mask(self, window: int | None, slopes: tuple[float, ...], device: torch.device) -> Tensor | None:
         """What limits the scores (R, T, S): bool (R, 1, T, S), or numbers to add (R, H, T, S) where distance has a slope."""
-        keys, queries = max(self.lengths), self.queries
+        keys, queries = self.keys, self.queries
         length = torch.tensor(self.lengths, device=device)
         query = length[:, None] - queries + torch.arange(queries, device=device)  # (R, T): positions
         distance = query[:, :, None] - torch.arange(keys, device=device)  # (R, T, S)
@@ -114,7 +129,7 @@ class Paged:
         for group in self.groups:
             r, t = group.rows, group.queries
             part = q[0, :, group.first : group.first + r * t].unflatten(1, (r, t)).transpose(0, 1)  # (R, H, T, C)
-            keys, values = self.pages.read(layer, group.blocks, max(group.lengths))
+            keys, values = self.pages.read(layer, group)
             out = attend(
                 part, keys.to(q.dtype), values.to(q.dtype), mask=group.masks[attn.window], scale=attn.scale, softcap=attn.softcap
             )
