@@ -293,6 +293,8 @@ def best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if values.device.type != "cpu" or blocks < 4 * k:
         found = values.topk(k, dim=1)
         return found.values, found.indices
+    if values.dtype != torch.float32:
+        values = values.float()  # maxima of 16 bits are not vectorised
     cut = blocks * _BLOCK
     tops = values[:, :cut].unflatten(1, (blocks, _BLOCK)).amax(-1)  # (N, blocks)
     chosen = tops.topk(k, dim=1).indices  # (N, k)

@@ -110,9 +110,11 @@ class Rows:
         """Every input's cache once a beam, with room to grow; cross-attention's too where the plain way reads it."""
         cache, w = self.cache, self.beams
         cache.rows *= w
+        # batched products of 16 bits copy what is not contiguous, and a cache with room to grow is not: fp32 takes a third of the time
+        dtype = torch.float32 if self.lean else cache.keys[0].dtype
         for part in (cache.keys, cache.values):
             for i, old in enumerate(part):
-                part[i] = old.new_empty((cache.rows, old.shape[1], max(_FIRST, 2 * old.shape[2]), old.shape[3]))
+                part[i] = old.new_empty((cache.rows, old.shape[1], max(_FIRST, 2 * old.shape[2]), old.shape[3]), dtype=dtype)
                 part[i][:, :, : old.shape[2]] = old.repeat_interleave(w, 0)
         cache.capacity = cache.keys[0].shape[2]
         if w > 1 and not self.lean:
@@ -206,10 +208,11 @@ class Rows:
         keys[:, :, place] = k.view(n, heads, c)
         values[:, :, place] = v.view(n, heads, c)
         keys, values = (whole.view(n * heads, -1, c)[:, : place + 1] for whole in (keys, values))
-        scores = torch.bmm(_scaled(q, attn.scale, c).view(n * heads, 1, c), keys.transpose(1, 2))  # (N*H, 1, S)
+        scores = torch.bmm(_scaled(q.float(), attn.scale, c).view(n * heads, 1, c), keys.transpose(1, 2))  # (N*H, 1, S)
         if bias is not None:
             scores.view(n, heads, 1, -1).add_(bias)
-        return added(x, torch.bmm(scores.softmax(-1), values).view(n, -1), attn.o.weight, attn.o.bias)
+        out = torch.bmm(scores.softmax(-1), values).view(n, -1).to(x.dtype)
+        return added(x, out, attn.o.weight, attn.o.bias)
 
     def _cross(self, i: int, attn: _Part, h: Tensor, x: Tensor) -> Tensor:
         """x + cross-attention of h (N, D): the beams of an input are the queries of one attention."""
