@@ -50,11 +50,11 @@ def main() -> None:
         ours = {name: quire.load(place, dtype=name) for name in ("fp32", "bf16")}
         types = {"fp32": torch.float32, "bf16": torch.bfloat16}
         pipes = {name: transformers.pipeline("text-classification", place, device="cpu", dtype=dtype) for name, dtype in types.items()}
-    ways = {f"pipeline {name}, batch_size={size}": _pipeline(pipes[name], texts, size) for size in (1, 32) for name in types}
-    ways |= {f"quire {name}": _ours(model, texts) for name, model in ours.items()}
-    theirs, found = ways["pipeline fp32, batch_size=1"](), ours["fp32"].classify(texts)
-    furthest = max(abs(row[entry["label"]] - entry["score"]) for row, entry in zip(found, theirs))
-    timings = interleaved(ways, rounds=chosen.rounds, warm=1)
+        ways = {f"pipeline {name}, batch_size={size}": _pipeline(pipes[name], texts, size) for size in (1, 32) for name in types}
+        ways |= {f"quire {name}": _ours(model, texts) for name, model in ours.items()}
+        theirs, found = ways["pipeline fp32, batch_size=1"](), ours["fp32"].classify(texts)
+        furthest = max(abs(row[entry["label"]] - entry["score"]) for row, entry in zip(found, theirs))
+        timings = interleaved(ways, rounds=chosen.rounds, warm=1)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     print(f"{datetime.date.today()}, {machine.processor()}, {torch.get_num_threads()} threads, {versions}")
     print(f"{len(texts):,} texts; largest difference between the scores in fp32 {furthest:.1e}")

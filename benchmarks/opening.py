@@ -69,11 +69,11 @@ def main() -> None:
                 found["quire"].append(child(QUIRE, folder, dtype))
                 found["transformers"].append(child(TRANSFORMERS, folder, dtype))
             print(f"\n{dtype}, {size / 1e9:.2f} GB of weights; the first look, which hashes them, took quire {first:.2f} s")
-            print(f"{'':14}{'open':>8}{'first token':>14}{'peak memory over weights':>28}")
+            print(f"{'':14}{'open':>20}{'first token':>20}{'peak memory over weights':>28}")
             for side, rows in found.items():
                 middle = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-                print(f"{side:14}{middle['open']:6.2f} s{middle['token']:12.2f} s{middle['peak'] / size:28.2f}")
-            print(f"{'ratio':14}{ratio(found, 'open'):>8}{ratio(found, 'token'):>14}")
+                print(f"{side:14}{middle['open']:18.2f} s{middle['token']:18.2f} s{middle['peak'] / size:28.2f}")
+            print(f"{'ratio':14}{ratio(found, 'open'):>20}{ratio(found, 'token'):>20}")
             for file in folder.iterdir():
                 file.unlink()
 
@@ -87,7 +87,9 @@ def ratio(found: dict[str, list[dict[str, float]]], name: str) -> str:
 
 def child(code: str, folder: Path, dtype: str) -> Any:
     words = [sys.executable, "-W", "ignore", "-c", COMMON + code + LAST, str(time.monotonic()), str(folder), dtype]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -1,7 +1,7 @@
 """Text for text: tokens a second of greedy decoding and of four beams, Quire beside transformers' generate, T5-small and Opus-MT shapes.
 
-Random weights, 64 sources of mixed length (8 to 60 tokens), 32 new tokens each: the end-of-text token is forbidden on both sides, so that
-the work is equal. transformers gets what a careful user gives it: sources sorted by length, padded batches of 32 (of 16 with beams),
+Random weights, 48 sources of mixed length (8 to 60 tokens), 24 new tokens each: the end-of-text token is forbidden on both sides, so that
+the work is equal. transformers gets what a careful user gives it: sources sorted by length, padded batches of 24 (of 16 with beams),
 attention masks, inference mode. Quire gets the sources as they come and batches them itself. Each ratio is that of one round.
 """
 
@@ -25,7 +25,7 @@ from quire.nn.transformer import Transformer
 from quire.tasks.lengths import batches
 from quire.types import Beam, Sampling
 
-NEW = 32
+NEW, SOURCES = 24, 48
 SHAPES: dict[str, dict[str, Any]] = {
     "T5-small": {
         "model_type": "t5",
@@ -91,7 +91,7 @@ class Nothing:
 def measure(shape: str, dtype: torch.dtype, beams: int, rounds: int) -> None:
     ours, theirs = build(shape, dtype)
     config, draw = SHAPES[shape], np.random.default_rng(0)
-    sources = [draw.integers(5, config["vocab_size"] - 5, length).tolist() for length in draw.integers(8, 61, 64)]
+    sources = [draw.integers(5, config["vocab_size"] - 5, length).tolist() for length in draw.integers(8, 61, SOURCES)]
     start, end, pad = config["decoder_start_token_id"], config["eos_token_id"], config["pad_token_id"]
     forbidden = tuple({end, pad})
 
@@ -125,7 +125,7 @@ def measure(shape: str, dtype: torch.dtype, beams: int, rounds: int) -> None:
             found.update(zip(numbers, map(tuple, ids[:, 1:].tolist())))
         return [found[number] for number in range(len(sources))]
 
-    size = 16 if beams > 1 else 32
+    size = 16 if beams > 1 else 24
     a, b = quire(), generate(size)
     assert all(len(row) == NEW for row in a + b), "the work is not equal"
     same = sum(one == other for one, other in zip(a, b))
@@ -147,7 +147,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(machine.threads())
     print(f"{datetime.date.today()}, {machine.processor()}, torch {torch.__version__}, transformers {transformers.__version__}")
-    print(f"{machine.threads()} threads, 64 sources, {NEW} new tokens each; tokens a second, and texts that are equal on both sides")
+    print(f"{machine.threads()} threads, {SOURCES} sources, {NEW} new tokens each; tokens a second, and texts that are equal on both sides")
     print(f"{'':32}{'theirs':>10}{'quire':>10}{'times':>8}   middle half of the rounds")
     wanted = sys.argv[1:] if sys.argv[0].endswith("rewriting.py") else []
     for shape in SHAPES:

@@ -168,10 +168,12 @@ def _words(entry: Entry) -> str:
 
 def sources(root: Path) -> Iterator[Path]:
     """The Python files of a library, without its tests, tools and what was installed beside it; by name."""
-    for file in sorted(root.rglob("*.py")):
-        parts = file.relative_to(root).parts
-        if not _NO_LIBRARY & set(parts) and not parts[0].startswith(("config-", "_sysconfigdata")) and file.is_file():
-            yield file
+    for folder, inside, names in os.walk(root):
+        inside[:] = sorted(name for name in inside if name not in _NO_LIBRARY and not name.startswith((".", "config-")))
+        for name in sorted(names):
+            file = Path(folder, name)
+            if name.endswith(".py") and not name.startswith("_sysconfigdata") and file.is_file():
+                yield file
 
 
 def read(file: str, source: bytes) -> list[Entry]:

@@ -279,7 +279,7 @@ def paired(post: Any) -> tuple[tuple[str | int, int], ...]:
         if post is None or kind == "ByteLevel":
             return plain
         if kind == "Sequence":
-            found = [layout for step in post["processors"] if (layout := paired(step)) != plain]
+            found = [part for part in map(paired, post["processors"]) if part != plain]
             if len(found) < 2:
                 return found[0] if found else plain
         if kind in ("BertProcessing", "RobertaProcessing"):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _OUT = -1e9  # the score of a beam that holds nothing yet, as in the reference
 _DROP = 8  # inputs that are done are dropped when they are one in so many: dropping copies the cache of the others
+_CACHED = 1 << 19  # numbers of a vocabulary that are looked at together: two megabytes
 _BLOCK = 64  # the best of a vocabulary are looked for in the blocks with the largest maxima
 
 
@@ -175,17 +176,22 @@ class _Search:
             order = np.argsort(-self.running, axis=1, kind="stable")
             scores[:, :w] = np.take_along_axis(self.running, order, 1)
             return scores, np.concatenate((order, np.zeros((r, k - w), dtype=np.int64)), 1), np.full((r, k), forced)
-        logp = self._ruled(logits.log_softmax(-1, dtype=torch.float32), count)
-        values, ids = best(logp, min(k, logp.shape[1]))  # (N, k'): no beam gives more than K of the best K
+        # some rows at a time: they stay near the processor from the first pass over the vocabulary to the last
+        step = max(1, _CACHED // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+        some = [
+            best(self._ruled(part.log_softmax(-1, dtype=torch.float32), written, count), min(k, logits.shape[1]))
+            for part, written in zip(logits.split(step), self.written.split(step))
+        ]
+        values, ids = (torch.cat(parts) for parts in zip(*some))  # (N, k'): no beam gives more than K of the best K
         each = values.shape[1]
         sums = (values.view(r, w, each) + torch.from_numpy(self.running).to(self.device).unsqueeze(2)).view(r, -1)
         scores_, places = sums.topk(min(k, sums.shape[1]), dim=1)
         tokens = ids.view(r, -1).gather(1, places)
         return scores_.cpu().numpy(), places.cpu().numpy() // each, tokens.cpu().numpy()
 
-    def _ruled(self, logp: Tensor, count: int) -> Tensor:
-        """logp (N, V) after the penalties, in place."""
-        beam, written = self.beam, self.written
+    def _ruled(self, logp: Tensor, written: Tensor, count: int) -> Tensor:
+        """logp (.., V) after the penalties, in place; written (.., L)."""
+        beam = self.beam
         if beam.repetition_penalty != 1.0:
             logp.scatter_(1, written, logp.gather(1, written) * beam.repetition_penalty)  # log-probabilities are never above 0
         n = beam.no_repeat_ngram
@@ -287,6 +293,8 @@ def best(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if values.device.type != "cpu" or blocks < 4 * k:
         found = values.topk(k, dim=1)
         return found.values, found.indices
+    if values.dtype != torch.float32:
+        values = values.float()  # maxima of 16 bits are not vectorised
     cut = blocks * _BLOCK
     tops = values[:, :cut].unflatten(1, (blocks, _BLOCK)).amax(-1)  # (N, blocks)
     chosen = tops.topk(k, dim=1).indices  # (N, k)

@@ -27,26 +27,48 @@ from ..nn.config import FFN, LMHead
 from ..nn.heads import LMHeadModule
 from ..nn.layers import FeedForward, LayerNorm, RMSNorm
 from ..nn.position import RelativeBias
-from ..nn.products import added, onednn, product
+from ..nn.products import added, onednn, packed, product
 from ..nn.transformer import Block, Transformer
 
 _TOKENS = 1024  # that an encoder reads at once, padding included
+_PACKED = 1 << 29  # bytes of weights that are copied for faster products
 _FIRST = 32  # positions of a new cache; it doubles when they are full
 
 Way = Literal["lean", "plain"]
 
 
 @dataclass(slots=True)
+class _Linear:
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(slots=True)
+class _Part:
+    """Self- or cross-attention with its norm."""
+
+    norm: nn.Module
+    q: _Linear
+    k: _Linear
+    v: _Linear
+    o: _Linear
+    heads: int
+    channels: int
+    scale: float | None
+
+
+@dataclass(slots=True)
 class _Layer:
-    """A block of an encoder-decoder's decoder that is known to have all its parts."""
+    """What one layer of an encoder-decoder's decoder needs, taken out of its modules once."""
 
     post: bool
-    attn: Attention
-    norm_attn: nn.Module
-    cross: Attention
-    norm_cross: nn.Module
-    ffn: FeedForward
+    attn: _Part
+    cross: _Part
     norm_ffn: nn.Module
+    gate: _Linear | None
+    up: _Linear
+    down: _Linear
+    act: str
 
 
 class Rows:
@@ -74,7 +96,10 @@ class Rows:
         self._spread()
         if self.lean:
             assert model.decoder is not None
-            self.layers = [_take(cast(Block, block)) for block in model.decoder.layers]
+            take = _Taker(model, prompts.shape[0] * beams)
+            self.layers = [take.layer(cast(Block, block)) for block in model.decoder.layers]
+            table, bias = cast(LMHeadModule, model.head).table()
+            self.table = take.linear(table, bias)
         self._mask()
 
     @property
@@ -85,9 +110,11 @@ class Rows:
         """Every input's cache once a beam, with room to grow; cross-attention's too where the plain way reads it."""
         cache, w = self.cache, self.beams
         cache.rows *= w
+        # batched products of 16 bits copy what is not contiguous, and a cache with room to grow is not: fp32 takes a third of the time
+        dtype = torch.float32 if self.lean else cache.keys[0].dtype
         for part in (cache.keys, cache.values):
             for i, old in enumerate(part):
-                part[i] = old.new_empty((cache.rows, old.shape[1], max(_FIRST, 2 * old.shape[2]), old.shape[3]))
+                part[i] = old.new_empty((cache.rows, old.shape[1], max(_FIRST, 2 * old.shape[2]), old.shape[3]), dtype=dtype)
                 part[i][:, :, : old.shape[2]] = old.repeat_interleave(w, 0)
         cache.capacity = cache.keys[0].shape[2]
         if w > 1 and not self.lean:
@@ -144,7 +171,7 @@ class Rows:
         if self.lean:
             x = self._step(tokens)
             assert isinstance(head, LMHeadModule)
-            return product(head.transform(x), *head.table())
+            return product(head.transform(x), self.table.weight, self.table.bias)
         hidden = self.model.decode(tokens[:, None], AttnContext(cache=self.cache), None, self.keep)
         logits: Tensor = head(hidden[:, -1])
         return logits
@@ -161,36 +188,37 @@ class Rows:
         bias = None if stack.relative is None else stack.relative(place, 1, place + 1)  # (1, H, 1, S)
         for i, layer in enumerate(self.layers):
             if layer.post:
-                x = layer.norm_attn(self._attend(i, layer.attn, x, x, bias))
-                x = layer.norm_cross(self._cross(i, layer.cross, x, x))
-                x = layer.norm_ffn(_feed(layer.ffn, x, x))
+                x = layer.attn.norm(self._attend(i, layer.attn, x, x, bias))
+                x = layer.cross.norm(self._cross(i, layer.cross, x, x))
+                x = layer.norm_ffn(_feed(layer, x, x))
             else:
-                x = self._attend(i, layer.attn, layer.norm_attn(x), x, bias)
-                x = self._cross(i, layer.cross, layer.norm_cross(x), x)
-                x = _feed(layer.ffn, layer.norm_ffn(x), x)
+                x = self._attend(i, layer.attn, layer.attn.norm(x), x, bias)
+                x = self._cross(i, layer.cross, layer.cross.norm(x), x)
+                x = _feed(layer, layer.norm_ffn(x), x)
         cache.advance(1)
         hidden: Tensor = x if stack.norm is None else stack.norm(x)
         return hidden
 
-    def _attend(self, i: int, attn: Attention, h: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _attend(self, i: int, attn: _Part, h: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
         """x + self-attention of h (N, D), one query a row over all that it has read."""
         place = self.cache.length
-        n, heads, c = h.shape[0], attn.attn.heads, attn.head_dim
+        n, heads, c = h.shape[0], attn.heads, attn.channels
         q, k, v = (product(h, linear.weight, linear.bias) for linear in (attn.q, attn.k, attn.v))
         keys, values = self.cache.keys[i], self.cache.values[i]  # (N, H, capacity, C)
         keys[:, :, place] = k.view(n, heads, c)
         values[:, :, place] = v.view(n, heads, c)
         keys, values = (whole.view(n * heads, -1, c)[:, : place + 1] for whole in (keys, values))
-        scores = torch.bmm(_scaled(q, attn.scale, c).view(n * heads, 1, c), keys.transpose(1, 2))  # (N*H, 1, S)
+        scores = torch.bmm(_scaled(q.float(), attn.scale, c).view(n * heads, 1, c), keys.transpose(1, 2))  # (N*H, 1, S)
         if bias is not None:
             scores.view(n, heads, 1, -1).add_(bias)
-        return added(x, torch.bmm(scores.softmax(-1), values).view(n, -1), attn.o.weight, attn.o.bias)
+        out = torch.bmm(scores.softmax(-1), values).view(n, -1).to(x.dtype)
+        return added(x, out, attn.o.weight, attn.o.bias)
 
-    def _cross(self, i: int, attn: Attention, h: Tensor, x: Tensor) -> Tensor:
+    def _cross(self, i: int, attn: _Part, h: Tensor, x: Tensor) -> Tensor:
         """x + cross-attention of h (N, D): the beams of an input are the queries of one attention."""
         pair = self.cache.cross[i]
         assert pair is not None
-        n, w, heads, c = h.shape[0], self.beams, attn.attn.heads, attn.head_dim
+        n, w, heads, c = h.shape[0], self.beams, attn.heads, attn.channels
         q = _scaled(product(h, attn.q.weight, attn.q.bias), attn.scale, c)
         q = q.view(-1, w, heads, c).transpose(1, 2).reshape(-1, w, c)  # (N, H*C) -> (R, H, W, C) -> (R*H, W, C)
         keys, values = (whole.view(-1, whole.shape[2], c) for whole in pair)  # (R*H, S, C)
@@ -238,19 +266,48 @@ def understands(model: Transformer) -> bool:
     return leaves <= known and type(model.head) is LMHeadModule and all(p.device.type == "cpu" for p in model.parameters())
 
 
-def _take(block: Block) -> _Layer:
-    assert block.cross is not None and block.norm_cross is not None and block.norm_attn is not None and block.norm_ffn is not None
-    assert isinstance(block.ffn, FeedForward)
-    return _Layer(block.wiring == "post", block.attn, block.norm_attn, block.cross, block.norm_cross, block.ffn, block.norm_ffn)
+class _Taker:
+    """Takes a decoder's weights out of its modules, packed where a copy of them all is no burden."""
+
+    def __init__(self, model: Transformer, rows: int) -> None:
+        assert model.decoder is not None
+        size = model.embed.weight.nbytes + sum(p.nbytes for p in model.decoder.parameters())
+        self.rows = rows if size <= _PACKED else 0
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> _Linear:
+        return _Linear(packed(weight, self.rows) if self.rows else weight, bias)
+
+    def of(self, module: nn.Linear) -> _Linear:
+        return self.linear(module.weight, module.bias)
+
+    def part(self, attn: Attention | None, norm: nn.Module | None) -> _Part:
+        assert attn is not None and norm is not None
+        q, k, v, o = (self.of(linear) for linear in (attn.q, attn.k, attn.v, attn.o))
+        return _Part(norm, q, k, v, o, attn.attn.heads, attn.head_dim, attn.scale)
+
+    def layer(self, block: Block) -> _Layer:
+        ffn = block.ffn
+        assert isinstance(ffn, FeedForward) and block.norm_ffn is not None
+        return _Layer(
+            post=block.wiring == "post",
+            attn=self.part(block.attn, block.norm_attn),
+            cross=self.part(block.cross, block.norm_cross),
+            norm_ffn=block.norm_ffn,
+            gate=None if ffn.gate is None else self.of(ffn.gate),
+            up=self.of(ffn.up),
+            down=self.of(ffn.down),
+            act=ffn.act,
+        )
 
 
-def _feed(ffn: FeedForward, h: Tensor, x: Tensor) -> Tensor:
+def _feed(layer: _Layer, h: Tensor, x: Tensor) -> Tensor:
     """x + the feed-forward part of h (N, D)."""
-    if ffn.gate is None:
-        h = product(h, ffn.up.weight, ffn.up.bias, ffn.act)
+    gate, up, down = layer.gate, layer.up, layer.down
+    if gate is None:
+        h = product(h, up.weight, up.bias, layer.act)
     else:
-        h = product(h, ffn.gate.weight, ffn.gate.bias, ffn.act).mul_(product(h, ffn.up.weight, ffn.up.bias))
-    return added(x, h, ffn.down.weight, ffn.down.bias)
+        h = product(h, gate.weight, gate.bias, layer.act).mul_(product(h, up.weight, up.bias))
+    return added(x, h, down.weight, down.bias)
 
 
 def _scaled(q: Tensor, scale: float | None, channels: int) -> Tensor:

@@ -72,7 +72,7 @@ class Gguf:
         table, output = (self.container.slots.get(f"{name}.weight") for name in ("token_embd", "output"))
         tied = output is None
         if table is not None and output is not None and self.config["model_type"] == "gpt2":
-            data = self._maps[table.file].data
+            data = memoryview(self._maps[table.file].data)  # compared where it lies
             tied = (table.dtype, table.shape) == (output.dtype, output.shape) and (
                 data[table.start : table.end] == data[output.start : output.end]
             )

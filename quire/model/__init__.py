@@ -16,7 +16,7 @@ from ..binding import Contract, bound
 from ..binding.gguf import SUFFIX
 from ..errors import ModelError, RecipeError, nearest
 from ..families.folder import ModelFolder
-from ..types import Chat, Generator, Scorer
+from ..types import Chat, Classifier, Embedder, Generator, Scorer
 from .decoder import Decoder
 from .encoder import Encoder
 from .seq2seq import Seq2Seq
@@ -89,3 +89,6 @@ if TYPE_CHECKING:
     def _protocols(decoder: Decoder, seq2seq: Seq2Seq) -> tuple[Generator, Chat, Scorer, Generator, Scorer]:
         """What everything above a model knows it by."""
         return decoder, decoder, decoder, seq2seq, seq2seq
+
+    def _readers(encoder: Encoder, decoder: Decoder) -> tuple[Embedder, Classifier, Embedder, Classifier]:
+        return encoder, encoder, decoder, decoder

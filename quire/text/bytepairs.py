@@ -28,19 +28,21 @@ def convert(vocabulary: Path, merges: Path, settings: Mapping[str, Any], qwen: b
     tokens = read_json(vocabulary)
     if not isinstance(tokens, dict):
         raise ModelError(f"{vocabulary} must hold an object of token -> id")
-    raw = _parts(QWEN2 if qwen else GPT2_PATTERN, flag(settings, "add_prefix_space", False, str(vocabulary)))
+    raw = parts(QWEN2 if qwen else GPT2_PATTERN, space=flag(settings, "add_prefix_space", False, str(vocabulary)))
     raw["normalizer"] = {"type": "NFC"} if qwen else None
     return raw | {"model": {"type": "BPE", "vocab": tokens, "merges": _merges(merges)}}
 
 
-def _parts(pattern: str, space: bool = False) -> dict[str, Any]:
-    level = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True, "use_regex": pattern == GPT2_PATTERN}
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+def parts(*patterns: str, space: bool = False) -> dict[str, Any]:
+    """A tokenizer.json for bytes, but for its model: `patterns` divide a text one after the other. space: one goes in front of it."""
+    usual = patterns == (GPT2_PATTERN,)  # the library's own
+    level = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True, "use_regex": usual}
+    cuts = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in patterns]
     return {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": None,
-        "pre_tokenizer": level if pattern == GPT2_PATTERN else {"type": "Sequence", "pretokenizers": [split, level]},
+        "pre_tokenizer": level if usual else {"type": "Sequence", "pretokenizers": [*cuts, level]},
         "post_processor": None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     }
@@ -99,7 +101,7 @@ def convert_ranks(path: Path) -> dict[str, Any]:
     added = [entry(id, content, special=True) for content, id in special.items()]
     merges = [[spell[token[:cut]], spell[token[cut:]]] for token in sorted(ranks, key=ranks.__getitem__) for cut in _cuts(token, ranks)]
     model = {"type": "BPE", "vocab": vocabulary, "merges": merges, "ignore_merges": True}
-    return _parts(pattern) | {"added_tokens": added, "model": model}
+    return parts(pattern) | {"added_tokens": added, "model": model}
 
 
 def _cuts(token: bytes, ranks: Mapping[bytes, int]) -> list[int]:

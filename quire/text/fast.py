@@ -7,6 +7,10 @@ Equal ids rest on four facts, each checked here before the fast path is taken:
   3. tiktoken merges any two neighbours whose joined bytes are a token; the library only pairs that are listed. The two agree when
      every token, taken alone, is built by the listed merges and by one pair only: before the step that makes it, what stands
      between its ends is then the same inside any text as it is alone (a merge across its end would have removed that end).
+     Vocabularies made from tiktoken's ranks (`ignore_merges`: a piece that is a token is that token, as in tiktoken) list every way of
+     cutting a token into two instead, in the order of ids. They agree when that list is complete: two neighbours that together are
+     the token c are always the same two, namely what c's own bytes are merged to without c, since no merge crossed their ends and
+     those inside came in the same order as alone. So both see the same neighbours, and both take the lowest id, the leftmost first.
   4. A sample in many scripts gives the same ids.
 """
 
@@ -135,7 +139,7 @@ def prepare(tokenizer: Tokenizer) -> tuple[Fast | None, str]:
     if why:
         return None, why
     pattern = _PATTERNS[_pattern(tokenizer.definition.raw.get("pre_tokenizer")) or ""]
-    order, why = _merge_order(tokenizer)
+    order, why = (_rank_order if tokenizer.definition.model.get("ignore_merges") else _merge_order)(tokenizer)
     if order is None:
         return None, why
     ids = list(order.values())
@@ -159,7 +163,7 @@ def _unfit(tokenizer: Tokenizer) -> str:
         return "it is not a byte-level BPE"
     if raw.get("normalizer") is not None:
         return "it changes text before it is split (a normaliser)"
-    if any(model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")):
+    if any(model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")):
         return "its merges follow rules that tiktoken does not have"
     plain = [token.content for token in tokenizer.definition.added if token.content not in tokenizer.definition.special]
     if plain:
@@ -206,4 +210,29 @@ def _merge_order(tokenizer: Tokenizer) -> tuple[dict[bytes, int] | None, str]:
     for token, id in order.items():
         if tokenizer.alone(id) != [id]:
             return None, f"the token {token!r} is not what its own bytes are merged to"
+    return order, ""
+
+
+def _rank_order(tokenizer: Tokenizer) -> tuple[dict[bytes, int] | None, str]:
+    """{bytes: id} in the order of ids; None with the reason where the second half of fact 3 does not hold."""
+    ids = tokenizer.byte_ids
+    missing = 256 - sum(bytes([byte]) in ids for byte in range(256))
+    if missing:
+        return None, f"it has tokens for {256 - missing} of the 256 bytes"
+    listed = set()
+    last = -1
+    for left, right in tokenizer.definition.merges():
+        parts = byte_level(left), byte_level(right)
+        if parts[0] is None or parts[1] is None or parts[0] + parts[1] not in ids:
+            return None, f"the merge of {left!r} and {right!r} makes no token"
+        made = ids[parts[0] + parts[1]]
+        if made < last:
+            return None, f"the merge of {left!r} and {right!r} stands behind one that makes a later token"
+        last = made
+        listed.add(parts)
+    order = dict(sorted(ids.items(), key=lambda pair: pair[1]))
+    for token in order:
+        for cut in range(1, len(token)):
+            if token[:cut] in ids and token[cut:] in ids and (token[:cut], token[cut:]) not in listed:
+                return None, f"the merge of {token[:cut]!r} and {token[cut:]!r} is not listed"
     return order, ""

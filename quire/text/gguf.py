@@ -13,21 +13,21 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from ..errors import ModelError
+from .bytepairs import parts
 from .definition import Definition, define
+from .fast import CL100K, GPT2_PATTERN, QWEN2
 from .sentencepiece import CONTROL, NORMAL, UNKNOWN, SentencePieceModel, convert
 from .sentencepiece import USER as USER_DEFINED
 
 LONGEST_PIECE = 512  # characters; every cut of a piece is tried, so their length is bounded
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # tokenizer.ggml.pre -> (patterns that cut a text, one after the other; is it put into NFC first; whole words before merges)
 _CUTS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
-    **dict.fromkeys(("gpt-2", "gpt2", "phi-2", "roberta-bpe", "mpt"), ((_GPT2,), False, False)),
-    "olmo": ((_GPT2,), True, False),  # Pythia's and OLMo's
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), ((_CL100K % "{1,3}",), False, True)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), ((_CL100K % "",), True, False)),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), ((r"\p{N}", _GPT2), False, False)),
+    **dict.fromkeys(("gpt-2", "gpt2", "phi-2", "roberta-bpe", "mpt"), ((GPT2_PATTERN,), False, False)),
+    "olmo": ((GPT2_PATTERN,), True, False),  # Pythia's and OLMo's
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), ((CL100K,), False, True)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), ((QWEN2,), True, False)),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r"), ((r"\p{N}", GPT2_PATTERN), False, False)),
 }
 
 
@@ -150,24 +150,5 @@ def _byte_level(found: _Vocabulary) -> dict[str, Any]:
         if not left or not right or left + right not in found.ids or left not in found.ids or right not in found.ids:
             found.wrong("merges", f"has {merge!r}, which does not join two tokens into a third")
         pairs.append([left, right])
-    cuts = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in patterns]
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    if patterns == (_GPT2,):
-        cuts, level = [], level | {"use_regex": True}  # the library's own, which the quick path knows
-    return {
-        "normalizer": {"type": "NFC"} if nfc else None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*cuts, level]} if cuts else level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": whole,
-            "vocab": found.ids,
-            "merges": pairs,
-        },
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-    }
+    model = {"type": "BPE", "ignore_merges": whole, "vocab": found.ids, "merges": pairs}
+    return parts(*patterns) | {"normalizer": {"type": "NFC"} if nfc else None, "model": model}

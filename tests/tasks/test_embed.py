@@ -225,3 +225,13 @@ def test_the_extra_is_found_without_importing_it(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(write(tmp_path / "m", "MaskedLM"), tmp_path / "minilm")
     assert quire.load("minilm").config.width == 32, "a folder of this name comes first"
+
+
+@pytest.mark.parametrize("kind", ["llama", "roberta"])
+def test_a_decoder_makes_vectors_of_its_last_token_as_theirs_does(tmp_path, kind):
+    folder = sentence_folder(
+        tmp_path, {"pooling_mode": "lasttoken"}, modules.Normalize(), kind=kind, head="CausalLM" if kind == "llama" else None
+    )
+    model = quire.load(folder)
+    assert isinstance(model, quire.Decoder if kind == "llama" else quire.Encoder)
+    assert np.abs(model.embed(SHORT) - SentenceTransformer(str(folder), device="cpu").encode(SHORT)).max() < 2e-5

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +164,9 @@ def test_vocabularies_that_tiktoken_would_read_otherwise(bpe: Tokenizer) -> None
     }
     ways: dict[str, dict[str, Any]] = {
         "added tokens that are not special": {"added_tokens": [*raw["added_tokens"], extra]},
-        "rules that tiktoken does not have": {"model": {**model, "ignore_merges": True}},
+        "rules that tiktoken does not have": {"model": {**model, "byte_fallback": True}},
+        "is not listed": {"model": {**model, "ignore_merges": True}},
+        "stands behind one that makes a later token": {"model": {**model, "ignore_merges": True, "merges": model["merges"][::-1]}},
         "is not what its own bytes are merged to": {"model": {**model, "merges": model["merges"][::-1]}},
         "two merges make the token": {"model": {**model, "merges": [*model["merges"], model["merges"][0]]}},
     }
@@ -170,6 +174,20 @@ def test_vocabularies_that_tiktoken_would_read_otherwise(bpe: Tokenizer) -> None
         tokenizer = changed(bpe, **change)
         assert tokenizer.fast is None
         assert why in tokenizer.why_not_fast
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_ranks_in_any_order(seed: int, tmp_path: Path) -> None:
+    """Vocabularies that no training would make, over two letters: tokens come before their parts, cannot be reached, overlap themselves."""
+    dice = random.Random(seed)
+    words = dict.fromkeys("".join(dice.choice("ab") for _ in range(dice.randint(2, 7))).encode() for _ in range(dice.randint(5, 60)))
+    ranks = [*(bytes([byte]) for byte in range(256)), *words]
+    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ranks))
+    (tmp_path / "cl100k_base.tiktoken").write_text("".join(lines))
+    tokenizer = Tokenizer.open(tmp_path)
+    assert tokenizer.fast is not None, tokenizer.why_not_fast
+    some = ["".join(dice.choice("ab") for _ in range(dice.randint(1, 40))) for _ in range(300)] + ["ab" * 30, "a" * 50, "aab" * 20]
+    assert tokenizer.fast.encode_batch(some) == tokenizer.library_batch(some)
 
 
 def test_without_tiktoken(bpe: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
