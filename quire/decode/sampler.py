@@ -1,8 +1,8 @@
 """Which token comes next: penalties, temperature, filters, one draw; and the log-probabilities that go with it.
 
 The order is transformers', so the same numbers mean the same thing in both: repetition penalty, presence and frequency penalties,
-added bias, banned ids, temperature, top-k, top-p, min-p, typical. After top-k only the survivors are looked at, so the later filters are cheap even
-for large vocabularies. One uniform number is drawn for each sampled token, from a generator that belongs to this sampler alone: a seed
+added bias, banned ids, temperature, top-k, top-p, min-p, typical. Only the best of a large vocabulary are sorted, and after top-k only the
+survivors are looked at. One uniform number is drawn for each sampled token, from a generator that belongs to this sampler alone: a seed
 gives the same text whatever else the process does, and a greedy step draws nothing.
 
 Everything here is numpy: for one row of logits its calls cost a fraction of torch's, and no gradient is wanted.

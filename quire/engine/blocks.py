@@ -102,8 +102,7 @@ class Blocks:
             for block in blocks:
                 uses[block] += 1
         if uses != self._uses:
-            wrong = [i for i in range(self.count) if uses[i] != self._uses[i]]
-            raise RuntimeError(f"blocks {wrong[:5]} are counted {[self._uses[i] for i in wrong[:5]]} times, used {[uses[i] for i in wrong[:5]]}")
+            raise RuntimeError(f"blocks are counted {self._uses} times and used {uses} times")
         if set(self._free) != {block for block in range(self.count) if uses[block] == 0}:
             raise RuntimeError("the free blocks are not those that nobody uses")
         if {block: known for known, block in self._of_hash.items()} != self._hash_of:

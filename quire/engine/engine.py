@@ -11,9 +11,9 @@ that are no numbers, memory for its prompt) ends that one alone, with its error;
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator, Sequence
-from typing import Literal, Protocol
-
+from typing import Any, Literal, Protocol
 
 from .. import machine
 from ..binding import Contract
@@ -47,12 +47,12 @@ class Loaded(Protocol):
 
 
 class Engine:
-    """`memory`: bytes for keys and values (None: half of what is free, at most what `most` texts of full length need).
+    """`memory`: bytes for keys and values (None: a gigabyte or a quarter of what is free, but room for one text of full length).
 
     budget: tokens a step; a larger one reads prompts faster, a smaller one lets those that write wait less. most: requests a step.
-    exact: an answer does not depend on its neighbours to the last bit, at the price of computing every request alone. share: a beginning that
-    several requests have in common is computed once. guess: "lookup" guesses tokens from the text itself, a smaller model of the same
-    vocabulary writes them ahead; answers stay the same.
+    exact: an answer does not depend on its neighbours to the last bit, at the price of computing every request alone. share: a beginning
+    that several requests have in common is computed once. guess: "lookup" guesses tokens from the text itself, a smaller model of the
+    same vocabulary writes them ahead; answers stay the same.
     """
 
     def __init__(
@@ -72,8 +72,10 @@ class Engine:
             raise RecipeError(f"the engine continues texts with a decoder that has a vocabulary head; this model is an {config.kind}.")
         self.context = config.context
         per_block = bytes_per_block(config, BLOCK, weight.element_size())
-        enough = most * -(-self.context // BLOCK)
-        count = min(enough, (memory if memory is not None else machine.memory()[1] // 2) // per_block)
+        one = -(-self.context // BLOCK)
+        if memory is None:
+            memory = max(one * per_block, min(1 << 30, machine.memory()[1] // 4))
+        count = min(most * one, memory // per_block)
         if count < 1:
             raise RecipeError(f"memory is {memory} bytes; one block of {BLOCK} positions of this model takes {per_block}. Give more.")
         self.pages = Pages(config, count, BLOCK, weight.dtype, weight.device)
@@ -87,10 +89,30 @@ class Engine:
                 raise RecipeError("exact answers are computed token by token, so guessing cannot help: leave `guess` or `exact` out.")
             self.guesser = Lookup() if isinstance(guess, str) else Draft(guess, config.vocab, count, BLOCK)
         self._arrivals = itertools.count()
+        self._lock = threading.RLock()  # several threads may ask; one step is computed at a time
+        self._weights = self._version()
+
+    def _version(self) -> int:
+        """Changes when weights are changed in place: what was computed with others must not be shared."""
+        return sum(0 if p.is_inference() else p._version for p in self.model.parameters())
 
     # -- asking ------------------------------------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(self, prompt: str | Sequence[int], sampling: Sampling | None = None, **more: Any) -> Request:
+        """Puts a request in line; arguments and errors as `request`."""
+        request = self.request(prompt, sampling, **more)
+        self._add(request)
+        return request
+
+    def _add(self, request: Request) -> None:
+        with self._lock:
+            if (version := self._version()) != self._weights:
+                self.blocks.forget()
+                self._weights = version
+            request.state = "waiting"
+            self.scheduler.add(request)
+
+    def request(
         self,
         prompt: str | Sequence[int],
         sampling: Sampling | None = None,
@@ -101,7 +123,7 @@ class Engine:
         prompt_logprobs: int | None = None,
         after: Request | None = None,
     ) -> Request:
-        """Puts a request in line. Raises ContextError, RecipeError, DataError for what cannot be done, before any work.
+        """A request that is not in line yet. Raises ContextError, RecipeError, DataError for what cannot be done, before any work.
 
         prompt: a text, or ids. tenant: only requests of one tenant share what was computed for a common beginning. prompt_logprobs: also
         report the prompt's own log-probabilities, with so many alternatives. after: begins when that one's prompt is computed.
@@ -124,7 +146,7 @@ class Engine:
                 "Shorten one of them, or give the engine more memory."
             )
         stops = (*(self.contract.stop_ids or ()), *stop_ids, *sampling.stop_ids)
-        request = Request(
+        return Request(
             prompt=ids,
             sampling=sampling,
             limit=limit,
@@ -139,8 +161,6 @@ class Engine:
             prompt_logprobs=prompt_logprobs,
             after=after,
         )
-        self.scheduler.add(request)
-        return request
 
     def generate(self, prompts: Sequence[str | Sequence[int]], sampling: Sampling | None = None) -> list[Completion]:
         """Continues every prompt; the answers in their order. The first error of a request is raised when all are done."""
@@ -156,7 +176,9 @@ class Engine:
         return [self.result(request) for request in requests]
 
     def stream(self, request: Request) -> Iterator[Chunk]:
-        """What a request says, while all others go on too. Leaving the loop early aborts the request."""
+        """What a request says, while all others go on too; one that is not in line yet is put there. Leaving the loop early aborts it."""
+        if request.state == "new":
+            self._add(request)
         try:
             while True:
                 while request.chunks:
@@ -177,8 +199,9 @@ class Engine:
 
     def abort(self, request: Request) -> None:
         """Forget a request and free what it holds; nothing happens to one that is done."""
-        if not request.done:
-            self._finish(request)
+        with self._lock:
+            if not request.done:
+                self._finish(request)
 
     def _finish(self, request: Request) -> None:
         self.scheduler.release(request)
@@ -194,6 +217,10 @@ class Engine:
 
     def step(self) -> int:
         """Computes one step; returns how many tokens it computed (0: nothing to do)."""
+        with self._lock:
+            return self._step()
+
+    def _step(self) -> int:
         if self.guesser is not None:
             self.guesser.guess([r for r in self.scheduler.running if r.known == r.computed + 1 and r.answer and not r.guessed])
         pieces = self.scheduler.plan()

@@ -1,8 +1,8 @@
 """One request on its way: what is known of its tokens, how many of them are computed, and what has been said of it so far.
 
-There is no phase (DESIGN: "no phases in the scheduler"): a request has `known` tokens, prompt and answer alike, of which `computed` have
-their keys and values in pages. Reading a prompt, a part of it, one more token, or everything anew after it was put aside, is always the same:
-compute known - computed tokens.
+There are no phases: a request has `known` tokens, prompt and answer alike, of which `computed` have their keys and values in pages.
+Reading a prompt, a part of it, one more token, or everything anew after it was put aside, is always the same: compute known - computed
+tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..decode.loop import HeldText, TextStream
 from ..decode.sampler import Sampler
 from ..types import Chunk, FinishReason, Sampling, TokenLogprob
 
-State = Literal["waiting", "running", "finished"]
+State = Literal["new", "waiting", "running", "finished"]
 Allowed = npt.NDArray[np.bool_]
 
 
@@ -56,7 +56,7 @@ class Request:
     prompt_logprobs: int | None = None
     after: Request | None = None  # begins when this one's prompt is computed, to share it
 
-    state: State = "waiting"
+    state: State = "new"
     answer: list[int] = field(default_factory=list)
     guessed: list[int] = field(default_factory=list)  # tokens behind the known ones, to be checked in the next step
     computed: int = 0

@@ -68,15 +68,18 @@ class Runner:
             first = piece.start if request.prompt_logprobs is not None else max(piece.start, request.known - 1)
             wanted += range(at + first - piece.start, at + piece.count)
             counts.append(max(0, end - first))
-        to = {"dtype": torch.long, "device": device}
-        paged = Paged(self.pages, torch.tensor(slots, **to), self._groups(pieces, device), max(_reach(piece) for piece in pieces))
-        ctx = AttnContext(positions=torch.tensor([positions], **to), paged=paged)
-        hidden = self.model.decode(torch.tensor([tokens], **to), ctx)  # (1, N, D)
+
+        def ids(numbers: list[int]) -> Tensor:
+            return torch.tensor(numbers, dtype=torch.long, device=device)
+
+        paged = Paged(self.pages, ids(slots), self._groups(pieces, device), max(_reach(piece) for piece in pieces))
+        ctx = AttnContext(positions=ids(positions)[None], paged=paged)
+        hidden = self.model.decode(ids(tokens)[None], ctx)  # (1, N, D)
         if not wanted:
             return [np.empty((0, self.model.config.vocab), dtype=np.float32)] * len(pieces)
         head = self.model.head
         assert head is not None
-        rows: Tensor = head(hidden[0, torch.tensor(wanted, **to)])
+        rows: Tensor = head(hidden[0, ids(wanted)])
         return np.split(rows.float().cpu().numpy(), np.cumsum(counts)[:-1])
 
     def _groups(self, pieces: Sequence[Piece], device: torch.device) -> list[Group]:

@@ -1,9 +1,9 @@
 """What the next step computes: for each request as many of its known tokens as the budget has room for.
 
-Running requests come first, in the order of their arrival: they need one token each (or a few guessed ones) and somebody waits for every
-one of them. What is left of the budget reads prompts, part by part, first come, first served. When the pages are full, the request that came
-last gives its blocks back and waits at the head of the line; it is computed again when there is room, from the longest prefix that is
-still there. A request that can never fit is refused when it is submitted, so the first in line always gets through.
+Running requests come first, in the order of their arrival: they need one token each (or a few guessed ones) and somebody waits for each.
+What is left of the budget reads prompts, part by part, first come, first served. When the pages are full, the request that came last
+gives its blocks back and waits at the head of the line; it is computed again when there is room, from the longest prefix that is still
+there. A request that can never fit is refused when it is submitted, so the first in line always gets through.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class Scheduler:
 
     def __init__(self, blocks: Blocks, budget: int, most: int, exact: int = 0) -> None:
         if exact and (exact % blocks.size or exact > budget):
-            raise ValueError(f"exact parts of {exact} tokens need blocks of a divisor of it ({blocks.size}) and a budget for one ({budget})")
+            raise ValueError(
+                f"exact parts of {exact} tokens need blocks of a divisor of it ({blocks.size}) and a budget for one ({budget})"
+            )
         self.blocks, self.budget, self.most, self.exact = blocks, budget, most, exact
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []

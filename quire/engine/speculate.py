@@ -72,7 +72,9 @@ class Lookup:
         for request in requests:
             text = request.tokens(0, request.known)
             found = self._find(request, text)
-            wanted = min(self._trust.setdefault(request, Trust(self.most)).wanted() if found else 0, request.limit - len(request.answer) - 1)
+            wanted = min(
+                self._trust.setdefault(request, Trust(self.most)).wanted() if found else 0, request.limit - len(request.answer) - 1
+            )
             request.guessed = list(text[found : found + wanted]) if wanted > 0 else []
 
     def _find(self, request: Request, text: Sequence[int]) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from ..decode.loop import complete
+from ..engine.engine import Engine
 from ..errors import DataError, ModelError
 from ..types import Chunk, Completion, Message, Sampling
 from .writer import Writer
@@ -13,6 +15,19 @@ from .writer import Writer
 
 class Decoder(Writer):
     """A model that continues text (GPT-2, LLaMA ...)."""
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Runs this model's requests, several at once, and remembers what texts begin with."""
+        return Engine(self)
+
+    def _chunks(
+        self, ids: Sequence[int], source: Sequence[int] | None, sampling: Sampling | None, stop_ids: Sequence[int] = ()
+    ) -> Iterator[Chunk]:
+        return self.engine.stream(self.engine.request(ids, sampling, stop_ids=stop_ids))
+
+    def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:
+        return self.engine.generate([ids for ids, _ in starts], sampling)
 
     def _start(self, prompt: str) -> tuple[list[int], list[int] | None]:
         return self.contract.prompt(prompt), None

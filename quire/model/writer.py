@@ -27,7 +27,8 @@ class Writer(Local):
     @overload
     def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[Completion]: ...
     def generate(self, prompts: str | Sequence[str], sampling: Sampling | None = None) -> Completion | list[Completion]:
-        """Continues a text, or each of several. Every one draws from a generator of its own, so an answer does not depend on the others.
+        """Continues a text, or each of several. Every one draws from a generator of its own, so what one draws does not depend on
+        the others.
 
         sampling: None takes `defaults`. Raises ContextError for a prompt that is too long, RecipeError for a value outside its range.
         """
@@ -37,6 +38,9 @@ class Writer(Local):
         for ids, source in starts:  # all of them before any work
             room(len(ids), self.config.context, "prompt")
             room(len(source or [0]), self.config.context, "source", spare=0)
+        return self._several(starts, sampling)
+
+    def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:
         return [self._complete(ids, source, sampling) for ids, source in starts]
 
     def stream(self, prompt: str, sampling: Sampling | None = None) -> Iterator[Chunk]:

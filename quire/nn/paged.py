@@ -130,8 +130,6 @@ class Paged:
             r, t = group.rows, group.queries
             part = q[0, :, group.first : group.first + r * t].unflatten(1, (r, t)).transpose(0, 1)  # (R, H, T, C)
             keys, values = self.pages.read(layer, group)
-            out = attend(
-                part, keys.to(q.dtype), values.to(q.dtype), mask=group.masks[attn.window], scale=attn.scale, softcap=attn.softcap
-            )
+            out = attend(part, keys.to(q.dtype), values.to(q.dtype), mask=group.masks[attn.window], scale=attn.scale, softcap=attn.softcap)
             found.append(out.transpose(0, 1).flatten(1, 2))  # (H, R*T, C)
         return torch.cat(found, 1).unsqueeze(0) if len(found) > 1 else found[0].unsqueeze(0)
