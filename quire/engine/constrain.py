@@ -142,7 +142,7 @@ class Grammar:
 
 def json_object(tokenizer: Tokenizer, *, vocab: int | None = None, limits: Limits = LIMITS) -> Grammar:
     """Any JSON object."""
-    return _grammar(tokenizer, "schema", '{"type": "object"}', "a JSON object", vocab, limits, json.loads)
+    return compiled(tokenizer, "schema", '{"type": "object"}', "a JSON object", vocab, limits, json.loads)
 
 
 def json_schema(tokenizer: Tokenizer, schema: Any, *, vocab: int | None = None, limits: Limits = LIMITS) -> Grammar:
@@ -161,12 +161,12 @@ def json_schema(tokenizer: Tokenizer, schema: Any, *, vocab: int | None = None, 
         text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise RecipeError(f"the JSON schema is no JSON: {error}.") from error
-    return _grammar(tokenizer, "schema", check_size(text, limits.size, "the JSON schema"), "the JSON schema", vocab, limits, reader)
+    return compiled(tokenizer, "schema", check_size(text, limits.size, "the JSON schema"), "the JSON schema", vocab, limits, reader)
 
 
 def regex(tokenizer: Tokenizer, pattern: str, *, vocab: int | None = None, limits: Limits = LIMITS) -> Grammar:
     """A text that the pattern matches from its beginning to its end. Rust's syntax: no look-around, no references back."""
-    return _grammar(tokenizer, "regex", check_size(pattern, limits.pattern, "the regex"), "the regex", vocab, limits)
+    return compiled(tokenizer, "regex", check_size(pattern, limits.pattern, "the regex"), "the regex", vocab, limits)
 
 
 def choice(tokenizer: Tokenizer, texts: Sequence[str], *, vocab: int | None = None, limits: Limits = LIMITS) -> Grammar:
@@ -177,7 +177,7 @@ def choice(tokenizer: Tokenizer, texts: Sequence[str], *, vocab: int | None = No
         raise RecipeError(f"the choice has {len(texts):,} texts; at most {limits.choices:,} are allowed.")
     check_size("".join(texts), limits.size, "the choice")
     pattern = "|".join("".join(map(_literal, text)) for text in dict.fromkeys(texts))
-    return _grammar(tokenizer, "regex", pattern, "the choice", vocab, limits)
+    return compiled(tokenizer, "regex", pattern, "the choice", vocab, limits)
 
 
 def _literal(character: str) -> str:
@@ -187,7 +187,7 @@ def _literal(character: str) -> str:
 def grammar(tokenizer: Tokenizer, text: str, *, vocab: int | None = None, limits: Limits = LIMITS) -> Grammar:
     """Rules in Lark's syntax as llguidance has it, beginning at `start`, or in llama.cpp's GBNF, beginning at `root`."""
     check_size(text, limits.size, "the grammar")
-    return _grammar(tokenizer, "gbnf" if "::=" in text else "lark", text, "the grammar", vocab, limits)
+    return compiled(tokenizer, "gbnf" if "::=" in text else "lark", text, "the grammar", vocab, limits)
 
 
 def later(make: Callable[P, Grammar], *args: P.args, **options: P.kwargs) -> Future[Grammar]:
@@ -213,9 +213,10 @@ _trees: weakref.WeakKeyDictionary[Tokenizer, Any] = weakref.WeakKeyDictionary()
 _lock = Lock()
 
 
-def _grammar(
+def compiled(
     tokenizer: Tokenizer, kind: str, text: str, what: str, vocab: int | None, limits: Limits, reader: Callable[[str], Any] = str
 ) -> Grammar:
+    """A grammar of a kind that `trial` knows: schema, regex, lark or gbnf. what: how messages call it."""
     _library()
     with _lock:
         source = _compiled.get((kind, text, limits))

@@ -22,7 +22,7 @@ from ..errors import RecipeError
 from .grammars import Limits, lark_ends, schema_ends
 
 # White space is at most one space: left free, a model may write it without end.
-_JSON = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False, "coerce_one_of": False}
+JSON = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False, "coerce_one_of": False}
 _STEPS = 4  # bytes written in the trial: some grammars show their size at the second
 _START = 60.0  # seconds that the process itself may take to begin
 
@@ -136,7 +136,7 @@ def _answer(asked: dict[str, Any], vocabulary: Any) -> dict[str, str]:
     kind, text, limits = asked["kind"], asked["text"], Limits(**asked["limits"])
     try:
         if kind == "schema":
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_JSON)
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=JSON)
         else:
             grammar = llguidance.grammar_from(kind, text)
     except ValueError as error:

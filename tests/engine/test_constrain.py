@@ -61,7 +61,8 @@ def random_schema(rng: random.Random, depth: int = 3) -> dict[str, Any]:
             "properties": {name: random_schema(rng, depth - 1) for name in names},
             "required": required,
         }
-        return made | {"additionalProperties": rng.choice([False, False, {"type": "boolean"}])}
+        more: dict[str, Any] = rng.choice([{}, {}, {"patternProperties": {"^x[0-9]{1,3}$": {"type": "boolean"}}}])
+        return made | more | {"additionalProperties": False}  # a key of any length may be longer than the answer
     if kind == "array":
         least = rng.randrange(3)
         made = {"type": "array", "items": random_schema(rng, depth - 1), "minItems": least, "maxItems": least + rng.randrange(3)}
