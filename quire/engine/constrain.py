@@ -27,7 +27,7 @@ import numpy as np
 from ..errors import DataError, ExtraError, RecipeError
 from ..text.tokenizer import Tokenizer
 from ..types import Completion
-from .grammars import Limits, check_depth, check_size
+from .grammars import Limits, check_depth, check_size, exact_formats
 from .request import Allowed
 from .trial import Trial, first_line, library_limits
 
@@ -158,7 +158,7 @@ def json_schema(tokenizer: Tokenizer, schema: Any, *, vocab: int | None = None, 
         raise RecipeError(f"a JSON schema is a dictionary or a Pydantic class, not {schema!r:.80}")
     check_depth(schema, limits.depth, "the JSON schema")
     try:
-        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(exact_formats(schema), ensure_ascii=False, allow_nan=False)
     except ValueError as error:
         raise RecipeError(f"the JSON schema is no JSON: {error}.") from error
     return compiled(tokenizer, "schema", check_size(text, limits.size, "the JSON schema"), "the JSON schema", vocab, limits, reader)

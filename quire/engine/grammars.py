@@ -70,6 +70,29 @@ def _parts(value: Any, what: str) -> list[Any]:
     raise RecipeError(f"{what} holds a {type(value).__name__}, which is no JSON value.")
 
 
+_DATE = (
+    r"[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+    r"|([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)-02-29)"
+)
+_CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+_TIME = rf"{_CLOCK}:[0-5][0-9](\.[0-9]{{1,9}})?(Z|[+-]{_CLOCK})"
+_FORMATS = {"date": f"^({_DATE})$", "time": f"^{_TIME}$", "date-time": f"^({_DATE})T{_TIME}$"}
+_VALUES = frozenset({"enum", "const", "default", "examples"})  # what stands there is no schema
+
+
+def exact_formats(schema: Any) -> Any:
+    """The schema with dates and times as patterns that other readers take too (RFC 3339, from the year 1000 on, without leap seconds):
+    llguidance's own allow any February 29."""
+    if isinstance(schema, list | tuple):
+        return [exact_formats(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = {key: part if key in _VALUES else exact_formats(part) for key, part in schema.items()}
+    if isinstance(made.get("format"), str) and made["format"] in _FORMATS and "pattern" not in made:
+        made["pattern"] = _FORMATS[made.pop("format")]
+    return made
+
+
 # -- does it end? ------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import random
 import re
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from dataclasses import replace
 from typing import Any
 
@@ -101,7 +104,7 @@ def _const(rng: random.Random) -> dict[str, Any]:
 
 
 def _format(rng: random.Random) -> dict[str, Any]:
-    return {"type": "string", "format": rng.choice(["date", "ipv4", "uuid"])}
+    return {"type": "string", "format": rng.choice(["date", "ipv4", "ipv6", "uuid"])}
 
 
 # A list that may go on, as trees and linked lists are written.
@@ -167,6 +170,37 @@ def test_a_cut_answer_is_not_valid(model: Any) -> None:
         assert answer.finish_reason == "length"
         # The second could be read as it stands; it was cut all the same.
         assert not parsed.valid and parsed.value is None and "cut by max_tokens after 6 tokens" in parsed.why
+
+
+FORMATS: dict[str, Any] = {
+    "date": datetime.date.fromisoformat,
+    "date-time": lambda text: datetime.datetime.fromisoformat(text.replace("Z", "+00:00")),
+    "time": lambda text: datetime.time.fromisoformat(text.replace("Z", "+00:00")),
+    "ipv4": ipaddress.IPv4Address,
+    "ipv6": ipaddress.IPv6Address,
+    "uuid": uuid.UUID,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_are_what_their_names_say(name: str) -> None:
+    words, rng = tokenizer("causal"), random.Random(5)
+    begun = json_schema(words, {"type": "string", "format": name}, limits=PATIENT)
+    for _ in range(300):
+        one, ids = begun.fresh(), list[int]()
+        while not one.closed:
+            ids.append(int(rng.choice(np.flatnonzero(one.allowed()))))
+            one.accept(ids[-1])
+        FORMATS[name](json.loads(words.decode(ids)))
+
+
+def test_leap_years() -> None:
+    one = json_schema(tokenizer("causal"), {"type": "string", "format": "date"})
+    for year, leap in ((2000, True), (1900, False), (2024, True), (2023, False), (2096, True), (2100, False), (4000, True)):
+        assert one.accepts(f'"{year}-02-29"') == leap and one.accepts(f'"{year}-02-28"')
+    assert one.accepts('"2023-12-31"') and not one.accepts('"2023-11-31"')
+    literal = json_schema(tokenizer("causal"), {"const": {"format": "date"}})
+    assert literal.read_text('{"format": "date"}').value == {"format": "date"}
 
 
 def test_json_object_is_an_object_or_reported_as_cut(model: Any) -> None:

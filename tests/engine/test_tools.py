@@ -12,8 +12,9 @@ import pytest
 
 import quire
 from quire.binding import Contract
+from quire.engine.calls import HERMES, LLAMA, MISTRAL, WHOLE, Form, Reader, Turn, parse
 from quire.engine.engine import Engine
-from quire.engine.tools import HERMES, LLAMA, MISTRAL, WHOLE, Calling, Form, Reader, Turn, form_of, parse, read_tools, with_objects
+from quire.engine.tools import Calling, form_of, read_tools, with_objects
 from quire.errors import DataError, RecipeError
 from quire.text.template import CHATML, Template
 from quire.text.tokenizer import Tokenizer
