@@ -14,7 +14,6 @@ Shapes: R inputs, W beams, N = R x W slots, D width, H heads, C head channels, S
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -27,7 +26,7 @@ from ..nn.config import FFN, LMHead
 from ..nn.heads import LMHeadModule
 from ..nn.layers import FeedForward, LayerNorm, RMSNorm
 from ..nn.position import RelativeBias
-from ..nn.products import added, onednn, packed, product
+from ..nn.products import Linear, added, packed, product
 from ..nn.transformer import Block, Transformer
 
 _TOKENS = 1024  # that an encoder reads at once, padding included
@@ -131,10 +130,9 @@ class Rows:
         assert model.head is not None
         weight = model.embed.weight
         self.cache = Cache(model.config, prompts.shape[0], prompts.shape[1], weight.dtype, weight.device)
-        with onednn() if self.lean else nullcontext():
-            memory = None if sources is None else encode(model, sources, keep)
-            hidden = model.decode(prompts, AttnContext(cache=self.cache), memory, keep)  # (R, T, D)
-            self.first: Tensor = model.head(hidden[:, -1])  # (R, V)
+        memory = None if sources is None else encode(model, sources, keep)
+        hidden = model.decode(prompts, AttnContext(cache=self.cache), memory, keep)  # (R, T, D)
+        self.first: Tensor = model.head(hidden[:, -1])  # (R, V)
         self._spread()
         if self.lean:
             assert model.decoder is not None
@@ -300,7 +298,7 @@ def understands(model: Transformer) -> bool:
             if attn and (attn.kv_heads != attn.heads or attn.rope or attn.window or attn.softcap or attn.norm or attn.clip):
                 return False
     assert model.decoder is not None
-    known = {nn.Linear, nn.Embedding, LayerNorm, RMSNorm, RelativeBias}
+    known = {Linear, nn.Embedding, LayerNorm, RMSNorm, RelativeBias}
     leaves = {type(module) for module in model.decoder.modules() if not any(True for _ in module.children())}
     return leaves <= known and type(model.head) is LMHeadModule and all(p.device.type == "cpu" for p in model.parameters())
 
