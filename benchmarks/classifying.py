@@ -76,7 +76,7 @@ def _ours(model, texts):
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds, at least 7")
-    parser.add_argument("--texts", type=int, default=200)
+    parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--threads", type=int, default=0, help="0: all that this process may use")
     return parser.parse_known_args()[0]
 

@@ -19,6 +19,7 @@ import torch
 from benchmarks.paired import interleaved
 from quire import machine
 from quire.decode.beam import search
+from quire.decode.rows import Weights
 from quire.decode.together import Rules, write
 from quire.families.folder import ModelFolder
 from quire.nn.transformer import Transformer
@@ -94,19 +95,23 @@ def measure(shape: str, dtype: torch.dtype, beams: int, rounds: int) -> None:
     sources = [draw.integers(5, config["vocab_size"] - 5, length).tolist() for length in draw.integers(8, 61, SOURCES)]
     start, end, pad = config["decoder_start_token_id"], config["eos_token_id"], config["pad_token_id"]
     forbidden = tuple({end, pad})
+    rules = Rules(forbidden=forbidden)
 
     def quire() -> list[tuple[int, ...]]:
         found: dict[int, tuple[int, ...]] = {}
+        weights = Weights(ours, 128)
         for batch in batches([len(row) for row in sources], 4096):
             parts = -(-len(batch) * beams // 128)
             for part in range(parts):
                 numbers = batch[len(batch) * part // parts : len(batch) * (part + 1) // parts]
                 rows, prompts = [sources[number] for number in numbers], [[start]] * len(numbers)
                 if beams > 1:
-                    written = [one.ids for one in search(ours, prompts, Beam(beams, NEW, forbidden=forbidden), sources=rows)]
+                    written = [
+                        one.ids for one in search(ours, prompts, Beam(beams, NEW, forbidden=forbidden), sources=rows, weights=weights)
+                    ]
                 else:
                     greedy = Sampling(temperature=0.0, max_tokens=NEW)
-                    written = [one.ids for one in write(ours, prompts, greedy, Nothing(), sources=rows, rules=Rules(forbidden=forbidden))]
+                    written = [one.ids for one in write(ours, prompts, greedy, Nothing(), sources=rows, rules=rules, weights=weights)]
                 found.update(zip(numbers, written))
         return [found[number] for number in range(len(sources))]
 

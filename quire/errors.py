@@ -4,7 +4,8 @@
     ├── RecipeError            a recipe, an option or a combination of them that cannot be meant
     ├── DataError              text, rows or shards that cannot be read or would teach the wrong thing
     ├── ModelError             a model folder that cannot be opened or built
-    │   └── WeightsError       weights left over, missing, of another shape, or in a format that can run code
+    │   ├── WeightsError       weights left over, missing, of another shape, or in a format that can run code
+    │   └── VerbError          a model of another kind does this; an AttributeError too, as for any method that is not there
     ├── BindingError           it is not the same model any more (exit 1)
     ├── CheckpointError        a checkpoint that is damaged, incomplete or of another run
     ├── ContextError           more tokens than the model has positions for
@@ -38,6 +39,10 @@ class ModelError(QuireError):
 
 
 class WeightsError(ModelError):
+    pass
+
+
+class VerbError(ModelError, AttributeError):
     pass
 
 

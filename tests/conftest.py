@@ -109,6 +109,27 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _files_of_others(folder: Path) -> None:
+    """A tiny model.gguf, and a tiny model of llama2.c with its tokenizer, under the names of a published one."""
+    import struct
+
+    import numpy as np
+
+    from tests.families.gguf_files import model
+
+    model(folder / "model.gguf")
+    pieces = ["<unk>", "\n<s>\n", "\n</s>\n", *(f"<0x{byte:02X}>" for byte in range(256)), " ", "a", " a", "t"]
+    words = b"".join(struct.pack("<fi", -float(id), len(piece.encode())) + piece.encode() for id, piece in enumerate(pieces))
+    (folder / "tok512.bin").write_bytes(struct.pack("<i", 10) + words)
+    width, hidden, heads, vocab, context = 8, 12, 2, len(pieces), 16
+    draw = np.random.default_rng(0)
+    weights = draw.normal(size=vocab * width + 2 * width + 4 * width * width + 3 * width * hidden + width).astype(np.float32)
+    angles = np.arange(context)[:, None] * 10_000.0 ** -(np.arange(0, width // heads, 2) / (width // heads))
+    tables = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    sizes = struct.pack("<7i", width, hidden, 1, heads, heads, vocab, context)
+    (folder / "stories260K.bin").write_bytes(sizes + weights.tobytes() + tables.tobytes())
+
+
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     """Where the documentation's blocks run: recipes/, my_texts/ and a finished run in runs/quickstart, trained for a few steps."""
@@ -120,6 +141,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
     folder = tmp_path_factory.mktemp("workshop")
     shutil.copytree(ROOT / "recipes", folder / "recipes")
     shutil.copytree(texts, folder / "my_texts")
+    _files_of_others(folder)
     train(
         TrainRecipe(
             out=str(folder / "runs" / "quickstart"),

@@ -14,7 +14,8 @@ from quire import Decoder, Encoder, Message, Sampling, Seq2Seq
 from quire.errors import BindingError, ContextError, DataError, ModelError, RecipeError, WeightsError
 from quire.families.folder import ModelFolder
 from quire.model import locate
-from quire.types import Chat, Generator, Scorer
+from quire.model.local import check_sizes
+from quire.types import Beam, Chat, Generator, Scorer
 from tests.small import TASK, write_model
 
 GREEDY = Sampling(temperature=0.0, max_tokens=20)
@@ -248,3 +249,117 @@ def test_dtypes(folders, tmp_path):
     assert (
         quire.load(tmp_path / "m").model.embed.weight.dtype == torch.float32
     )  # this CPU does fp16 badly; fp32 holds every one of its values
+
+
+def test_what_is_no_text_is_refused_with_its_row_and_type(models):
+    llama, bert = models["llama"], models["bert"]
+    for rows, words in (
+        (["fine", None], "row 1: a text is needed, not NoneType"),
+        ([3], "row 0: a text is needed, not int"),
+        ([("a", "b")], "row 0: a text is needed, not tuple of str, str"),
+        ("x", r"a list of texts is needed, not one text: write \['x'\]"),
+        (3, "a list of texts is needed, not int"),
+    ):
+        with pytest.raises(DataError, match=words):
+            bert.embed(rows)
+        if rows != "x":
+            with pytest.raises(DataError, match=words):
+                llama.generate(rows)
+    for pairs, words in (
+        (("q", "c d e"), r"a list of pairs is needed, not one pair: write \[\('q', 'c d e'\)\]"),
+        ("q", "a list of pairs is needed, not one text"),
+        ([("q",)], "row 0: a pair of texts is needed, not tuple of str"),
+        (["ab"], "row 0: a pair of texts is needed, not str"),
+    ):
+        with pytest.raises(DataError, match=words):
+            llama.score(pairs)
+    with pytest.raises(DataError, match="a text is needed, not NoneType"):
+        bert.fill([None])
+    assert bert.embed(text for text in ("a", "b")).shape[0] == 2
+
+
+def test_a_method_of_another_kind_names_who_has_it_and_what_this_one_can_do(models):
+    with pytest.raises(
+        ModelError, match="bert opens as an Encoder, which does not generate; a Decoder or Seq2Seq does. It has: .*embed, fill"
+    ):
+        models["bert"].generate("x")
+    with pytest.raises(ModelError, match="t5 opens as a Seq2Seq, which does not chat; a Decoder does. It has: .*generate.*translate"):
+        models["t5"].chat([Message("user", "x")])
+    assert not hasattr(models["llama"], "translate") and not hasattr(models["llama"], "no_such_thing")
+    with pytest.raises(AttributeError, match="'Decoder' object has no attribute 'no_such_thing'") as caught:
+        _ = models["llama"].no_such_thing
+    assert not isinstance(caught.value, ModelError)
+
+
+def test_single_values_of_sampling_are_given_by_name(models):
+    model, chat = models["llama"], models["chat"]
+    wanted = model.generate("x", Sampling(temperature=0.0, max_tokens=3))
+    assert model.generate("x", max_tokens=3, temperature=0.0) == wanted == model.generate("x", GREEDY, max_tokens=3)
+    assert "".join(chunk.text for chunk in model.stream("x", max_tokens=3, temperature=0.0)) == wanted.text
+    said = chat.chat([Message("user", "x")], GREEDY, max_tokens=2)
+    assert len(said.ids) <= 2 and list(chat.stream_chat([Message("user", "x")], GREEDY, max_tokens=2))[-1].finish_reason is not None
+    with pytest.raises(RecipeError, match="there is no 'max_new_tokens' in Sampling; allowed: max_tokens, .*Did you mean 'max_tokens'"):
+        model.generate("x", max_new_tokens=3)
+
+
+@pytest.mark.parametrize(
+    "sampling, message",
+    [
+        (Sampling(max_tokens=-1), "max_tokens is -1; allowed: a whole number, 1 or more"),
+        (Sampling(top_p=2), "top_p is 2; allowed: above 0, up to 1"),
+        (Beam(width=2), r"sampling is Beam\(width=2.*allowed: a Sampling, or None. Beams are for translate"),
+    ],
+)
+def test_values_out_of_range_are_refused_at_use(models, sampling, message):
+    with pytest.raises(RecipeError, match=message):
+        models["llama"].generate("x", sampling)
+    with pytest.raises(RecipeError, match=message):
+        models["t5"].stream("x", sampling)
+
+
+def test_beams_and_roles_out_of_range_are_refused_at_use(models):
+    with pytest.raises(RecipeError, match="beam: width is 0; allowed: a whole number, 1 or more"):
+        models["t5"].translate(["x"], Beam(width=0))
+    with pytest.raises(DataError, match="message 0 has the role 'usr'; allowed: assistant, .*Did you mean 'user'"):
+        models["chat"].chat([Message("usr", "hi")])
+
+
+def test_more_groups_than_different_texts_are_refused(models):
+    with pytest.raises(RecipeError, match="count is 3; 1 different texts can be put into 1 to 1 groups"):
+        models["bert"].cluster(["a", "a", "a"], count=3)
+
+
+def test_rows_without_a_token_are_picked_and_write_nothing(folders, tmp_path):
+    """Tables are padded (Qwen2, T5): transformers can pick such an id, and decodes it to nothing."""
+    import transformers
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"])
+    rows = theirs.config.vocab_size + 40
+    theirs.resize_token_embeddings(rows)
+    with torch.no_grad():
+        theirs.lm_head.weight[-40:] = theirs.lm_head.weight[:40] * 1.5
+    theirs.save_pretrained(tmp_path / "m")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folders["llama"] / name, tmp_path / "m")
+    model, words = quire.load(tmp_path / "m"), transformers.AutoTokenizer.from_pretrained(folders["llama"])
+    row = words("The quick", return_tensors="pt")
+    whole = theirs.generate(row.input_ids, attention_mask=row.attention_mask, max_new_tokens=20, do_sample=False)[0]
+    expected = whole[row.input_ids.shape[1] :].tolist()
+    found = model.generate("The quick", GREEDY, logprobs=2)
+    assert list(found.ids) == expected and max(expected) >= model.contract.tokenizer.vocab_size
+    assert found.text == words.decode(expected, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert any(fact.text == "" for fact in found.logprobs)
+
+
+def test_tokenizers_of_another_size_are_refused_or_named(folders, tmp_path):
+    shutil.copytree(folders["llama"], tmp_path / "m")
+    (tmp_path / "m" / "binding.json").unlink()
+    path = tmp_path / "m" / "tokenizer.json"
+    raw = json.loads(path.read_text())
+    count = quire.load(folders["llama"]).config.vocab
+    raw["added_tokens"].append(raw["added_tokens"][0] | {"id": count, "content": "<new>"})
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ModelError, match=f"the tokenizer has {count + 1} tokens, the model {count} rows of embeddings"):
+        quire.load(tmp_path / "m")
+    with pytest.warns(RuntimeWarning, match="the tokenizer has 250 tokens, the model 1,000 rows .* is it the tokenizer of this model"):
+        check_sizes(tmp_path, 250, 1000)

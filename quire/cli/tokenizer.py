@@ -158,6 +158,8 @@ def _decode(argv: list[str]) -> None:
     options = tyro.cli(tyro.conf.FlagCreatePairsOff[Decode], prog="quire tokenizer decode", args=argv, description=Decode.__doc__)
     tokenizer = _open(options.tokenizer)
     ids = list(options.ids) if options.ids else [int(number) for number in re.findall(r"\d{1,9}", _standard_input())]
+    for token in ids:
+        tokenizer.token(token)  # one that is not there is a slip of the hand here
     text = tokenizer.decode(ids, special=options.special)
     # Into a pipe, exactly the text: with a line end of our own, encode and decode would not be each other's inverse.
     print(json.dumps(text, ensure_ascii=False) if options.json else safe(text), end="\n" if options.json or sys.stdout.isatty() else "")

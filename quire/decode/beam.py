@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import RecipeError
 from ..types import Beam, FinishReason
 from .loop import room
-from .rows import Rows, Way
+from .rows import Rows, Way, Weights
 from .sampler import not_numbers
 
 if TYPE_CHECKING:
@@ -81,12 +81,13 @@ def search(
     stop_ids: Sequence[int] = (),
     sources: Sequence[Sequence[int]] | None = None,
     way: Way = "lean",
+    weights: Weights | None = None,
 ) -> list[Found]:
     """The best text behind each prompt; an encoder-decoder reads `sources` and continues the prompts on its decoder's side.
 
     Prompts are one batch, so all must be of one length (an encoder-decoder's start id); sources may differ in length, and are padded.
-    `max_tokens` is cut to what the model's positions leave. Raises RecipeError, ContextError before any work; ModelError when the
-    logits are not numbers.
+    `max_tokens` is cut to what the model's positions leave. weights: for several batches, made once (`rows.Weights`). Raises
+    RecipeError, ContextError before any work; ModelError when the logits are not numbers.
     """
     check(beam, model.config.vocab)
     if not prompts:
@@ -101,7 +102,7 @@ def search(
     model.eval()
     try:
         with torch.inference_mode():
-            return _Search(model, prompts, beam, frozenset(stop_ids), sources, most, way).run()
+            return _Search(model, prompts, beam, frozenset(stop_ids), sources, most, way, weights).run()
     finally:
         model.train(training)
 
@@ -133,6 +134,7 @@ class _Search:
         sources: Sequence[Sequence[int]] | None,
         most: int,
         way: Way,
+        weights: Weights | None,
     ) -> None:
         self.beam, self.device = beam, model.embed.weight.device
         self.stops = torch.tensor(sorted(stops), dtype=torch.long, device=self.device)
@@ -142,7 +144,7 @@ class _Search:
         self.keep_best = max(2, 1 + len(stops)) * beam.width  # so many that `width` remain when all others end
         tokens, keep = (None, None) if sources is None else padded(sources, self.device)
         start = torch.tensor([list(prompt) for prompt in prompts], device=self.device)
-        self.rows = Rows(model, start, beam.width, tokens, keep, way)
+        self.rows = Rows(model, start, beam.width, tokens, keep, way, weights)
         self.prompt = start.shape[1]
         self.written = start.repeat_interleave(beam.width, 0)  # (N, L), prompt included
         self.inputs = [_Input() for _ in prompts]

@@ -14,7 +14,6 @@ Shapes: R inputs, W beams, N = R x W slots, D width, H heads, C head channels, S
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -27,7 +26,7 @@ from ..nn.config import FFN, LMHead
 from ..nn.heads import LMHeadModule
 from ..nn.layers import FeedForward, LayerNorm, RMSNorm
 from ..nn.position import RelativeBias
-from ..nn.products import added, onednn, packed, product
+from ..nn.products import Linear, added, packed, product
 from ..nn.transformer import Block, Transformer
 
 _TOKENS = 1024  # that an encoder reads at once, padding included
@@ -71,6 +70,47 @@ class _Layer:
     act: str
 
 
+class Weights:
+    """A decoder's weights, taken out of its modules for the lean step.
+
+    rows: they are packed for steps of about so many rows, where a copy of them all is no burden. That pays back within some dozens of
+    steps, so it is for a caller with several batches, who makes it once for all of them; 0: nothing is copied.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Transformer, rows: int = 0) -> None:
+        assert model.decoder is not None and isinstance(model.head, LMHeadModule)
+        size = model.embed.weight.nbytes + sum(p.nbytes for p in model.decoder.parameters())
+        self.rows = rows if size <= _PACKED else 0
+        self.layers = [self.layer(cast(Block, block)) for block in model.decoder.layers]
+        self.table = self.linear(*model.head.table())
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> _Linear:
+        return _Linear(packed(weight, self.rows) if self.rows else weight, bias)
+
+    def of(self, module: nn.Linear) -> _Linear:
+        return self.linear(module.weight, module.bias)
+
+    def part(self, attn: Attention | None, norm: nn.Module | None) -> _Part:
+        assert attn is not None and norm is not None
+        q, k, v, o = (self.of(linear) for linear in (attn.q, attn.k, attn.v, attn.o))
+        return _Part(norm, q, k, v, o, attn.attn.heads, attn.head_dim, attn.scale)
+
+    def layer(self, block: Block) -> _Layer:
+        ffn = block.ffn
+        assert isinstance(ffn, FeedForward) and block.norm_ffn is not None
+        return _Layer(
+            post=block.wiring == "post",
+            attn=self.part(block.attn, block.norm_attn),
+            cross=self.part(block.cross, block.norm_cross),
+            norm_ffn=block.norm_ffn,
+            gate=None if ffn.gate is None else self.of(ffn.gate),
+            up=self.of(ffn.up),
+            down=self.of(ffn.down),
+            act=ffn.act,
+        )
+
+
 class Rows:
     """Reads the prompts (and sources) at once; `first` is what comes after them, then `step` by `step`."""
 
@@ -82,6 +122,7 @@ class Rows:
         sources: Tensor | None = None,
         keep: Tensor | None = None,
         way: Way = "lean",
+        weights: Weights | None = None,
     ) -> None:
         """prompts (R, T), all of one length; sources (R, S) with keep (R, S), False on padding, for an encoder-decoder."""
         self.model, self.beams, self.keep = model, beams, keep
@@ -89,17 +130,13 @@ class Rows:
         assert model.head is not None
         weight = model.embed.weight
         self.cache = Cache(model.config, prompts.shape[0], prompts.shape[1], weight.dtype, weight.device)
-        with onednn() if self.lean else nullcontext():
-            memory = None if sources is None else encode(model, sources, keep)
-            hidden = model.decode(prompts, AttnContext(cache=self.cache), memory, keep)  # (R, T, D)
-            self.first: Tensor = model.head(hidden[:, -1])  # (R, V)
+        memory = None if sources is None else encode(model, sources, keep)
+        hidden = model.decode(prompts, AttnContext(cache=self.cache), memory, keep)  # (R, T, D)
+        self.first: Tensor = model.head(hidden[:, -1])  # (R, V)
         self._spread()
         if self.lean:
             assert model.decoder is not None
-            take = _Taker(model, prompts.shape[0] * beams)
-            self.layers = [take.layer(cast(Block, block)) for block in model.decoder.layers]
-            table, bias = cast(LMHeadModule, model.head).table()
-            self.table = take.linear(table, bias)
+            self.weights = weights or Weights(model)
         self._mask()
 
     @property
@@ -171,7 +208,7 @@ class Rows:
         if self.lean:
             x = self._step(tokens)
             assert isinstance(head, LMHeadModule)
-            return product(head.transform(x), self.table.weight, self.table.bias)
+            return product(head.transform(x), self.weights.table.weight, self.weights.table.bias)
         hidden = self.model.decode(tokens[:, None], AttnContext(cache=self.cache), None, self.keep)
         logits: Tensor = head(hidden[:, -1])
         return logits
@@ -186,7 +223,7 @@ class Rows:
             x = x * torch.tensor(self.model.config.embed_scale, dtype=x.dtype)
         x = stack.begin(x[:, None], AttnContext(cache=cache), None)[:, 0]
         bias = None if stack.relative is None else stack.relative(place, 1, place + 1)  # (1, H, 1, S)
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.weights.layers):
             if layer.post:
                 x = layer.attn.norm(self._attend(i, layer.attn, x, x, bias))
                 x = layer.cross.norm(self._cross(i, layer.cross, x, x))
@@ -261,43 +298,9 @@ def understands(model: Transformer) -> bool:
             if attn and (attn.kv_heads != attn.heads or attn.rope or attn.window or attn.softcap or attn.norm or attn.clip):
                 return False
     assert model.decoder is not None
-    known = {nn.Linear, nn.Embedding, LayerNorm, RMSNorm, RelativeBias}
+    known = {Linear, nn.Embedding, LayerNorm, RMSNorm, RelativeBias}
     leaves = {type(module) for module in model.decoder.modules() if not any(True for _ in module.children())}
     return leaves <= known and type(model.head) is LMHeadModule and all(p.device.type == "cpu" for p in model.parameters())
-
-
-class _Taker:
-    """Takes a decoder's weights out of its modules, packed where a copy of them all is no burden."""
-
-    def __init__(self, model: Transformer, rows: int) -> None:
-        assert model.decoder is not None
-        size = model.embed.weight.nbytes + sum(p.nbytes for p in model.decoder.parameters())
-        self.rows = rows if size <= _PACKED else 0
-
-    def linear(self, weight: Tensor, bias: Tensor | None) -> _Linear:
-        return _Linear(packed(weight, self.rows) if self.rows else weight, bias)
-
-    def of(self, module: nn.Linear) -> _Linear:
-        return self.linear(module.weight, module.bias)
-
-    def part(self, attn: Attention | None, norm: nn.Module | None) -> _Part:
-        assert attn is not None and norm is not None
-        q, k, v, o = (self.of(linear) for linear in (attn.q, attn.k, attn.v, attn.o))
-        return _Part(norm, q, k, v, o, attn.attn.heads, attn.head_dim, attn.scale)
-
-    def layer(self, block: Block) -> _Layer:
-        ffn = block.ffn
-        assert isinstance(ffn, FeedForward) and block.norm_ffn is not None
-        return _Layer(
-            post=block.wiring == "post",
-            attn=self.part(block.attn, block.norm_attn),
-            cross=self.part(block.cross, block.norm_cross),
-            norm_ffn=block.norm_ffn,
-            gate=None if ffn.gate is None else self.of(ffn.gate),
-            up=self.of(ffn.up),
-            down=self.of(ffn.down),
-            act=ffn.act,
-        )
 
 
 def _feed(layer: _Layer, h: Tensor, x: Tensor) -> Tensor:

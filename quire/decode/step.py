@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ..nn.cache import Cache
 from ..nn.config import FFN, Attn, Layer, LMHead, Norm, Rope, Stack
 from ..nn.heads import LMHeadModule
-from ..nn.layers import FeedForward, LayerNorm, RMSNorm, activate
+from ..nn.layers import FeedForward, LayerNorm, RMSNorm
+from ..nn.products import Linear, activate
 from ..nn.transformer import Block, Transformer
 
 _Map = Callable[[Tensor], Tensor]
@@ -33,7 +34,7 @@ def understands(model: Transformer) -> bool:
     stack = model.config.decoder
     if stack is None or model.config.encoder is not None or stack.relative or stack.types or not isinstance(model.config.head, LMHead):
         return False
-    known = {nn.Linear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
+    known = {Linear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
     leaves = (type(module) for module in model.modules() if not any(True for _ in module.children()))
     plain = all(_plain(layer) for layer in stack.layers) and not stack.alibi and not stack.sinusoid and not stack.order
     config, head = model.config, model.config.head

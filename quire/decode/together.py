@@ -18,7 +18,7 @@ from ..errors import RecipeError
 from ..types import Completion, FinishReason, Sampling, TokenLogprob
 from .beam import best, padded
 from .loop import HeldText, TextStream, Vocabulary, facts, room
-from .rows import Rows, Way
+from .rows import Rows, Way, Weights
 from .sampler import Sampler, check, not_numbers
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ def write(
     sources: Sequence[Sequence[int]] | None = None,
     rules: Rules = Rules(),
     way: Way = "lean",
+    weights: Weights | None = None,
 ) -> list[Completion]:
     """One completion a prompt, each as `loop.decode` would write it alone.
 
     Prompts are one batch, so all must be of one length (an encoder-decoder's start id); sources may differ in length. `sampling.seed`
-    seeds every row's own generator. Raises RecipeError, ContextError before any work; ModelError when the logits are not numbers.
+    seeds every row's own generator. weights: for several batches, made once (`rows.Weights`). Raises RecipeError,
+    ContextError before any work; ModelError when the logits are not numbers.
     """
     check(sampling, model.config.vocab)
     if not prompts:
@@ -79,7 +81,7 @@ def write(
     try:
         with torch.inference_mode():
             texts = _Writer(model, prompts, sampling, tokenizer, frozenset(stop_ids) | frozenset(sampling.stop_ids), rules, most).run(
-                sources, way
+                sources, way, weights
             )
     finally:
         model.train(training)
@@ -107,10 +109,10 @@ class _Writer:
             for number, prompt in enumerate(prompts)
         ]
 
-    def run(self, sources: Sequence[Sequence[int]] | None, way: Way) -> list[_Text]:
+    def run(self, sources: Sequence[Sequence[int]] | None, way: Way, weights: Weights | None) -> list[_Text]:
         device = self.model.embed.weight.device
         tokens, keep = (None, None) if sources is None else padded(sources, device)
-        rows = Rows(self.model, torch.tensor([list(prompt) for prompt in self.prompts], device=device), 1, tokens, keep, way)
+        rows = Rows(self.model, torch.tensor([list(prompt) for prompt in self.prompts], device=device), 1, tokens, keep, way, weights)
         logits, here = rows.first, list(self.texts)
         for count in range(1, self.limit + 1):
             picks = self._picks(logits, here, count)

@@ -48,15 +48,20 @@ class Decoder(Writer):
             )
         return list(template.encode(self.contract.tokenizer, list(messages), list(tools), add_generation_prompt=True).ids)
 
-    def chat(self, messages: Sequence[Message], sampling: Sampling | None = None, tools: Sequence[dict[str, Any]] = ()) -> Completion:
-        """The answer to a conversation. Raises ModelError for a base model, ContextError when the conversation is too long."""
+    def chat(
+        self, messages: Sequence[Message], sampling: Sampling | None = None, tools: Sequence[dict[str, Any]] = (), **more: Any
+    ) -> Completion:
+        """The answer to a conversation; sampling and more as in `generate`.
+
+        Raises ModelError for a base model, ContextError when the conversation is too long.
+        """
         ids = self.chat_ids(messages, tools)
-        return complete(self._chunks(ids, None, sampling, self.contract.turn_end), len(ids))
+        return complete(self._chunks(ids, None, self._how(sampling, more), self.contract.turn_end), len(ids))
 
     def stream_chat(
-        self, messages: Sequence[Message], sampling: Sampling | None = None, tools: Sequence[dict[str, Any]] = ()
+        self, messages: Sequence[Message], sampling: Sampling | None = None, tools: Sequence[dict[str, Any]] = (), **more: Any
     ) -> Iterator[Chunk]:
-        return self._chunks(self.chat_ids(messages, tools), None, sampling, self.contract.turn_end)
+        return self._chunks(self.chat_ids(messages, tools), None, self._how(sampling, more), self.contract.turn_end)
 
     def _row(self, context: str, continuation: str) -> tuple[list[int], int, list[str], list[int] | None]:
         text = context + continuation

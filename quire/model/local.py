@@ -4,10 +4,12 @@ labels of texts, of tokens, where an answer stands, and vectors. Each is a task 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..binding import Binding, Contract
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, RecipeError, VerbError, nearest
 from ..families.folder import read_config
 from ..nn.config import LabelHead, ModelConfig
 from ..nn.transformer import Transformer
@@ -23,9 +25,11 @@ from ..tasks import answer, classify, embed, pairs, tag
 from ..tasks.reading import Long
 from ..tasks.sentence import Sentence
 from ..tasks.sentence import read as read_sentence
+from ..text.library import check_text, texts_of
 from ..types import Answer, Entity, Sampling, Text
 
 TOKENS_A_FORWARD = 8192  # of scoring and hidden states, padding included
+_USUAL_SHARE = 0.75  # of a padded table that has tokens: 0.98 for Qwen2 and Phi-2, 0.999 for T5
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int], None] | None  # is called with the number of rows done
 
@@ -39,6 +43,21 @@ class Local:
         self.contract = contract
         self.binding = binding
         self.identity: str = binding.id
+        check_sizes(folder, contract.tokenizer.vocab_size, self.config.vocab)
+
+    if not TYPE_CHECKING:  # mypy is to go on knowing which methods there are
+
+        def __getattr__(self, name: str) -> Any:
+            """A method of another kind of model is refused by saying who has it, and what this one can do."""
+            from . import Decoder, Encoder, Seq2Seq
+
+            others = [kind.__name__ for kind in (Decoder, Encoder, Seq2Seq) if callable(getattr(kind, name, None))]
+            if name.startswith("_") or not others:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise VerbError(
+                f"{self.folder} opens as {article(type(self).__name__)}, which does not {name}; {article(' or '.join(others))} does. "
+                f"It has: {', '.join(verbs(type(self)))}."
+            )
 
     @property
     def config(self) -> ModelConfig:
@@ -55,6 +74,16 @@ class Local:
         if isinstance(given.get("max_new_tokens"), int):
             chosen["max_tokens"] = given["max_new_tokens"]
         return Sampling(**chosen)
+
+    def _how(self, given: Sampling | None, more: Mapping[str, Any]) -> Sampling:
+        """`given`, or the defaults, with some fields replaced. Raises RecipeError for a name that is no field."""
+        if not isinstance(given, Sampling | None):
+            raise RecipeError(f"sampling is {str(given)[:80]}; allowed: a Sampling, or None. Beams are for translate and summarize.")
+        known = [field.name for field in fields(Sampling)]
+        for name in more:
+            if name not in known:
+                raise RecipeError(f"there is no {name!r} in Sampling; allowed: {', '.join(known)}.{nearest(name, known)}")
+        return replace(given or self.defaults, **more)
 
     def __repr__(self) -> str:
         size = f"{self.config.parameters():,} parameters, context {self.config.context}"
@@ -104,7 +133,7 @@ class Local:
         function: makes scores of logits; None is what the folder's config.json says. long, cut: as in `embed`. Raises ModelError for a
         model without a head for it, ContextError for a text that is too long.
         """
-        labels = self._labels("row")
+        labels, texts = self._labels("row"), texts_of(texts, "texts or pairs")
         chosen = function or classify.function_of(self._settings, len(labels))
         return classify.classify(self.model, self.contract, texts, labels, chosen, long, cut, progress)
 
@@ -120,7 +149,7 @@ class Local:
         """The stretches of each text that have a label, in order; `tasks.tag` says what the aggregations (none, simple, first, average,
         max) do. stride: a text that is too long is read in windows that overlap by so many tokens; None refuses it (ContextError).
         """
-        return tag.tag(self.model, self.contract, texts, self._labels("token"), aggregation, stride, ignore, progress)
+        return tag.tag(self.model, self.contract, texts_of(texts), self._labels("token"), aggregation, stride, ignore, progress)
 
     def answer(
         self,
@@ -135,7 +164,7 @@ class Local:
     ) -> list[list[Answer]]:
         """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean."""
         self._labels("span")
-        return answer.answer(self.model, self.contract, pairs, top, length, stride, longest, no_answer, progress)
+        return answer.answer(self.model, self.contract, texts_of(pairs, "pairs"), top, length, stride, longest, no_answer, progress)
 
     # -- vectors -----------------------------------------------------------------------------------------------------------------
 
@@ -161,10 +190,12 @@ class Local:
         are what the folder says unless given. long="cut" reads the beginning of a text that is too long, and `cut` receives how many
         tokens of each were left out; otherwise it is refused (ContextError).
         """
-        return embed.embed(self.model, self.contract, embed.asked(self.sentence, pool, normalize), texts, kind, long, cut, progress)
+        how = embed.asked(self.sentence, pool, normalize)
+        return embed.embed(self.model, self.contract, how, texts_of(texts), kind, long, cut, progress)
 
     def similar(self, queries: Sequence[str], texts: Sequence[str], *, long: Long = "error", progress: Progress = None) -> Floats:
         """How near each text is to each query, (queries, texts): the cosine of their vectors, or their product where the folder says so."""
+        queries, texts = texts_of(queries), texts_of(texts)
         done = len(queries)
         unit = True if self.sentence.similarity == "cosine" else None
         asked = self.embed(queries, "query", normalize=unit, long=long)
@@ -172,12 +203,36 @@ class Local:
         return asked @ self.embed(texts, "document", normalize=unit, long=long, progress=later).T
 
     def cluster(self, texts: Sequence[str], count: int, seed: int = 0, *, long: Long = "error", progress: Progress = None) -> list[int]:
-        """The number of the group, 0 to count - 1, of each text: k-means over unit vectors. Equal seeds give equal groups."""
-        pairs.check_groups(len(texts), count)
+        """The number of the group, 0 to count - 1, of each text: k-means over unit vectors. Equal seeds give equal groups.
+
+        Raises RecipeError when there are fewer different texts than groups.
+        """
+        texts = texts_of(texts)
+        pairs.check_groups(len(set(texts)), count)
         return pairs.groups(self.embed(texts, normalize=True, long=long, progress=progress), count, seed)
 
 
+def verbs(kind: type) -> list[str]:
+    """The methods of a kind of model that take texts and give records."""
+    names = (name for name in dir(kind) if not name.startswith("_") and name not in ("save", "tensor"))
+    return sorted(name for name in names if callable(getattr(kind, name)))
+
+
+def article(word: str) -> str:
+    return f"{'an' if word[0] in 'AEIOU' else 'a'} {word}"
+
+
+def check_sizes(folder: Path, tokens: int, rows: int) -> None:
+    """Raises ModelError for more tokens than rows, warns of far fewer: the tokenizer is then that of another model."""
+    said = f"{folder}: the tokenizer has {tokens:,} tokens, the model {rows:,} rows of embeddings"
+    if tokens > rows:
+        raise ModelError(f"{said}, so it has no vector for some of them. One of the two belongs to another model.")
+    if tokens < _USUAL_SHARE * rows:
+        warnings.warn(f"{said}. Tables are padded, but not by so much: is it the tokenizer of this model?", RuntimeWarning, stacklevel=4)
+
+
 def split_blanks(text: str, blank: str) -> list[str]:
+    check_text(text)
     parts = text.split(blank) if blank else [text]
     if len(parts) == 1:
         raise DataError(f"the text has no blank: write {blank or '___'} where a word is to be filled in.")

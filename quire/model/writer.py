@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import Any, overload
 
 import torch
 
 from ..decode.loop import complete, decode, room
 from ..nn.attention import AttnContext
 from ..nn.batch import Batch
+from ..text.library import texts_of
 from ..types import Chunk, Completion, Sampling, Score, TokenLogprob
 from .local import TOKENS_A_FORWARD, Local
 
@@ -23,18 +24,20 @@ class Writer(Local):
         raise NotImplementedError
 
     @overload
-    def generate(self, prompts: str, sampling: Sampling | None = None) -> Completion: ...  # type: ignore[overload-overlap]
+    def generate(self, prompts: str, sampling: Sampling | None = None, **more: Any) -> Completion: ...
     @overload
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[Completion]: ...
-    def generate(self, prompts: str | Sequence[str], sampling: Sampling | None = None) -> Completion | list[Completion]:
-        """Continues a text, or each of several. Every one draws from a generator of its own, so what one draws does not depend on
-        the others.
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None, **more: Any) -> list[Completion]: ...
+    def generate(self, prompts: str | Sequence[str], sampling: Sampling | None = None, **more: Any) -> Completion | list[Completion]:
+        """Continues a text, or each of several. Every one draws from a generator of its own, so what one draws does not
+        depend on the others.
 
-        sampling: None takes `defaults`. Raises ContextError for a prompt that is too long, RecipeError for a value outside its range.
+        sampling: None takes `defaults`; single fields of it can be given by name (max_tokens=20). Raises ContextError for a prompt that
+        is too long, RecipeError for a value outside its range.
         """
+        sampling = self._how(sampling, more)
         if isinstance(prompts, str):
             return self._complete(*self._start(prompts), sampling)
-        starts = [self._start(prompt) for prompt in prompts]
+        starts = [self._start(prompt) for prompt in texts_of(prompts)]
         for ids, source in starts:  # all of them before any work
             room(len(ids), self.config.context, "prompt")
             room(len(source or [0]), self.config.context, "source", spare=0)
@@ -43,9 +46,9 @@ class Writer(Local):
     def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:
         return [self._complete(ids, source, sampling) for ids, source in starts]
 
-    def stream(self, prompt: str, sampling: Sampling | None = None) -> Iterator[Chunk]:
+    def stream(self, prompt: str, sampling: Sampling | None = None, **more: Any) -> Iterator[Chunk]:
         """A chunk a token; its text may be empty while a character or a stop string is not decided. The last one says why it ended."""
-        return self._chunks(*self._start(prompt), sampling)
+        return self._chunks(*self._start(prompt), self._how(sampling, more))
 
     def _chunks(
         self, ids: Sequence[int], source: Sequence[int] | None, sampling: Sampling | None, stop_ids: Sequence[int] = ()
@@ -64,7 +67,7 @@ class Writer(Local):
         A token that holds the end of the context and the beginning of the continuation counts as continuation. Raises ContextError when a
         pair does not fit, DataError when a continuation has nothing before it.
         """
-        rows = [self._row(context, continuation) for context, continuation in pairs]
+        rows = [self._row(context, continuation) for context, continuation in texts_of(pairs, "pairs")]
         for ids, _, _, source in rows:
             room(max(len(ids), 1), self.config.context, "pair", spare=0)
             room(len(source or [0]), self.config.context, "source", spare=0)

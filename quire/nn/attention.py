@@ -23,6 +23,7 @@ from .config import Attn
 from .layers import make_norm
 from .paged import Paged
 from .position import turn
+from .products import Linear
 
 
 @dataclass
@@ -178,10 +179,10 @@ class Attention(nn.Module):
         self.layer = 0  # place in the stack: which part of the cache is ours
         self.rotary = 0  # which of the frame's tables; set by the stack
         inner, inner_kv = attn.heads * attn.head_dim, attn.kv_heads * attn.head_dim
-        self.q = nn.Linear(width, inner, attn.bias)
-        self.k = nn.Linear(width, inner_kv, attn.bias)
-        self.v = nn.Linear(width, inner_kv, attn.bias)
-        self.o = nn.Linear(inner, width, attn.out_bias)
+        self.q = Linear(width, inner, attn.bias)
+        self.k = Linear(width, inner_kv, attn.bias)
+        self.v = Linear(width, inner_kv, attn.bias)
+        self.o = Linear(inner, width, attn.out_bias)
         norm = attn.norm
         self.norm_q = make_norm(norm.norm, inner if norm.whole else attn.head_dim) if norm else None
         self.norm_k = make_norm(norm.norm, inner_kv if norm.whole else attn.head_dim) if norm else None

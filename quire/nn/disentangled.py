@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .attention import Attention, Frame
 from .config import Attn, Conv, Distances, Norm
-from .layers import activate, make_norm
+from .layers import make_norm
+from .products import Linear, activate
 
 
 class DistanceTable(nn.Module):
@@ -57,8 +58,8 @@ class DisentangledAttention(Attention):
         super().__init__(attn, width, dropout)
         kind, inner = attn.disentangled, attn.heads * attn.head_dim
         self.kind, self.vector_dropout = kind, vector_dropout
-        self.pos_k = nn.Linear(width, inner) if kind.key and not kind.shared else None
-        self.pos_q = nn.Linear(width, inner) if kind.query and not kind.shared else None
+        self.pos_k = Linear(width, inner) if kind.key and not kind.shared else None
+        self.pos_q = Linear(width, inner) if kind.query and not kind.shared else None
 
     def _mask(self, q: Tensor, k: Tensor, frame: Frame) -> Tensor | None:
         assert frame.distances is not None

@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 from ..errors import ModelError
 from .batch import IGNORE
 from .config import LabelHead, LMHead, MLMHead, ModelConfig
-from .layers import LayerNorm, activate, make_norm
+from .layers import LayerNorm, make_norm
+from .products import Linear, activate, product
 
 # Rows of logits are filled up to a multiple of this where their number changes from step to step: oneDNN keeps the kernels of every shape
 # it has seen, and 500 steps of masked tokens in bf16 left 600 MB of them behind.
@@ -49,7 +50,7 @@ class LMHeadModule(nn.Module):
         return hidden if self.scale == 1.0 else hidden * self.scale
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits = F.linear(self.transform(hidden), *self.table())
+        logits = product(self.transform(hidden), *self.table())
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
@@ -59,7 +60,7 @@ class PoolerModule(nn.Module):
     def __init__(self, width: int, act: str = "tanh") -> None:
         super().__init__()
         self.act = act
-        self.dense = nn.Linear(width, width)
+        self.dense = Linear(width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return activate(self.act, self.dense(hidden[:, 0]))
@@ -71,9 +72,9 @@ class LabelHeadModule(nn.Module):
     def __init__(self, head: LabelHead, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.head, self.dropout = head, dropout
-        self.dense = nn.Linear(width, width, head.dense_bias) if head.dense else None
+        self.dense = Linear(width, width, head.dense_bias) if head.dense else None
         self.norm = make_norm(head.norm, width) if head.norm else None
-        self.classifier = nn.Linear(width, head.labels, head.bias)
+        self.classifier = Linear(width, head.labels, head.bias)
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
@@ -113,12 +114,12 @@ class MLMHeadModule(nn.Module):
         super().__init__()
         narrow = embed.weight.shape[1]
         self.act = head.act
-        self.dense = nn.Linear(width, narrow, head.bias)
+        self.dense = Linear(width, narrow, head.bias)
         self.norm = LayerNorm(narrow, head.eps, bias=head.bias)
         self.bias = nn.Parameter(torch.zeros(embed.weight.shape[0]))
         self._table = [embed]
         self.pooler = PoolerModule(width) if head.next_sentence else None
-        self.classifier = nn.Linear(width, 2) if head.next_sentence else None
+        self.classifier = Linear(width, 2) if head.next_sentence else None
 
     def table(self) -> tuple[Tensor, Tensor | None]:
         return self._table[0].weight, self.bias
@@ -128,7 +129,7 @@ class MLMHeadModule(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden (.., D) -> logits (.., V)."""
-        return F.linear(self.transform(hidden), *self.table())
+        return product(self.transform(hidden), *self.table())
 
     def next_sentence(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> logits (B, 2): column 0 says "B follows A", column 1 "B is random"."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .config import FFN, Norm
+from .products import Linear, activate
 
 
 class RMSNorm(nn.Module):
@@ -91,28 +92,22 @@ def make_norm(norm: Norm, width: int) -> RMSNorm | LayerNorm:
     return RMSNorm(width, norm.eps, norm.offset) if norm.kind == "rms" else LayerNorm(width, norm.eps, bias=norm.bias)
 
 
-def activate(name: str, x: Tensor) -> Tensor:
-    if name == "silu":
-        return F.silu(x)
-    if name == "relu":
-        return F.relu(x)
-    if name == "tanh":
-        return torch.tanh(x)
-    return F.gelu(x, approximate="tanh" if name == "gelu_tanh" else "none")
-
-
 class FeedForward(nn.Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (Shazeer 2020)."""
 
     def __init__(self, ffn: FFN, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.act, self.dropout = ffn.act, dropout
-        self.gate = nn.Linear(width, ffn.hidden, ffn.bias) if ffn.gated else None
-        self.up = nn.Linear(width, ffn.hidden, ffn.bias)
-        self.down = nn.Linear(ffn.hidden, width, ffn.bias)
+        self.gate = Linear(width, ffn.hidden, ffn.bias) if ffn.gated else None
+        self.up = Linear(width, ffn.hidden, ffn.bias)
+        self.down = Linear(ffn.hidden, width, ffn.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = activate(self.act, self.up(x)) if self.gate is None else activate(self.act, self.gate(x)) * self.up(x)
+        inner = self.up if self.gate is None else self.gate
+        # a linear of ours does both in one call; what wraps it (an adapter) need not know of that
+        hidden = inner(x, self.act) if type(inner) is Linear else activate(self.act, inner(x))
+        if self.gate is not None:
+            hidden = hidden * self.up(x)
         if self.dropout and self.training:
             hidden = F.dropout(hidden, self.dropout)
         return self.down(hidden)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .config import MoE
 from .layers import FeedForward
+from .products import Linear
 
 
 class Experts(nn.Module):
@@ -19,7 +20,7 @@ class Experts(nn.Module):
     def __init__(self, moe: MoE, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.moe = moe
-        self.router = nn.Linear(width, moe.experts, bias=False)
+        self.router = Linear(width, moe.experts, bias=False)
         self.experts = nn.ModuleList(FeedForward(moe.expert, width, dropout) for _ in range(moe.experts))
 
     def forward(self, x: Tensor, routing: list[Tensor] | None = None) -> Tensor:

@@ -31,6 +31,7 @@ from .layers import FeedForward, make_norm
 from .moe import Experts
 from .paged import Paged
 from .position import RelativeBias, Rotary, Sinusoid, alibi
+from .products import Linear
 
 
 class Block(nn.Module):
@@ -222,7 +223,7 @@ class Transformer(nn.Module):
         self.config = config
         self.checkpointing = False  # recompute activations in the backward pass instead of keeping them
         self.embed = nn.Embedding(config.vocab, config.embed_width or config.width)
-        self.widen = nn.Linear(config.embed_width, config.width) if config.embed_width else None
+        self.widen = Linear(config.embed_width, config.width) if config.embed_width else None
         self.encoder = Layers(config.encoder, config) if config.encoder else None
         self.decoder = Layers(config.decoder, config) if config.decoder else None
         self.head = make_head(config, self.embed)

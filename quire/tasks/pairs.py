@@ -48,14 +48,15 @@ def _next_sentence(head: Any, hidden: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def check_groups(texts: int, count: int) -> None:
+def check_groups(texts: int, count: int, what: str = "texts") -> None:
+    """texts: how many different ones there are. Equal ones are in one group, so more groups than that would stay empty."""
     if not 1 <= count <= texts:
-        raise RecipeError(f"count is {count}; {texts:,} texts can be put into 1 to {texts:,} groups.")
+        raise RecipeError(f"count is {count}; {texts:,} different {what} can be put into 1 to {texts:,} groups.")
 
 
 def groups(vectors: Floats, count: int, seed: int = 0) -> list[int]:
-    """The group of each of N vectors (N, D). Raises RecipeError when there are fewer vectors than groups."""
-    check_groups(len(vectors), count)
+    """The group of each of N vectors (N, D). Raises RecipeError when there are fewer different vectors than groups."""
+    check_groups(len(np.unique(vectors, axis=0)), count, "vectors")
     draw = np.random.default_rng(seed)
     best: npt.NDArray[np.int64] = np.zeros(len(vectors), dtype=np.int64)
     least = float("inf")

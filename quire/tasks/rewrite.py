@@ -21,6 +21,7 @@ from typing import Any, Literal
 from ..binding.contract import Contract
 from ..decode.beam import check as check_beam
 from ..decode.beam import search
+from ..decode.rows import Weights, understands
 from ..decode.sampler import check as check_sampling
 from ..decode.together import Rules, write
 from ..errors import ModelError, RecipeError
@@ -141,11 +142,14 @@ def rewrite(
     elif contract.stop_strings:
         raise RecipeError(f"this model stops at {contract.stop_strings!r}; beams end at ids alone. Give a Sampling instead.")
 
+    width = how.width if isinstance(how, Beam) else 1
+    weights = Weights(model, slots) if len(sources) * width >= slots and understands(model) else None
+
     def forward(batch: list[Row]) -> list[Completion]:
         prompts, ids = [[start]] * len(batch), [row.ids for row in batch]
         if isinstance(how, Sampling):
-            return write(model, prompts, how, tokenizer, stop_ids=stops, sources=ids, rules=chosen.rules)
-        found = search(model, prompts, how, stop_ids=stops, sources=ids)
+            return write(model, prompts, how, tokenizer, stop_ids=stops, sources=ids, rules=chosen.rules, weights=weights)
+        found = search(model, prompts, how, stop_ids=stops, sources=ids, weights=weights)
         ends = frozenset(stops)
         return [
             Completion(tokenizer.decode(one.ids[:-1] if one.ids[-1] in ends else one.ids), one.ids, one.reason, len(row))
@@ -153,7 +157,6 @@ def rewrite(
         ]
 
     found: dict[int, Completion] = {}
-    width = how.width if isinstance(how, Beam) else 1
     for batch in batches([len(row) for row in sources], TOKENS_A_BATCH):
         parts = -(-len(batch) * width // max(slots, width))
         for part in range(parts):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import DataError, ModelError
 from . import definition as definitions
@@ -45,6 +45,28 @@ def engine(definition: Definition) -> tuple[dict[str, str], tokenizers.Tokenizer
                     "Ids must go on without a gap after the vocabulary; every tool that reads this file would use other ids than it says."
                 )
     return secret, made
+
+
+def texts_of(texts: Iterable[object], wanted: Literal["texts", "texts or pairs", "pairs"] = "texts") -> list[Any]:
+    """The rows that a method was given, as a list. Raises DataError that names a row which is no text (no pair of texts), and its type."""
+    listed = "pairs" if wanted == "pairs" else "texts"
+    if isinstance(texts, str | bytes):
+        raise DataError(f"a list of {listed} is needed, not one text: write [{texts[:20]!r}{'...' if len(texts) > 20 else ''}].")
+    if not isinstance(texts, Iterable):
+        raise DataError(f"a list of {listed} is needed, not {type(texts).__name__}.")
+    rows: list[Any] = list(texts)
+    if wanted == "pairs" and isinstance(texts, tuple) and len(rows) == 2 and all(isinstance(row, str) for row in rows):
+        raise DataError(f"a list of pairs is needed, not one pair: write [({rows[0][:20]!r}, {rows[1][:20]!r})].")
+    for number, row in enumerate(rows):
+        if wanted != "pairs" and isinstance(row, str):
+            continue
+        kinds: Any = (tuple, list) if wanted == "pairs" else tuple
+        if wanted != "texts" and isinstance(row, kinds) and len(row) == 2 and all(isinstance(part, str) for part in row):
+            continue
+        what = {"texts": "a text", "pairs": "a pair of texts", "texts or pairs": "a text, or a tuple of two,"}[wanted]
+        inside = f" of {', '.join(type(part).__name__ for part in list(row)[:4])}" if isinstance(row, tuple | list) else ""
+        raise DataError(f"row {number}: {what} is needed, not {type(row).__name__}{inside}")
+    return rows
 
 
 def check_text(text: str) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .. import durable
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, nearest
 from ..types import Message
 from .chatml import CHATML as CHATML
 from .definition import parse_json, read_optional
@@ -265,6 +265,10 @@ def _messages(messages: Sequence[Message | Mapping[str, Any]]) -> list[dict[str,
     turns: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
         if isinstance(message, Message):
+            if message.role not in ROLES:
+                allowed = sorted(ROLES)
+                like = nearest(str(message.role), allowed)
+                raise DataError(f"message {number} has the role {message.role!r}; allowed: {', '.join(allowed)}.{like}")
             turn: dict[str, Any] = {"role": message.role, "content": message.content}
             if message.tool_calls:
                 turn["tool_calls"] = list(message.tool_calls)

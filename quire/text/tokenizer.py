@@ -201,6 +201,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, with nothing added around it and no special token in it, whatever it spells."""
+        if not isinstance(text, str):
+            check_text(text)
         # Proving the fast path takes a moment, which one short text does not pay back.
         fast = self.fast if len(text) > 1 << 16 else self.__dict__.get("fast")
         if fast is not None:
@@ -329,6 +331,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """The text of ids. special: also write the special tokens. Bytes that are no UTF-8 become U+FFFD.
 
+        An id without a token adds nothing: a model may have more rows than its tokenizer has tokens, and pick one (as in transformers).
+
         Byte-level BPE gives back exactly what was encoded; the other kinds as far as their rules keep it.
         """
         if self._piece is None:
@@ -341,8 +345,8 @@ class Tokenizer:
         return join(pieces)
 
     def _next_piece(self, id: int, first: bool, special: bool) -> bytes | None:
-        token = self.token(id)
-        if not special and id in self._special_ids:
+        token = self.definition.spellings.get(id)
+        if token is None or (not special and id in self._special_ids):
             return None
         if id in self._plain_added:
             return token.encode("utf-8", "replace")
@@ -352,8 +356,7 @@ class Tokenizer:
     def _library_decode(self, ids: list[int], special: bool) -> str:
         import tokenizers
 
-        for id in ids:
-            self.token(id)
+        ids = [id for id in ids if id in self.definition.spellings]
         with library_errors("decoding"):
             whole: str = tokenizers.Tokenizer.from_str(json.dumps(self.definition.raw, ensure_ascii=False)).decode(
                 ids, skip_special_tokens=not special

@@ -89,10 +89,11 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
 def _agree(recipe: TrainRecipe, family: str) -> None:
     kind, wanted = FAMILIES[family].kind, _KIND[recipe.task.name]
     if kind != wanted:
-        fits = " or ".join(sorted({found.names[0] for found in FAMILIES.values() if found.kind == wanted}))
+        usual = {"decoder": "llama", "encoder": "bert", "seq2seq": "t5"}[wanted]
+        others = ", ".join(sorted({found.names[0] for found in FAMILIES.values() if found.kind == wanted} - {usual}))
         raise RecipeError(
             f"task.name = '{recipe.task.name}' trains {_PLURAL[wanted]}, and family '{family}' makes {_PLURAL[kind]}. "
-            f"Use model.family = {fits}."
+            f"Use model.family = {usual} (or {others})."
         )
 
 

@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 import quire
 from quire.binding import Binding, Contract, bound, weights
 from quire.cli.main import main
 from quire.errors import BindingError, ModelError
-from quire.families import FAMILIES, ModelFolder
-from quire.nn.transformer import Transformer
 from quire.text.template import CHATML
-from tests.families.gguf_files import write
-
-PIECES = ["<unk>", "<s>", "</s>", "▁", "a", "b", "ab", "▁a", "<|im_start|>", "<|im_end|>", *(f"<0x{byte:02X}>" for byte in range(256))]
-WORDS: dict[str, Any] = {
-    "tokenizer.ggml.model": "llama",
-    "tokenizer.ggml.tokens": PIECES,
-    "tokenizer.ggml.scores": [-float(i) for i in range(len(PIECES))],
-    "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 1, 1, 3, 3, *[6] * 256],
-    "tokenizer.ggml.bos_token_id": 1,
-    "tokenizer.ggml.eos_token_id": 2,
-    "tokenizer.ggml.unknown_token_id": 0,
-}
-
-
-def model(path: Path, values: dict[str, Any] | None = None, kind: str = "F32") -> Path:
-    family = FAMILIES["llama"]
-    config = family.tiny | {"vocab_size": len(PIECES), "pad_token_id": None}
-    torch.manual_seed(0)
-    made = Transformer(family.build(config))
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.normal_(std=0.3)
-    folder = path.with_suffix("")
-    ModelFolder.save(folder, made, config)
-    return write(path, folder, WORDS | (values or {}), kind)
+from tests.families.gguf_files import model
 
 
 def test_it_generates_scores_and_is_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quire.decode.loop import complete, decode
+from quire.decode.rows import Weights
 from quire.decode.together import Rules, write
 from quire.errors import ContextError, ModelError, RecipeError
 from quire.types import Sampling
@@ -112,3 +113,14 @@ def test_what_cannot_be_done_is_refused() -> None:
     with pytest.raises(ModelError, match="not numbers"):
         write(ours, [[start]], GREEDY, Letters(), sources=[[5]], rules=Rules(forbidden=tuple(range(96))))
     assert write(ours, [], GREEDY, Letters()) == []
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "marian"])
+def test_packed_weights_write_the_same(name: str) -> None:
+    _, ours, start = pair(name)
+    weights = Weights(ours, 64)
+    assert weights.table.weight is not ours.embed.weight  # packed, not the weight itself
+    for _ in range(2):  # for several batches
+        found = write(ours, [[start]] * len(SOURCES), GREEDY, Letters(), stop_ids=STOPS, sources=SOURCES, weights=weights)
+        assert [one.ids for one in found] == [one.ids for one in alone(name, GREEDY)]
+    assert Weights(ours).table.weight.data_ptr() == ours.embed.weight.data_ptr()

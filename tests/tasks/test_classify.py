@@ -118,7 +118,7 @@ def test_a_model_without_the_head_says_what_it_has(tmp_path):
         classifier.classify(["x"], "relu")
     with pytest.raises(ModelError, match="ends in ForTokenClassification"):
         classifier.tag(["x"])
-    with pytest.raises(DataError, match="a text is needed, not int"):
+    with pytest.raises(DataError, match="row 0: a text, or a tuple of two, is needed, not int"):
         classifier.classify([3])
     with pytest.raises(DataError, match=r"a list of texts is needed, not one text: write \['one text'\]"):
         classifier.classify("one text")

@@ -91,7 +91,7 @@ def test_similar_and_cluster_put_together_what_belongs_together(model):
     near = model.similar(["a small cat lies on a couch"], texts)
     assert near.shape == (1, 6) and set(near[0].argsort()[-3:]) == {0, 2, 4} and near.max() <= 1 + 1e-6
     assert model.cluster(texts, 2) == [0, 1, 0, 1, 0, 1] == model.cluster(texts, 2, seed=3)
-    with pytest.raises(RecipeError, match="count is 7; 6 texts can be put into 1 to 6 groups"):
+    with pytest.raises(RecipeError, match="count is 7; 6 different texts can be put into 1 to 6 groups"):
         model.cluster(texts, 7)
 
 

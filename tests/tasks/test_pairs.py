@@ -72,9 +72,11 @@ def test_groups_are_as_tight_as_scikit_learns():
     assert spread(found) < 1.01 * spread(theirs) and groups(vectors, 5) == found.tolist() and found[0] == 0
     assert groups(vectors, 5, seed=1) == found.tolist(), "well separated groups do not depend on the seed"
     same = np.ones((6, 4), dtype=np.float32)
-    assert set(groups(same, 3)) <= {0, 1, 2} and groups(same[:1], 1) == [0]
+    assert groups(same, 1) == [0] * 6 and groups(same[:1], 1) == [0]
+    with pytest.raises(RecipeError, match="count is 3; 1 different vectors can be put into 1 to 1 groups"):
+        groups(same, 3)
     assert sorted(groups(np.eye(4, dtype=np.float32), 4)) == [0, 1, 2, 3]
-    with pytest.raises(RecipeError, match="count is 0; 4 texts can be put into 1 to 4 groups"):
+    with pytest.raises(RecipeError, match="count is 0; 4 different vectors can be put into 1 to 4 groups"):
         groups(np.eye(4, dtype=np.float32), 0)
 
 

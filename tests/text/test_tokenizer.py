@@ -105,7 +105,14 @@ def test_roles(trained: dict[str, Tokenizer]) -> None:
     assert all(bpe.token_id(bpe.token(id)) == id for id in range(bpe.vocab_size))
     assert bpe.is_special(1) and not bpe.is_special(3)
     with pytest.raises(DataError, match=r"there is no token 1100; ids go from 0 to 1099"):
-        bpe.decode([3, 1100])
+        bpe.token(1100)
+    for tokenizer in (bpe, wordpiece, unigram):  # a model with more rows than tokens may pick an id beyond them
+        beyond = tokenizer.vocab_size + 7
+        assert tokenizer.decode([500, beyond, 501, beyond]) == tokenizer.decode([500, 501]) != ""
+        stream = tokenizer.stream()
+        assert "".join([*map(stream.push, [500, beyond, 501]), stream.end()]) == tokenizer.decode([500, 501])
+    with pytest.raises(DataError, match="a text is needed, not NoneType"):
+        bpe.encode(None)  # type: ignore[arg-type]
 
 
 def test_padding(trained: dict[str, Tokenizer]) -> None:
