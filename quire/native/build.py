@@ -59,8 +59,10 @@ def build(to: Path = LIBRARY, extra: tuple[str, ...] = (), cxx: list[str] | None
         return "there is no C++ compiler (install g++ or clang, or name one in CXX)"
     if sys.platform == "win32":
         return "Windows is not supported"
+    if not os.access(to.parent, os.W_OK):
+        return f"{to.parent} is not writable"
     variants = VARIANTS.get(family(machine), {"portable": ()})
-    with tempfile.TemporaryDirectory(dir=to.parent if os.access(to.parent, os.W_OK) else None) as scratch:
+    with tempfile.TemporaryDirectory(dir=to.parent) as scratch:
         objects, running = [], []
         for name, flags in [(source, ()) for source in ("step.cpp", "team.cpp")] + list(variants.items()):
             out = str(Path(scratch) / f"{name}.o")

@@ -207,12 +207,13 @@ void prepare(const Acts *x, int token, int64_t c0, int64_t c1, int forms) {
   if (!(forms & FORM_Q)) return;
   const int64_t narrow = x->stride / QN_BLOCK;
   for (int64_t i = c0; i < c1; i += QN_BLOCK) {
-    vf most = zero();
+    vf most = zero(), broken = zero();  // no integer stands for what is not finite; the scale does
     for (int k = 0; k < QN_BLOCK; k += W) {
       vf v = load(f + i + k);
       most = vmax(most, vmax(v, zero() - v));
+      broken = fma(v, zero(), broken);
     }
-    const float d = highest(most) / 127.0f, inverse = d > 0 ? 1.0f / d : 0.0f;
+    const float d = highest(most) / 127.0f + sum(broken), inverse = d > 0 ? 1.0f / d : 0.0f;
     vi total = vi{};
     for (int k = 0; k < QN_BLOCK; k += W) {
       vf moved = (load(f + i + k) * set1(inverse) + set1(12582912.0f)) - set1(12582912.0f);  // rounded to the nearest even

@@ -104,7 +104,8 @@ class PlainStep:
         seen = distance >= 0
         if attn.window is not None:
             seen &= distance < attn.window
-        v = v.masked_fill(~seen[:, None, :, None], 0)  # zero times what another request left there must be zero
+        hidden = ~seen[:, None, :, None]  # what another request left there must not count, were it not even a number
+        k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)
         mask = seen[:, None, None]
         if self.stack.alibi:
             slopes = torch.tensor(self.stack.alibi, dtype=x.dtype)

@@ -98,8 +98,8 @@ inline vf fma(vf a, vf b, vf c) {
 #endif
 }
 inline vf pick(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
-inline vf vmax(vf a, vf b) { return pick(a > b, a, b); }
-inline vf vmin(vf a, vf b) { return pick(a < b, a, b); }
+inline vf vmax(vf a, vf b) { return pick(b > a, b, a); }  // a where it is not a number: what is broken must stay visible
+inline vf vmin(vf a, vf b) { return pick(b < a, b, a); }
 
 inline float sum(vf v) {
 #if defined(QN_AVX512)
