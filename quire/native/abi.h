@@ -90,7 +90,7 @@ struct Isa {
 };
 static inline int64_t attend_scratch(int head_dim, int heads, int block) {  // floats
   int64_t c = (head_dim + 15) / 16 * 16, b = (block + 15) / 16 * 16;
-  return 2 * c + (int64_t)heads * (2 * c + b + 4);
+  return (2 * b + 5) * c + (int64_t)heads * (2 * c + b + 2);
 }
 
 const Isa *isa_portable();

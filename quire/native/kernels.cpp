@@ -288,15 +288,6 @@ void ready(const QnLayer *l, const QnNorm *norm, const float *all, int heads, in
   }
 }
 
-template <class T>
-inline float dot(const float *q, const T *k, int c) {  // q is filled up with zeros
-  vf a = zero();
-  int i = 0;
-  for (; i + W <= c; i += W) a = fma(load(q + i), load(k + i), a);
-  if (i < c) a = fma(load(q + i), load_n(k + i, c - i), a);
-  return sum(a);
-}
-
 // A head's numbers into the cache; `x` then holds what the cache holds.
 inline void keep(float *to, float *x, int c, bool write) {
   if (write) memcpy(to, x, c * sizeof(float));
@@ -311,64 +302,87 @@ inline void keep(uint16_t *to, float *x, int c, bool write) {
 
 struct Heads {  // running softmax of the query heads that share a key head; rows of `wide` floats
   int count, c, wide, room;
-  float *q, *acc, *score, *most, *total, *factor;
+  float *q, *acc, *score, *most, *total;
 };
 
-// Keys at kv positions first..first+n-1, `step` elements apart: scores, then their share of the values.
-template <class T>
-void page(const QnLayer *l, Heads *h, int h0, const T *k, int64_t kstep, const T *v, int64_t vstep, int first, int n, int position) {
-  for (int t = 0; t < n; t++)
-    for (int i = 0; i < h->count; i++) {
-      float s = dot(h->q + i * h->wide, k + t * kstep, h->c);
-      h->score[i * h->room + t] = s;
+// scores of n keys (rows of `wide` floats, zeros behind the head's channels; filled up to a multiple of four rows) for each query head
+void scores(const Heads *h, const float *keys, int n) {
+  for (int i = 0; i < h->count; i++)
+    for (int t = 0; t < n; t += 4) {
+      vf acc[4];
+      const float *q = h->q + i * h->wide, *k = keys + t * h->wide;
+      const int wide = h->wide;
+      Each<4>::run([&](int r) QN_INLINE { acc[r] = zero(); });
+      for (int c = 0; c < wide; c += W) {
+        const vf x = load(q + c);
+        Each<4>::run([&](int r) QN_INLINE { acc[r] = fma(x, load(k + r * wide + c), acc[r]); });
+      }
+      sums4(acc[0], acc[1], acc[2], acc[3], h->score + i * h->room + t);
     }
+}
+
+template <int N>
+inline void add_values(float *acc, const float *p, float factor, const float *values, int n, int wide) {
+  vf a[N];
+  Each<N>::run([&](int c) QN_INLINE { a[c] = load(acc + c * W) * set1(factor); });
+  for (int t = 0; t < n; t++) {
+    const vf share = set1(p[t]);
+    Each<N>::run([&](int c) QN_INLINE { a[c] = fma(share, load(values + t * wide + c * W), a[c]); });
+  }
+  Each<N>::run([&](int c) QN_INLINE { store(acc + c * W, a[c]); });
+}
+
+// n keys from position `first` on, and their values: the running softmax takes them in.
+void page(const QnLayer *l, Heads *h, int h0, const float *keys, const float *values, int first, int n, int position) {
+  scores(h, keys, n);
   for (int i = 0; i < h->count; i++) {
     float *s = h->score + i * h->room;
-    for (int t = n; t < h->room; t++) s[t] = -INFINITY;
     vf most = set1(-INFINITY);
     const float slope = l->slopes ? l->slopes[h0 + i] : 0.0f;
     for (int t = 0; t < n; t += W) {
-      vf x = load(s + t);
-      if (l->softcap > 0) x = set1(l->softcap) * vtanh(x / set1(l->softcap));
-      store(s + t, x);
+      for (int j = n; j < t + W; j++) s[j] = -INFINITY;
+      if (l->softcap > 0) store(s + t, set1(l->softcap) * vtanh(load(s + t) / set1(l->softcap)));
       if (l->slopes)
         for (int j = t; j < t + W && j < n; j++) s[j] += slope * (float)(first + j - position);
       for (int j = n; j < t + W; j++) s[j] = -INFINITY;
       most = vmax(most, load(s + t));
     }
-    const float old = h->most[i], now = highest(most) > old ? highest(most) : old;
+    const float old = h->most[i], here = highest(most), now = here > old ? here : old;
     vf total = zero();
     for (int t = 0; t < n; t += W) {
-      vf p = vexp(load(s + t) - set1(now));
-      store(s + t, p);
+      store(s + t, vexp(load(s + t) - set1(now)));
       for (int j = n; j < t + W; j++) s[j] = 0;
       total = total + load(s + t);
     }
-    h->factor[i] = vexp(set1(old - now))[0];
-    h->total[i] = h->total[i] * h->factor[i] + sum(total);
+    const float factor = vexp(set1(old - now))[0];
+    h->total[i] = h->total[i] * factor + sum(total);
     h->most[i] = now;
+    float *acc = h->acc + i * h->wide;
+    int c = 0;
+    for (; c + 4 * W <= h->wide; c += 4 * W) add_values<4>(acc + c, s, factor, values + c, n, h->wide);
+    for (; c < h->wide; c += W) add_values<1>(acc + c, s, factor, values + c, n, h->wide);
   }
-  for (int j = 0; j < h->c; j += W)
-    for (int i = 0; i < h->count; i++) {
-      vf a = load(h->acc + i * h->wide + j) * set1(h->factor[i]);
-      const float *p = h->score + i * h->room;
-      if (j + W <= h->c)
-        for (int t = 0; t < n; t++) a = fma(set1(p[t]), load(v + t * vstep + j), a);
-      else
-        for (int t = 0; t < n; t++) a = fma(set1(p[t]), load_n(v + t * vstep + j, h->c - j), a);
-      store(h->acc + i * h->wide + j, a);
-    }
+}
+
+// Rows of the cache as fp32 rows of `wide` floats; the rows behind, up to a multiple of four, and the columns behind stay as they are.
+template <class T>
+void gather(const T *from, int64_t step, int n, int c, int wide, float *to) {
+  for (int t = 0; t < n; t++, from += step, to += wide) {
+    int i = 0;
+    for (; i + W <= c; i += W) store(to + i, load(from + i));
+    if (i < c) store(to + i, load_n(from + i, c - i));
+  }
 }
 
 template <class T>
 void attend_as(const QnLayer *l, const QnSpec *spec, const float *q, const float *k, const float *v, int position, const int32_t *table,
                int head, int h0, int h1, int write, float *out, float *scratch) {
   const int c = l->head_dim, wide = (c + 15) / 16 * 16, block = spec->block, room = (block + 15) / 16 * 16, n = h1 - h0;
-  float *key = scratch, *value = key + wide, *rest = value + wide;
-  Heads h = {n, c, wide, room, rest, rest + (int64_t)n * wide, rest + (int64_t)n * 2 * wide, nullptr, nullptr, nullptr};
+  float *keys = scratch, *values = keys + (int64_t)room * wide, *key = values + (int64_t)room * wide, *value = key + 4 * wide, *rest = value + wide;
+  Heads h = {n, c, wide, room, rest, rest + (int64_t)n * wide, rest + (int64_t)n * 2 * wide, nullptr, nullptr};
   h.most = h.score + (int64_t)n * room;
   h.total = h.most + n;
-  h.factor = h.total + n;
+  memset(key, 0, 5 * wide * sizeof(float));
   ready(l, &l->norm_k, k, l->kv_heads, head, position, key);
   memcpy(value, v + head * c, c * sizeof(float));
   const QnPool *kp = &l->keys, *vp = &l->values;
@@ -388,11 +402,12 @@ void attend_as(const QnLayer *l, const QnSpec *spec, const float *q, const float
   while (t < position) {
     const int64_t b = table[t / block], slot = t % block;
     const int here = position - t < block - slot ? position - t : (int)(block - slot);
-    page(l, &h, h0, (const T *)kp->data + b * kp->block + head * kp->head + slot * kp->slot, kp->slot,
-         (const T *)vp->data + b * vp->block + head * vp->head + slot * vp->slot, vp->slot, t, here, position);
+    gather((const T *)kp->data + b * kp->block + head * kp->head + slot * kp->slot, kp->slot, here, c, wide, keys);
+    gather((const T *)vp->data + b * vp->block + head * vp->head + slot * vp->slot, vp->slot, here, c, wide, values);
+    page(l, &h, h0, keys, values, t, here, position);
     t += here;
   }
-  page(l, &h, h0, (const float *)key, 0, (const float *)value, 0, position, 1, position);  // itself
+  page(l, &h, h0, key, value, position, 1, position);  // itself
   for (int i = 0; i < n; i++)
     for (int j = 0; j < c; j++) out[(h0 + i) * c + j] = h.acc[(int64_t)i * wide + j] / h.total[i];
 }

@@ -50,25 +50,51 @@ int piece(int rows, int threads) {  // rows of one work item: small enough that 
   return n < QN_TILE ? QN_TILE : n > QN_CHUNK ? QN_CHUNK : n;
 }
 
-void run_jobs(const Job *jobs, int count, int tokens, int threads, std::atomic<int32_t> *next) {
+// Pieces 0 .. all - 1 of one phase, claimed one by one: a thread's own stretch first, so that it reads memory in order, then what others
+// have left. `counters` is one for each thread.
+struct Claim {
+  Counter *counters;
+  int index, size, all, behind = 0;
+  int next() {
+    for (; behind < size; behind++) {
+      const int64_t owner = (index + behind) % size;
+      const int first = (int)(all * owner / size), end = (int)(all * (owner + 1) / size);
+      const int at = first + counters[owner].next.fetch_add(1, std::memory_order_relaxed);
+      if (at < end) return at;
+    }
+    return -1;
+  }
+};
+
+void run_jobs(const Job *jobs, int count, int tokens, Counter *counters, int index, int size) {
   int pieces[3], all = 0;
-  for (int i = 0; i < count; i++) all += pieces[i] = (jobs[i].w->rows + piece(jobs[i].w->rows, threads) - 1) / piece(jobs[i].w->rows, threads);
-  for (int at; (at = next->fetch_add(1, std::memory_order_relaxed)) < all;) {
+  for (int i = 0; i < count; i++) all += pieces[i] = (jobs[i].w->rows + piece(jobs[i].w->rows, size) - 1) / piece(jobs[i].w->rows, size);
+  Claim claim = {counters, index, size, all};
+  for (int at; (at = claim.next()) >= 0;) {
     int i = 0;
     for (; at >= pieces[i]; i++) at -= pieces[i];
-    const int rows = jobs[i].w->rows, each = piece(rows, threads), r0 = at * each;
+    const int rows = jobs[i].w->rows, each = piece(rows, size), r0 = at * each;
     isa->chunk(&jobs[i], r0, r0 + each < rows ? r0 + each : rows, tokens);
   }
 }
 
 constexpr int PHASES = 9, COLUMNS = 1024;  // of a layer; and how many columns of activations are one work item
+constexpr int FEW = 2;                     // up to so many tokens every thread norms and quantizes for itself: cheaper than a barrier
+
+struct Inputs {  // what the products read: q k v (and the head), the feed-forward part beside attention, o, down
+  Buffer normed, beside, mixed, hidden;
+  bool make(int64_t rows, int64_t width, int64_t inner, int64_t feed) {
+    return normed.make(rows, width) && beside.make(rows, width) && mixed.make(rows, inner) && hidden.make(rows, feed);
+  }
+};
 
 struct Plan {
   QnSpec spec;
   QnLayer *layers;
   Team team;
   Counter *counters;
-  Buffer normed, beside, mixed, hidden;  // inputs of: q k v (and the head), the feed-forward part beside attention, o, down
+  Inputs shared, *own;  // own: a thread each, of FEW tokens
+  bool norms_behind;    // a norm stands behind a part, whose sum only one thread may write
   float *q, *k, *v, *part, *scratch;
   int64_t inner, inner_kv, scratch_each;
   // of the running step
@@ -85,6 +111,7 @@ struct Plan {
     free(v);
     free(part);
     free(scratch);
+    delete[] own;
   }
   float *row(int m) { return x + (int64_t)m * spec.width; }
 };
@@ -92,22 +119,38 @@ struct Plan {
 struct Thread {  // where one thread stands in the step; all of them go through the same phases
   Plan *p;
   int index, phase = 0;
-  std::atomic<int32_t> *next() { return &p->counters[phase].next; }
+  bool few;
+  Acts normed, beside, mixed, hidden;
+
+  Thread(Plan *plan, int number) : p(plan), index(number) {
+    few = p->team.size > 1 && p->tokens <= FEW && !p->norms_behind;
+    const Inputs &in = few ? p->own[index] : p->shared;
+    normed = in.normed.a, beside = in.beside.a, mixed = in.mixed.a, hidden = in.hidden.a;
+    mixed.f = p->shared.mixed.a.f, hidden.f = p->shared.hidden.a.f;  // written by all
+  }
+  Counter *counters() { return p->counters + (int64_t)phase * p->spec.threads; }
   void end() {
     p->team.wait();
     phase++;
   }
   template <class F>
   void each(int count, F work) {
-    for (int i; (i = next()->fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
+    Claim claim = {counters(), index, p->team.size, count};
+    for (int i; (i = claim.next()) >= 0;) work(i);
     end();
   }
+  template <class F>
+  void rows(F work) {  // once for each token: by one thread, or by each thread for itself
+    if (!few) return each(p->tokens, work);
+    for (int m = 0; m < p->tokens; m++) work(m);
+  }
   void products(const Job *jobs, int count) {
-    run_jobs(jobs, count, p->tokens, p->team.size, next());
+    run_jobs(jobs, count, p->tokens, counters(), index, p->team.size);
     end();
   }
   void prepare(const Acts *a, int columns, int forms) {
     if (!forms) return;
+    if (few) return rows([&](int m) { isa->prepare(a, m, 0, columns, forms); });
     const int parts = (columns + COLUMNS - 1) / COLUMNS;
     each(p->tokens * parts, [&](int i) {
       const int c0 = i % parts * COLUMNS, c1 = c0 + COLUMNS < columns ? c0 + COLUMNS : columns;
@@ -133,7 +176,7 @@ void attention(Thread *t, const QnLayer &l) {
     const int part = i % parts, head = i / parts % l.kv_heads, m = i / parts / l.kv_heads;
     const int h0 = head * group + group * part / parts, h1 = head * group + group * (part + 1) / parts;
     isa->attend(&l, &p->spec, p->q + m * p->inner, p->k + m * p->inner_kv, p->v + m * p->inner_kv, p->positions[m],
-                p->tables + m * p->table_stride, head, h0, h1, part == 0, p->mixed.a.f + m * p->mixed.a.stride, scratch);
+                p->tables + m * p->table_stride, head, h0, h1, part == 0, t->mixed.f + m * t->mixed.stride, scratch);
   });
 }
 
@@ -149,8 +192,8 @@ void residual(Thread *t, const QnWeight &w, const QnNorm &after, const Acts *a, 
 void layer(Thread *t, const QnLayer &l, const QnNorm *pending) {
   Plan *p = t->p;
   const int width = p->spec.width, in = form_of(l.q) | form_of(l.k) | form_of(l.v), feed = form_of(l.up) | form_of(l.gate);
-  const Acts *input = &p->normed.a, *other = l.parallel == 1 ? &p->beside.a : input;
-  t->each(p->tokens, [&](int m) {
+  const Acts *input = &t->normed, *other = l.parallel == 1 ? &t->beside : input;
+  t->rows([&](int m) {
     if (pending->kind) isa->norm(pending, p->part + (int64_t)m * width, width, p->row(m), 1);
     normed_into(p, &l.norm_attn, input, m, in | (l.parallel == 2 ? feed : 0));
     if (l.parallel == 1) normed_into(p, &l.norm_ffn, other, m, feed);
@@ -160,33 +203,33 @@ void layer(Thread *t, const QnLayer &l, const QnNorm *pending) {
                       {&l.v, nullptr, input, p->v, p->inner_kv, INTO_STORE, QN_NONE, l.clip, 0}};
   t->products(qkv, 3);
   attention(t, l);
-  residual(t, l.o, l.norm_attn_out, &p->mixed.a, form_of(l.o));
+  residual(t, l.o, l.norm_attn_out, &t->mixed, form_of(l.o));
   if (!l.parallel)
-    t->each(p->tokens, [&](int m) {
+    t->rows([&](int m) {
       if (l.norm_attn_out.kind) isa->norm(&l.norm_attn_out, p->part + (int64_t)m * width, width, p->row(m), 1);
       normed_into(p, &l.norm_ffn, other, m, feed);
     });
-  const Job up = {&l.up, gate_of(l), other, p->hidden.a.f, p->hidden.a.stride, INTO_ACT, l.act, 0, 0};
+  const Job up = {&l.up, gate_of(l), other, t->hidden.f, t->hidden.stride, INTO_ACT, l.act, 0, 0};
   t->products(&up, 1);
-  residual(t, l.down, l.norm_ffn_out, &p->hidden.a, form_of(l.down));
+  residual(t, l.down, l.norm_ffn_out, &t->hidden, form_of(l.down));
 }
 
 void step(void *context, int index) {
   Plan *p = (Plan *)context;
   const QnSpec &s = p->spec;
-  Thread t = {p, index};
+  Thread t(p, index);
   const QnNorm none = {QN_NO_NORM, 0, nullptr, nullptr};
   const QnNorm *pending = &none;
   for (int i = 0; i < s.count; i++) {
     layer(&t, p->layers[i], pending);
     pending = &p->layers[i].norm_ffn_out;
   }
-  const Acts *a = &p->normed.a;
-  t.each(p->tokens, [&](int m) {
+  const Acts *a = &t.normed;
+  t.rows([&](int m) {
     if (pending->kind) isa->norm(pending, p->part + (int64_t)m * s.width, s.width, p->row(m), 1);
     float *hidden = a->f + m * a->stride;
     isa->norm(&s.final_norm, p->row(m), s.width, hidden, 0);
-    if (p->out) memcpy(p->out + (int64_t)m * s.width, hidden, s.width * sizeof(float));
+    if (p->out && (!t.few || !index)) memcpy(p->out + (int64_t)m * s.width, hidden, s.width * sizeof(float));
     if (!p->logits) return;
     if (s.head_scale != 1.0f)
       for (int i = 0; i < s.width; i++) hidden[i] *= s.head_scale;
@@ -199,8 +242,8 @@ void step(void *context, int index) {
 
 struct Product {
   Job job;
-  int tokens, threads;
-  Counter next;
+  int tokens;
+  Counter *counters;
   Team team;
 };
 
@@ -331,12 +374,15 @@ int qn_product(const QnWeight *w, const float *x, float *y, int tokens, int act,
   Product one;
   one.job = {w, nullptr, &b.a, y, w->rows, act ? INTO_ACT : INTO_STORE, act, 0, 0};
   one.tokens = tokens;
+  one.counters = room<Counter>(threads);
+  if (!one.counters) return 0;
   one.team.run(
-      threads, [](void *c, int) {
+      threads, [](void *c, int index) {
         Product *o = (Product *)c;
-        run_jobs(&o->job, 1, o->tokens, o->team.size, &o->next.next);
+        run_jobs(&o->job, 1, o->tokens, o->counters, index, o->team.size);
       },
       &one);
+  free(one.counters);
   return 1;
 }
 
@@ -380,17 +426,20 @@ Plan *qn_plan(const QnSpec *spec) {
     inner_kv = l.k.rows > inner_kv ? l.k.rows : inner_kv;
     hidden = l.up.rows > hidden ? l.up.rows : hidden;
     scratch = need > scratch ? need : scratch;
+    p->norms_behind |= l.norm_attn_out.kind || l.norm_ffn_out.kind;
     if (p->layers) p->layers[i] = l;
   }
   const int64_t rows = spec->max_rows;
   p->inner = inner, p->inner_kv = inner_kv, p->scratch_each = wide(scratch) + 64;
-  p->counters = room<Counter>(spec->count * PHASES + 2);
+  p->counters = room<Counter>((int64_t)(spec->count * PHASES + 2) * spec->threads);
   p->q = room<float>(rows * inner);
   p->k = room<float>(rows * inner_kv);
   p->v = room<float>(rows * inner_kv);
   p->part = room<float>(rows * spec->width);
   p->scratch = room<float>(p->scratch_each * spec->threads);
-  const bool made = p->normed.make(rows, spec->width) && p->beside.make(rows, spec->width) && p->mixed.make(rows, inner) && p->hidden.make(rows, hidden);
+  p->own = new Inputs[spec->threads];
+  bool made = p->shared.make(rows, spec->width, inner, hidden);
+  for (int i = 0; i < spec->threads; i++) made = p->own[i].make(FEW, spec->width, inner, hidden) && made;
   if (made && p->layers && p->counters && p->q && p->k && p->v && p->part && p->scratch) return p;
   delete p;
   return nullptr;
@@ -409,7 +458,7 @@ int qn_step(Plan *p, int tokens, float *x, const int32_t *positions, const int32
       if (i >= table_stride || tables[m * table_stride + i] < 0 || tables[m * table_stride + i] >= p->spec.blocks) return m + 1;
   p->tokens = tokens, p->x = x, p->positions = positions, p->tables = tables, p->table_stride = table_stride;
   p->out = hidden, p->logits = logits;
-  for (int i = 0; i < p->spec.count * PHASES + 2; i++) p->counters[i].next.store(0, std::memory_order_relaxed);
+  for (int i = 0; i < (p->spec.count * PHASES + 2) * p->spec.threads; i++) p->counters[i].next.store(0, std::memory_order_relaxed);
   p->team.run(p->spec.threads, step, p);
   return 0;
 }

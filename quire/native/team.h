@@ -20,7 +20,7 @@ struct OpenMP {
   int (*index)();
 };
 
-constexpr int SPINS = 4000;
+constexpr int SPINS = 1000;
 inline void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
