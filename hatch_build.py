@@ -1,6 +1,6 @@
 """The part of the package's build that compiles the native kernels (`quire/native/build.py`), also for `pip install -e`.
 
-Nothing here can fail an install: without a compiler, or with one that gives up, the package is plain Python and says so with `quire doctor`.
+Nothing here can fail an install: without a compiler, or with one that gives up, the package is plain Python, and `quire doctor` says so.
 QUIRE_NATIVE=0 skips it.
 """
 
@@ -30,7 +30,7 @@ class NativeBuild(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def _compile(recipe: Path) -> str:
-    """"" or why there is no library. Loaded by its path: importing quire would need what the package depends on."""
+    """Why there is no library; empty when there is one. Loaded by its path: importing quire would need what the package depends on."""
     try:
         spec = importlib.util.spec_from_file_location("quire_native_build", recipe)
         assert spec is not None and spec.loader is not None

@@ -69,14 +69,15 @@ def build(to: Path = LIBRARY, extra: tuple[str, ...] = (), cxx: list[str] | None
             source = name if name.endswith(".cpp") else "kernels.cpp"
             defined = (f'-DQN_SOURCES="{source_hash()}"',) if source == name else (f"-DQN_TABLE=isa_{name}", f'-DQN_NAME="{name}"')
             command = [*words, *FLAGS, *extra, *flags, *defined, "-c", str(HERE / source), "-o", out]
-            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))  # noqa: S603
             objects.append(out)
         said = [process.communicate()[1] for process in running]
         failed = [text for process, text in zip(running, said, strict=True) if process.returncode]
         if failed:
             return f"{words[0]} failed: {failed[0].strip()[-1500:]}"
         library = str(Path(scratch) / "linked.so")
-        linked = subprocess.run([*words, "-shared", "-pthread", *extra, *objects, "-o", library], capture_output=True, text=True)
+        command = [*words, "-shared", "-pthread", *extra, *objects, "-o", library]
+        linked = subprocess.run(command, capture_output=True, text=True)  # noqa: S603
         if linked.returncode:
             return f"{words[0]} could not link: {linked.stderr.strip()[-1500:]}"
         os.replace(library, to)

@@ -217,7 +217,8 @@ void prepare(const Acts *x, int token, int64_t c0, int64_t c1, int forms) {
     vi total = vi{};
     for (int k = 0; k < QN_BLOCK; k += W) {
       vf moved = (load(f + i + k) * set1(inverse) + set1(12582912.0f)) - set1(12582912.0f);  // rounded to the nearest even
-      vi whole = __builtin_convertvector(vmin(vmax(moved, set1(-127.0f)), set1(127.0f)), vi);
+      moved = pick(moved == moved, vmin(vmax(moved, set1(-127.0f)), set1(127.0f)), zero());
+      vi whole = __builtin_convertvector(moved, vi);
       total += whole;
       put(x->q + token * x->stride + i + k, __builtin_convertvector(whole, vc));
     }

@@ -10,6 +10,7 @@ Shapes: R rows, D width, K key/value heads, S keys, C head channels, V vocabular
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,32 +18,29 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..nn.attention import AttnContext, attend
 from ..nn.config import Attn
-from ..nn.layers import activate
+from ..nn.heads import LMHeadModule
+from ..nn.layers import FeedForward, activate
 from ..nn.position import turn
 from ..nn.transformer import Block, Layers, Transformer
-from .pack import Packed, Quant, pack, product_plain
+from .pack import Quant, pack, product_plain
 
 
 class PlainStep:
-    """`step(tokens (R,), positions (R,), tables (R, blocks))` -> logits (R, V) or hidden states (R, D), fp32; keys and values are stored."""
+    """`step(tokens (R,), positions (R,), tables (R, blocks))` -> logits (R, V) or hidden states (R, D), fp32; stores keys and values."""
 
     def __init__(self, model: Transformer, keys: Sequence[Tensor], values: Sequence[Tensor], *, quant: Quant | None = None) -> None:
         assert model.decoder is not None and model.config.decoder is not None
         self.model, self.body, self.stack = model, model.decoder, model.config.decoder
         self.keys, self.values = keys, values
-        self.packed: dict[int, Packed] = {}
-        for module in self.body.modules() if quant else ():
-            if isinstance(module, nn.Linear):
-                assert quant is not None
-                self.packed[id(module)] = pack(module.weight, quant)
-        self.head = pack(model.head.table()[0], quant) if quant and model.config.head is not None else None
+        self.top = cast(LMHeadModule | None, model.head)
+        linears = [module for module in self.body.modules() if isinstance(module, nn.Linear)]
+        self.packed = {id(module): pack(module.weight, quant) for module in linears} if quant else {}
+        self.head = pack(self.top.table()[0], quant) if quant and self.top is not None else None
 
-    def linear(self, module: nn.Module, x: Tensor) -> Tensor:
+    def linear(self, module: nn.Linear, x: Tensor) -> Tensor:
         """x (R, in) -> (R, out)."""
         packed = self.packed.get(id(module))
-        if packed is None:
-            return module(x)
-        return product_plain(x, packed, module.bias).to(x.dtype)  # type: ignore[arg-type]
+        return cast(Tensor, module(x)) if packed is None else product_plain(x, packed, module.bias).to(x.dtype)
 
     @torch.inference_mode()
     def __call__(self, tokens: Tensor, positions: Tensor, tables: Tensor, *, logits: bool = True) -> Tensor:
@@ -52,11 +50,11 @@ class PlainStep:
             assert isinstance(block, Block)
             x = self._block(layer, block, x, positions, tables)
         x = x if self.body.norm is None else self.body.norm(x)
-        if not logits or self.model.head is None:
+        head = self.top
+        if not logits or head is None:
             return x.float()
         if self.head is None:
-            return self.model.head(x).float()
-        head = self.model.head
+            return cast(Tensor, head(x)).float()
         z = product_plain(head.transform(x), self.head, head.table()[1])
         return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
@@ -78,7 +76,7 @@ class PlainStep:
         return x + (y if out is None else out(y))
 
     def _feed(self, block: Block, x: Tensor) -> Tensor:
-        ffn = block.ffn
+        ffn = cast(FeedForward, block.ffn)
         up = self.linear(ffn.up, x)
         return self.linear(ffn.down, activate(ffn.act, up) if ffn.gate is None else activate(ffn.act, self.linear(ffn.gate, x)) * up)
 
@@ -99,7 +97,8 @@ class PlainStep:
         values[own, :, slot] = v[:, :, 0].to(values.dtype)
         used = int(positions.max()) // slots + 1
         there = tables[:, :used].clamp(min=0)  # beyond a request's own blocks a table may hold anything
-        k, v = (pool[there].transpose(1, 2).flatten(2, 3).to(x.dtype) for pool in (keys, values))  # (R, blocks, K, slots, C) -> (R, K, S, C)
+        # (R, blocks, K, slots, C) -> (R, K, S, C)
+        k, v = (pool[there].transpose(1, 2).flatten(2, 3).to(x.dtype) for pool in (keys, values))
         distance = positions[:, None] - torch.arange(used * slots)  # (R, S)
         seen = distance >= 0
         if attn.window is not None:
@@ -116,7 +115,7 @@ class PlainStep:
 
 def embedded(model: Transformer, body: Layers, tokens: Tensor, positions: Tensor) -> Tensor:
     """tokens, positions (R,) -> what the first layer reads (R, D), as the model embeds them."""
-    x = model.embed(tokens)
+    x: Tensor = model.embed(tokens)
     if model.config.embed_scale != 1.0:
         x = x * torch.tensor(model.config.embed_scale, dtype=x.dtype)
     if not body.rows and body.embed_norm is None and body.types is None:

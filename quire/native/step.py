@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import ContextError, ModelError
 from ..nn import config as records
 from ..nn.heads import LMHeadModule
-from ..nn.layers import LayerNorm, RMSNorm
+from ..nn.layers import FeedForward, LayerNorm, RMSNorm
 from ..nn.transformer import Block, Transformer
 from .library import ACTS, NORMS, ROWS, Kernels, Layer, Norm, Pool, Spec, Weight, byref, find, threads
 from .pack import BLOCK, Packed, Quant, describe, pack
@@ -47,7 +47,8 @@ def refusal(config: records.ModelConfig) -> str:
             return "its norms stand behind the residual sums"
         if rope is not None and isinstance(rope.scaling, records.Dynamic | records.LongRope):
             return "its rotary tables change with the length of a text"
-    if len({(layer.attn.heads * layer.attn.head_dim, layer.ffn.hidden) for layer in stack.layers}) > 1:
+    sizes = {(layer.attn.heads * layer.attn.head_dim, layer.ffn.hidden) for layer in stack.layers if isinstance(layer.ffn, records.FFN)}
+    if len(sizes) > 1:
         return "its layers differ in size"
     return ""
 
@@ -112,6 +113,7 @@ class NativeStep:
         self._kept: list[Any] = [list(keys), list(values)]  # what C points at
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}  # by rotary
         self._reach = 0
+        self.blocks = [cast(Block, block) for block in self.body.layers]
         self._plan = self._describe(keys, values, threads(asked))
         self._grow(_FIRST)
 
@@ -139,9 +141,7 @@ class NativeStep:
         logits = logits and self.model.head is not None
         out = torch.empty(count, self.vocab if logits else self.model.config.width)
         targets = (None, out.data_ptr()) if logits else (out.data_ptr(), None)
-        wrong = self.kernels.lib.qn_step(
-            self._plan, count, x.data_ptr(), where.data_ptr(), blocks.data_ptr(), blocks.stride(0), *targets
-        )
+        wrong = self.kernels.lib.qn_step(self._plan, count, x.data_ptr(), where.data_ptr(), blocks.data_ptr(), blocks.stride(0), *targets)
         if wrong:
             row, pool = wrong - 1, self._kept[0][0].shape[0]
             raise ContextError(
@@ -155,18 +155,18 @@ class NativeStep:
         for number, rotary in enumerate(self.body.rotary):
             cos, sin = rotary(0, self._reach, None, torch.device("cpu"), torch.float32)
             self._tables[number] = cos.contiguous(), sin.contiguous()
-        for layer, block in enumerate(self.body.layers):
+        for layer, block in enumerate(self.blocks):
             if block.attn.attn.rope is not None:
                 cos, sin = self._tables[block.attn.rotary]
                 self.kernels.lib.qn_plan_rotary(self._plan, layer, cos.data_ptr(), sin.data_ptr())
 
     def _describe(self, keys: Sequence[Tensor], values: Sequence[Tensor], count: int) -> int:
-        blocks = [block for block in self.body.layers if isinstance(block, Block)]
-        layers = (Layer * len(blocks))(*(self._layer(*parts) for parts in zip(self.stack.layers, blocks, keys, values, strict=True)))
-        spec = Spec(layers=layers, count=len(blocks), width=self.model.config.width, max_rows=self.rows, threads=count)
+        each = [self._layer(*parts) for parts in zip(self.stack.layers, self.blocks, keys, values, strict=True)]
+        layers = (Layer * len(each))(*each)
+        spec = Spec(layers=layers, count=len(each), width=self.model.config.width, max_rows=self.rows, threads=count)
         spec.final_norm = self._norm(self.body.norm)
         spec.cache_bf16, spec.block, spec.blocks = keys[0].dtype == torch.bfloat16, self.slots, keys[0].shape[0]
-        head = self.model.head
+        head = cast(LMHeadModule | None, self.model.head)
         self.vocab = 0
         if head is not None:
             weight, bias = head.table()
@@ -179,7 +179,7 @@ class NativeStep:
         return int(plan)
 
     def _layer(self, layer: records.Layer, block: Block, keys: Tensor, values: Tensor) -> Layer:
-        attn, part, ffn = layer.attn, block.attn, block.ffn
+        attn, part, ffn = layer.attn, block.attn, cast(FeedForward, block.ffn)
         made = Layer(heads=attn.heads, kv_heads=attn.kv_heads, head_dim=attn.head_dim, window=attn.window or 0, act=ACTS[ffn.act])
         for name in ("q", "k", "v", "o"):
             linear = getattr(part, name)

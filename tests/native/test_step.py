@@ -44,7 +44,8 @@ def pools(model: Transformer, dtype: torch.dtype = torch.float32, blocks: int = 
 def tokens_and_tables(model: Transformer, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     draw = torch.Generator().manual_seed(8)
     each = -(-TOKENS // SLOTS)
-    return torch.randint(model.config.vocab, (rows, TOKENS), generator=draw), torch.randperm(24, generator=draw)[: rows * each].view(rows, each)
+    tables = torch.randperm(24, generator=draw)[: rows * each].view(rows, each)
+    return torch.randint(model.config.vocab, (rows, TOKENS), generator=draw), tables
 
 
 def run(step: NativeStep | PlainStep, tokens: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
