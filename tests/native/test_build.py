@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,23 @@ def test_packing_says_where_a_weight_is_refused(built: library.Kernels) -> None:
     model = tiny("llama")  # its feed-forward part is 48 wide
     with pytest.raises(Exception, match="no multiple of 32"):
         NativeStep(model, *pools(model), quant="int4")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("machine", ["here", "aarch64"])
+def test_instruction_sets_agree_without_python(tmp_path: Path, machine: str) -> None:
+    """Also NEON, under emulation, where there is a cross compiler."""
+    there = machine == "here"
+    cxx, run_with = (build.compiler(), []) if there else (["aarch64-linux-gnu-g++"], ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"])
+    if not cxx or not all(shutil.which(words[0]) for words in (cxx, run_with) if words):
+        pytest.skip("no compiler or emulator for it")
+    library_path, driver = tmp_path / "libk.so", str(tmp_path / "driver")
+    assert build.build(library_path, (), cxx, "" if there else machine) == ""
+    source = str(Path(__file__).with_name("driver.cpp"))
+    subprocess.run([*cxx, "-std=c++17", source, str(library_path), f"-Wl,-rpath,{tmp_path}", "-pthread", "-o", driver], check=True)
+    done = subprocess.run([*run_with, driver], capture_output=True, text=True)
+    assert done.returncode == 0 and "portable 0" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow
