@@ -21,6 +21,7 @@ GROUND = ("types", "errors", "durable", "machine", "progress", "recipe", "hub", 
 # (rows, what each of them may import beside itself). A dotted name allows that one module and nothing else of its folder.
 TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("nn", "text", "metrics"), ("ground",)),
+    (("native",), ("ground", "nn")),
     (("binding",), ("ground", "text")),
     (("families",), ("ground", "nn", "binding")),
     (("decode",), ("ground", "nn", "text", "metrics")),

@@ -51,6 +51,8 @@ def findings(folder: Path) -> dict[str, Any]:
         environment = machine.environment()
     except (ImportError, OSError) as error:  # a build for another system fails when its libraries are loaded
         raise QuireError(f"torch cannot be imported: {error}. Install the build for this machine: pip install torch") from error
+    from .. import native
+
     device = machine.device("auto")
     total, available = machine.memory()
     dtype = machine.good_dtype(device)
@@ -60,6 +62,7 @@ def findings(folder: Path) -> dict[str, Any]:
         "dtype": dtype,
         "dtype_reason": reason(device, dtype),
         "threads_granted": machine.threads(),
+        "native_kernels": native.available(),
         "memory_mb": total >> 20,
         "memory_available_mb": available >> 20,
         "disk_free_mb": disk >> 20,
@@ -110,6 +113,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         ("processor", f"{found['processor']}"),
         ("instructions", f"{sets} (torch uses {found['torch_instruction_set']})"),
         ("threads", f"{found['threads_granted']} granted"),
+        ("kernels", found["native_kernels"]),
         ("memory", f"{found['memory_mb']:,} MB, {found['memory_available_mb']:,} MB available"),
         ("GPU", found["gpu"] or "none"),
         ("disk", f"{found['disk_free_mb']:,} MB free here"),

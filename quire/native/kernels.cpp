@@ -1,0 +1,445 @@
+// The kernels of one instruction set; compiled once for each (see build.py), with -DQN_TABLE naming the table it exports.
+//
+// A product reads its weights from memory once, whatever the number of tokens: a few rows of W stay in the nearest cache while tile after
+// tile of tokens passes them. Every number is summed in one fixed order, so tiles of any size give the same bits.
+#include "simd.h"
+
+namespace {
+
+// ---- row-major products ------------------------------------------------------------------------------------------------------------
+
+// R rows against M tokens: acc[m][r]. The rows behind are asked for while these are computed.
+template <class T, int R, int M>
+void dense_tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
+  vf acc[M][R];
+  Each<M>::run([&](int m) QN_INLINE { Each<R>::run([&](int r) QN_INLINE { acc[m][r] = zero(); }); });
+  const float *xs = x->f + m0 * x->stride;
+  const int64_t xstep = x->stride;
+  int64_t j = 0;
+  for (; j + W <= cols; j += W) {
+    vf v[R];
+    Each<R>::run([&](int r) QN_INLINE {
+      v[r] = load(w + r * cols + j);
+      __builtin_prefetch(w + (r + R) * cols + j);
+    });
+    Each<M>::run([&](int m) QN_INLINE {
+      const vf xv = load(xs + m * xstep + j);
+      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = fma(v[r], xv, acc[m][r]); });
+    });
+  }
+  if (j < cols)
+    Each<R>::run([&](int r) QN_INLINE {
+      const vf v = load_n(w + r * cols + j, cols - j);
+      Each<M>::run([&](int m) QN_INLINE { acc[m][r] = fma(v, load(xs + m * xstep + j), acc[m][r]); });
+    });
+  Each<M>::run([&](int m) QN_INLINE { sums<R>(acc[m], out + m * stride); });
+}
+
+#if defined(QN_BF16DP)
+template <int R, int M>
+void dot_tile(const uint16_t *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
+  vf acc[M][R];
+  __m512i v[R];
+  Each<M>::run([&](int m) QN_INLINE { Each<R>::run([&](int r) QN_INLINE { acc[m][r] = zero(); }); });
+  const uint16_t *xs = x->h + m0 * x->stride;
+  const int64_t xstep = x->stride;
+  const auto multiply = [&](int64_t j) QN_INLINE {
+    Each<M>::run([&](int m) QN_INLINE {
+      const __m512bh xv = (__m512bh)_mm512_loadu_si512(xs + m * xstep + j);
+      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = (vf)_mm512_dpbf16_ps((__m512)acc[m][r], (__m512bh)v[r], xv); });
+    });
+  };
+  int64_t j = 0;
+  for (; j + 32 <= cols; j += 32) {
+    Each<R>::run([&](int r) QN_INLINE {
+      v[r] = _mm512_loadu_si512(w + r * cols + j);
+      __builtin_prefetch(w + (r + R) * cols + j);
+    });
+    multiply(j);
+  }
+  if (j < cols) {
+    const __mmask32 mask = (1u << (cols - j)) - 1;
+    Each<R>::run([&](int r) QN_INLINE { v[r] = _mm512_maskz_loadu_epi16(mask, w + r * cols + j); });
+    multiply(j);
+  }
+  Each<M>::run([&](int m) QN_INLINE { sums<R>(acc[m], out + m * stride); });
+}
+#endif
+
+struct Fp32 {
+  typedef float T;
+  template <int R, int M>
+  static void tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
+    dense_tile<T, R, M>(w, cols, x, m0, out, stride);
+  }
+};
+struct Bf16 {
+  typedef uint16_t T;
+  template <int R, int M>
+  static void tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
+#if defined(QN_BF16DP)
+    dot_tile<R, M>(w, cols, x, m0, out, stride);
+#else
+    dense_tile<T, R, M>(w, cols, x, m0, out, stride);
+#endif
+  }
+};
+
+template <class F, int R>
+void dense_rows(const typename F::T *w, int64_t cols, const Acts *x, int tokens, float *out, int64_t stride) {
+  int m = 0;
+  for (; m + 4 <= tokens; m += 4) F::template tile<R, 4>(w, cols, x, m, out + m * stride, stride);
+  if (tokens - m >= 2) {
+    F::template tile<R, 2>(w, cols, x, m, out + m * stride, stride);
+    m += 2;
+  }
+  if (m < tokens) F::template tile<R, 1>(w, cols, x, m, out + m * stride, stride);
+}
+
+template <class F>
+void dense(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *out, int64_t stride) {
+  const typename F::T *data = (const typename F::T *)w->data;
+  int r = r0;
+  for (; r + 4 <= r1; r += 4) dense_rows<F, 4>(data + (int64_t)r * w->cols, w->cols, x, tokens, out + r - r0, stride);
+  for (; r < r1; r++) dense_rows<F, 1>(data + (int64_t)r * w->cols, w->cols, x, tokens, out + r - r0, stride);
+}
+
+// ---- blocks of 32 with a scale ------------------------------------------------------------------------------------------------------
+
+template <bool FOUR, int M>
+void packed_tile(const uint8_t *q, const uint16_t *s, int64_t blocks, const Acts *x, int m0, float *out, int64_t stride) {
+  constexpr int64_t BYTES = FOUR ? 256 : 512;  // of a block of sixteen rows
+  vf total[M][NV];
+  Each<M>::run([&](int m) QN_INLINE { Each<NV>::run([&](int v) QN_INLINE { total[m][v] = zero(); }); });
+  const int64_t xstep = x->stride, narrow = x->stride / QN_BLOCK;
+  const int8_t *xq = x->q + m0 * x->stride;
+  const float *xd = x->d + m0 * narrow;
+  const int32_t *xs = x->s + m0 * narrow;
+  for (int64_t b = 0; b < blocks; b++, q += BYTES, s += QN_TILE) {
+    if (m0 == 0)
+      for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(q + 4096 + line);
+    Each<NV>::run([&](int v) QN_INLINE {
+      vb w[8];
+      if (FOUR)
+        Each<4>::run([&](int g) QN_INLINE {
+          const vb both = get<vb>(q + g * 64 + v * 4 * W);
+          w[g] = both & (uint8_t)15;
+          w[g + 4] = (vb)((vu)both >> 4) & (uint8_t)15;
+        });
+      else
+        Each<8>::run([&](int g) QN_INLINE { w[g] = signed_weights(get<vb>(q + g * 64 + v * 4 * W)); });
+      const vf scale = load_f16(s + v * W);
+      Each<M>::run([&](int m) QN_INLINE {
+        vi acc = vi{} - (FOUR ? 8 : BIAS8) * xs[m * narrow + b];
+        const int8_t *xb = xq + m * xstep + b * QN_BLOCK;
+        Each<8>::run([&](int g) QN_INLINE {
+          int32_t four;
+          memcpy(&four, xb + g * 4, 4);
+          acc = dot4<!FOUR>(acc, w[g], four);
+        });
+        total[m][v] = fma(__builtin_convertvector(acc, vf), scale * set1(xd[m * narrow + b]), total[m][v]);
+      });
+    });
+  }
+  Each<M>::run([&](int m) QN_INLINE { Each<NV>::run([&](int v) QN_INLINE { store(out + m * stride + v * W, total[m][v]); }); });
+}
+
+template <bool FOUR>
+void packed(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *out, int64_t stride) {
+  const int64_t blocks = w->cols / QN_BLOCK, bytes = blocks * (FOUR ? 256 : 512);
+  for (int r = r0; r < r1; r += QN_TILE) {  // the last tile is filled up with rows of zeros
+    const uint8_t *q = (const uint8_t *)w->data + r / QN_TILE * bytes;
+    const uint16_t *s = w->scales + r / QN_TILE * blocks * QN_TILE;
+    int m = 0;
+    for (; m + 8 <= tokens; m += 8) packed_tile<FOUR, 8>(q, s, blocks, x, m, out + m * stride + r - r0, stride);
+    if (tokens - m >= 4) {
+      packed_tile<FOUR, 4>(q, s, blocks, x, m, out + m * stride + r - r0, stride);
+      m += 4;
+    }
+    for (; m < tokens; m++) packed_tile<FOUR, 1>(q, s, blocks, x, m, out + m * stride + r - r0, stride);
+  }
+}
+
+void product(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *out) {
+  switch (w->format) {
+    case QN_FP32: return dense<Fp32>(w, r0, r1, x, tokens, out, QN_CHUNK);
+    case QN_BF16: return dense<Bf16>(w, r0, r1, x, tokens, out, QN_CHUNK);
+    case QN_INT8: return packed<false>(w, r0, r1, x, tokens, out, QN_CHUNK);
+    default: return packed<true>(w, r0, r1, x, tokens, out, QN_CHUNK);
+  }
+}
+
+void add_bias(const float *bias, int n, float *y) {
+  for (int i = 0; bias && i < n; i++) y[i] += bias[i];
+}
+
+// Rows r0..r1 of a job (at most QN_CHUNK, r0 a multiple of QN_TILE), for all tokens; at most 32, so that they fit on the stack.
+void chunk(const Job *job, int r0, int r1, int tokens) {
+  alignas(64) float y[32 * QN_CHUNK], gate[32 * QN_CHUNK];
+  const int n = r1 - r0;
+  product(job->w, r0, r1, job->x, tokens, y);
+  if (job->gate) product(job->gate, r0, r1, job->x, tokens, gate);
+  for (int m = 0; m < tokens; m++) {
+    float *row = y + m * QN_CHUNK, *g = gate + m * QN_CHUNK, *out = job->out + m * job->stride + r0;
+    add_bias(job->w->bias ? job->w->bias + r0 : nullptr, n, row);
+    if (job->gate) add_bias(job->gate->bias ? job->gate->bias + r0 : nullptr, n, g);
+    for (int i = n; i % W; i++) row[i] = g[i] = 0;
+    for (int i = 0; i < n; i += W) {
+      vf v = load(row + i);
+      if (job->into == INTO_ACT) v = job->gate ? activate(job->act, load(g + i)) * v : activate(job->act, v);
+      if (job->clip > 0) v = vmin(vmax(v, set1(-job->clip)), set1(job->clip));
+      if (job->softcap > 0) v = set1(job->softcap) * vtanh(v / set1(job->softcap));
+      store(row + i, v);
+    }
+    if (job->into == INTO_ADD)
+      for (int i = 0; i < n; i++) out[i] += row[i];
+    else
+      memcpy(out, row, n * sizeof(float));
+  }
+}
+
+// ---- between the products -----------------------------------------------------------------------------------------------------------
+
+void prepare(const Acts *x, int token, int64_t c0, int64_t c1, int forms) {
+  const float *f = x->f + token * x->stride;
+  if (forms & FORM_H)
+    for (int64_t i = c0; i < c1; i += W) store_bf16(x->h + token * x->stride + i, load(f + i));
+  if (!(forms & FORM_Q)) return;
+  const int64_t narrow = x->stride / QN_BLOCK;
+  for (int64_t i = c0; i < c1; i += QN_BLOCK) {
+    vf most = zero(), broken = zero();  // no integer stands for what is not finite; the scale does
+    for (int k = 0; k < QN_BLOCK; k += W) {
+      vf v = load(f + i + k);
+      most = vmax(most, vmax(v, zero() - v));
+      broken = fma(v, zero(), broken);
+    }
+    const float d = highest(most) / 127.0f + sum(broken), inverse = d > 0 ? 1.0f / d : 0.0f;
+    vi total = vi{};
+    for (int k = 0; k < QN_BLOCK; k += W) {
+      vf moved = (load(f + i + k) * set1(inverse) + set1(12582912.0f)) - set1(12582912.0f);  // rounded to the nearest even
+      moved = pick(moved == moved, vmin(vmax(moved, set1(-127.0f)), set1(127.0f)), zero());
+      vi whole = __builtin_convertvector(moved, vi);
+      total += whole;
+      put(x->q + token * x->stride + i + k, __builtin_convertvector(whole, vc));
+    }
+    int32_t s = 0;
+    for (int k = 0; k < W; k++) s += total[k];
+    x->d[token * narrow + i / QN_BLOCK] = d;
+    x->s[token * narrow + i / QN_BLOCK] = s;
+  }
+}
+
+struct Moments {
+  float mean, factor;
+};
+Moments moments(const QnNorm *norm, const float *x, int n) {
+  vf a = zero(), b = zero();
+  int i = 0;
+  float mean = 0;
+  if (norm->kind == QN_LAYER) {
+    for (; i + W <= n; i += W) a = a + load(x + i);
+    if (i < n) a = a + load_n(x + i, n - i);
+    mean = sum(a) / n;
+  }
+  for (i = 0; i + W <= n; i += W) {
+    vf v = load(x + i) - set1(mean);
+    b = fma(v, v, b);
+  }
+  float square = sum(b);
+  for (; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
+  return {mean, 1.0f / sqrtf(square / n + norm->eps)};
+}
+
+// The part of a norm from column `from` on: n columns of x (which already starts there) into out.
+void scaled(const QnNorm *norm, Moments m, const float *x, int from, int n, float *out, int add) {
+  int i = 0;
+  const float *w = norm->weight + from, *bias = norm->bias ? norm->bias + from : nullptr;
+  for (; i + W <= n; i += W) {
+    vf v = (load(x + i) - set1(m.mean)) * set1(m.factor) * load(w + i);
+    if (bias) v = v + load(bias + i);
+    store(out + i, add ? load(out + i) + v : v);
+  }
+  for (; i < n; i++) {
+    float v = (x[i] - m.mean) * m.factor * w[i] + (bias ? bias[i] : 0.0f);
+    out[i] = add ? out[i] + v : v;
+  }
+}
+void norm(const QnNorm *norm, const float *x, int n, float *out, int add) {
+  if (norm->kind != QN_NO_NORM) return scaled(norm, moments(norm, x, n), x, 0, n, out, add);
+  for (int i = 0; i < n; i++) out[i] = add ? out[i] + x[i] : x[i];
+}
+
+// ---- attention ----------------------------------------------------------------------------------------------------------------------
+
+// One head of a query or key: normed, then turned. `all` is the whole row, of `heads` heads.
+void ready(const QnLayer *l, const QnNorm *norm, const float *all, int heads, int head, int position, float *out) {
+  const int c = l->head_dim, half = l->turned / 2;
+  const float *x = all + head * c;
+  if (norm->kind == QN_NO_NORM)
+    memcpy(out, x, c * sizeof(float));
+  else if (l->norm_whole)
+    scaled(norm, moments(norm, all, heads * c), x, head * c, c, out, 0);
+  else
+    scaled(norm, moments(norm, x, c), x, 0, c, out, 0);
+  const float *cos = l->cos + (int64_t)position * l->turned, *sin = l->sin + (int64_t)position * l->turned;
+  for (int i = 0; i < half; i++) {
+    const float a = out[i], b = out[i + half];
+    out[i] = a * cos[i] + b * sin[i];
+    out[i + half] = b * cos[i + half] + a * sin[i + half];
+  }
+}
+
+// A head's numbers into the cache; `x` then holds what the cache holds.
+inline void keep(float *to, float *x, int c, bool write) {
+  if (write) memcpy(to, x, c * sizeof(float));
+}
+inline void keep(uint16_t *to, float *x, int c, bool write) {
+  for (int i = 0; i < c; i++) {
+    const vu bits = bf16_bits(set1(x[i]));
+    if (write) to[i] = (uint16_t)bits[0];
+    x[i] = ((vf)(bits << 16))[0];
+  }
+}
+
+struct Heads {  // running softmax of the query heads that share a key head; rows of `wide` floats
+  int count, c, wide, room;
+  float *q, *acc, *score, *most, *total;
+};
+
+// scores of n keys (rows of `wide` floats, zeros behind the head's channels; filled up to a multiple of four rows) for each query head
+void scores(const Heads *h, const float *keys, int n) {
+  for (int i = 0; i < h->count; i++)
+    for (int t = 0; t < n; t += 4) {
+      vf acc[4];
+      const float *q = h->q + i * h->wide, *k = keys + t * h->wide;
+      const int wide = h->wide;
+      Each<4>::run([&](int r) QN_INLINE { acc[r] = zero(); });
+      for (int c = 0; c < wide; c += W) {
+        const vf x = load(q + c);
+        Each<4>::run([&](int r) QN_INLINE { acc[r] = fma(x, load(k + r * wide + c), acc[r]); });
+      }
+      sums4(acc[0], acc[1], acc[2], acc[3], h->score + i * h->room + t);
+    }
+}
+
+template <int N>
+inline void add_values(float *acc, const float *p, float factor, const float *values, int n, int wide) {
+  vf a[N];
+  Each<N>::run([&](int c) QN_INLINE { a[c] = load(acc + c * W) * set1(factor); });
+  for (int t = 0; t < n; t++) {
+    const vf share = set1(p[t]);
+    Each<N>::run([&](int c) QN_INLINE { a[c] = fma(share, load(values + t * wide + c * W), a[c]); });
+  }
+  Each<N>::run([&](int c) QN_INLINE { store(acc + c * W, a[c]); });
+}
+
+// n keys from position `first` on, and their values: the running softmax takes them in.
+void page(const QnLayer *l, Heads *h, int h0, const float *keys, const float *values, int first, int n, int position) {
+  scores(h, keys, n);
+  for (int i = 0; i < h->count; i++) {
+    float *s = h->score + i * h->room;
+    vf most = set1(-INFINITY);
+    const float slope = l->slopes ? l->slopes[h0 + i] : 0.0f;
+    for (int t = 0; t < n; t += W) {
+      for (int j = n; j < t + W; j++) s[j] = -INFINITY;
+      if (l->softcap > 0) store(s + t, set1(l->softcap) * vtanh(load(s + t) / set1(l->softcap)));
+      if (l->slopes)
+        for (int j = t; j < t + W && j < n; j++) s[j] += slope * (float)(first + j - position);
+      for (int j = n; j < t + W; j++) s[j] = -INFINITY;
+      most = vmax(most, load(s + t));
+    }
+    const float old = h->most[i], here = highest(most), now = here > old ? here : old;
+    vf total = zero();
+    for (int t = 0; t < n; t += W) {
+      store(s + t, vexp(load(s + t) - set1(now)));
+      for (int j = n; j < t + W; j++) s[j] = 0;
+      total = total + load(s + t);
+    }
+    const float factor = vexp(set1(old - now))[0];
+    h->total[i] = h->total[i] * factor + sum(total);
+    h->most[i] = now;
+    float *acc = h->acc + i * h->wide;
+    int c = 0;
+    for (; c + 4 * W <= h->wide; c += 4 * W) add_values<4>(acc + c, s, factor, values + c, n, h->wide);
+    for (; c < h->wide; c += W) add_values<1>(acc + c, s, factor, values + c, n, h->wide);
+  }
+}
+
+// Rows of the cache as fp32 rows of `wide` floats; the rows behind, up to a multiple of four, and the columns behind stay as they are.
+template <class T>
+void gather(const T *from, int64_t step, int n, int c, int wide, float *to) {
+  for (int t = 0; t < n; t++, from += step, to += wide) {
+    int i = 0;
+    for (; i + W <= c; i += W) store(to + i, load(from + i));
+    if (i < c) store(to + i, load_n(from + i, c - i));
+  }
+}
+
+template <class T>
+void attend_as(const QnLayer *l, const QnSpec *spec, const float *q, const float *k, const float *v, int position, const int32_t *table,
+               int head, int h0, int h1, int write, float *out, float *scratch) {
+  const int c = l->head_dim, wide = (c + 15) / 16 * 16, block = spec->block, room = (block + 15) / 16 * 16, n = h1 - h0;
+  float *keys = scratch, *values = keys + (int64_t)room * wide, *key = values + (int64_t)room * wide, *value = key + 4 * wide, *rest = value + wide;
+  Heads h = {n, c, wide, room, rest, rest + (int64_t)n * wide, rest + (int64_t)n * 2 * wide, nullptr, nullptr};
+  h.most = h.score + (int64_t)n * room;
+  h.total = h.most + n;
+  memset(key, 0, 5 * wide * sizeof(float));
+  ready(l, &l->norm_k, k, l->kv_heads, head, position, key);
+  memcpy(value, v + head * c, c * sizeof(float));
+  const QnPool *kp = &l->keys, *vp = &l->values;
+  const int64_t own = table[position / block], place = position % block;
+  keep((T *)kp->data + own * kp->block + head * kp->head + place * kp->slot, key, c, write);
+  keep((T *)vp->data + own * vp->block + head * vp->head + place * vp->slot, value, c, write);
+  for (int i = 0; i < n; i++) {
+    float *row = h.q + (int64_t)i * wide;
+    memset(row, 0, wide * sizeof(float));
+    memset(h.acc + (int64_t)i * wide, 0, wide * sizeof(float));
+    ready(l, &l->norm_q, q, l->heads, h0 + i, position, row);
+    for (int j = 0; j < c; j++) row[j] *= l->scale;
+    h.most[i] = -INFINITY;
+    h.total[i] = 0;
+  }
+  int t = l->window > 0 && position + 1 > l->window ? position + 1 - l->window : 0;
+  while (t < position) {
+    const int64_t b = table[t / block], slot = t % block;
+    const int here = position - t < block - slot ? position - t : (int)(block - slot);
+    gather((const T *)kp->data + b * kp->block + head * kp->head + slot * kp->slot, kp->slot, here, c, wide, keys);
+    gather((const T *)vp->data + b * vp->block + head * vp->head + slot * vp->slot, vp->slot, here, c, wide, values);
+    page(l, &h, h0, keys, values, t, here, position);
+    t += here;
+  }
+  page(l, &h, h0, key, value, position, 1, position);  // itself
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < c; j++) out[(h0 + i) * c + j] = h.acc[(int64_t)i * wide + j] / h.total[i];
+}
+
+void attend(const QnLayer *l, const QnSpec *spec, const float *q, const float *k, const float *v, int position, const int32_t *table,
+            int head, int h0, int h1, int write, float *out, float *scratch) {
+  (spec->cache_bf16 ? attend_as<uint16_t> : attend_as<float>)(l, spec, q, k, v, position, table, head, h0, h1, write, out, scratch);
+}
+
+double read(const uint8_t *p, int64_t bytes) {  // touches every number and does next to nothing else: what the memory gives
+  vu a = vu{}, b = vu{}, c = vu{}, d = vu{};
+  for (; bytes >= 16 * W; bytes -= 16 * W, p += 16 * W) {
+    a += get<vu>(p);
+    b += get<vu>(p + 4 * W);
+    c += get<vu>(p + 8 * W);
+    d += get<vu>(p + 12 * W);
+    __builtin_prefetch(p + 4096);
+  }
+  a += b + c + d;
+  double total = 0;
+  for (int i = 0; i < W; i++) total += a[i];
+  return total;
+}
+
+#if defined(QN_BF16DP)
+constexpr int BF16_FORM = FORM_H;
+#else
+constexpr int BF16_FORM = 0;
+#endif
+const Isa table = {QN_NAME, BF16_FORM, chunk, prepare, norm, attend, read};
+
+}  // namespace
+
+const Isa *QN_TABLE() { return &table; }
