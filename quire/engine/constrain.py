@@ -55,6 +55,7 @@ class Grammar:
         self._made = (tokenizer, source, what, vocab, limits, reader)
         self.tokenizer, self.what, self._reader = tokenizer, what, reader
         self.vocab = tokenizer.vocab_size if vocab is None else vocab  # the mask has so many places: the rows of the model's head
+        self._special = [token for token in tokenizer.special_tokens.values() if token < self.vocab]
         self._matcher = self._begin()
         self._mask: Allowed | None = None
         self._check()
@@ -78,7 +79,7 @@ class Grammar:
                 size = min(self.vocab, self.tokenizer.vocab_size)
                 mask[:size] = np.unpackbits(bits, count=size, bitorder="little")
             self._check()
-            mask[[token for token in self.tokenizer.special_tokens.values() if token < self.vocab]] = False
+            mask[self._special] = False
             if not self.complete and not mask.any():
                 raise RecipeError(
                     f"{self.what} cannot be followed: no token of this vocabulary continues the text, which is not whole yet."

@@ -55,7 +55,10 @@ class Trial:
                 f"{what} takes more than {limits.seconds:g} s to compile. Make it simpler: smaller numbers, fewer repetitions."
             )
         if not answer:
-            raise RecipeError(f"{what} takes more than {limits.memory >> 20} MB to compile. Make it simpler: fewer repetitions.")
+            raise RecipeError(
+                f"{what} ended the process that compiled it: it takes more than {limits.memory >> 20} MB, or meets a fault of llguidance. "
+                "Make it simpler: fewer repetitions."
+            )
         found = json.loads(answer)
         if "error" in found:
             raise RecipeError(f"{what} cannot be used: {found['error']}")
@@ -69,7 +72,12 @@ class Trial:
         if self._child is None:
             paths = os.pathsep.join(path for path in sys.path if path)
             self._child = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # where native code tells of its own faults
+                env={**os.environ, "PYTHONPATH": paths},
+                start_new_session=True,  # Ctrl-C is the parent's to handle
             )
             if not _line(self._child, _START)[0]:
                 self.close()
@@ -176,7 +184,7 @@ def main() -> None:
     for line in sys.stdin.buffer:
         try:
             _say(sys.stdout.buffer, _answer(json.loads(line), vocabulary))
-        except Exception as error:  # the parent names the grammar; what goes wrong with one must not end the process
+        except BaseException as error:  # a fault of native code is no Exception; what goes wrong with one must not end the process
             _say(sys.stdout.buffer, {"error": f"{type(error).__name__}: {first_line(str(error))}"})
 
 

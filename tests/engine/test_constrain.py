@@ -186,7 +186,7 @@ FORMATS: dict[str, Any] = {
 def test_formats_are_what_their_names_say(name: str) -> None:
     words, rng = tokenizer("causal"), random.Random(5)
     begun = json_schema(words, {"type": "string", "format": name}, limits=PATIENT)
-    for _ in range(300):
+    for _ in range(100):
         one, ids = begun.fresh(), list[int]()
         while not one.closed:
             ids.append(int(rng.choice(np.flatnonzero(one.allowed()))))
@@ -487,6 +487,70 @@ def test_a_vocabulary_that_cannot_write_it() -> None:
     with pytest.raises(RecipeError, match="the regex cannot be followed: no token of this vocabulary continues the text"):
         one.accept(letters.encode("a")[0])
         one.allowed()
+
+
+def mutated(value: Any, rng: random.Random) -> Any:
+    """A schema with something wrong here and there."""
+    words = [
+        "type",
+        "$ref",
+        "#",
+        "items",
+        "minItems",
+        "enum",
+        "allOf",
+        "oneOf",
+        "pattern",
+        "format",
+        "multipleOf",
+        "object",
+        "(a",
+        "minimum",
+    ]
+    odd = [None, True, -1, 1e308, 10**30, "", {}, [], "\ud800", "\x00", [[]], {"": {}}]
+    if rng.random() < 0.15:
+        return rng.choice([*odd, *words, {rng.choice(words): rng.choice(odd)}])
+    if isinstance(value, dict):
+        made = {rng.choice(words) if rng.random() < 0.06 else key: mutated(part, rng) for key, part in value.items()}
+        return made | ({rng.choice(words): rng.choice([*odd, *words])} if rng.random() < 0.2 else {})
+    return [mutated(part, rng) for part in value] if isinstance(value, list) else value
+
+
+def scratched(text: str, rng: random.Random) -> str:
+    letters = list(text)
+    for _ in range(rng.randrange(1, 6)):
+        place = rng.randrange(len(letters) + 1)
+        letters[place : place + rng.randrange(3)] = rng.choice(
+            [*'()[]{}|*+?"/\\^$.:%@<>~&\n 19ax,-=', "\ud800", "%json {", "{1,", "start:", "\\p{"]
+        )
+    return "".join(letters)
+
+
+def test_damaged_grammars_are_refused_or_compiled() -> None:
+    rng, words = random.Random(9), tokenizer("causal")
+    texts = {make: [asked for kind, asked in TORTURE if kind is make and len(asked) < 200] for make in (regex, grammar)}
+    taken = 0
+    for number in range(1500):
+        make = (json_schema, regex, grammar)[number % 3]
+        asked = (
+            mutated(random_schema(rng) | {"$defs": {"node": NODE}}, rng) if make is json_schema else scratched(rng.choice(texts[make]), rng)
+        )
+        try:
+            make(words, asked)
+            taken += 1
+        except RecipeError as error:
+            assert "ended the process" not in str(error) and "Panic" not in str(error), (asked, error)
+    assert 150 < taken < 1350
+
+
+def test_a_stop_string_may_cut_an_answer(model: Any) -> None:
+    form = regex(model.contract.tokenizer, "[ab]{20}", vocab=model.config.vocab)
+    engine = Engine(model, memory=16 << 20)
+    request = engine.submit("x", Sampling(max_tokens=40, seed=3, stop=("ab", "ba")), constraint=form)
+    while engine.busy:
+        engine.step()
+    answer = engine.result(request)
+    assert answer.finish_reason == "stop" and not form.read(answer).valid and "does not follow the regex" in form.read(answer).why
 
 
 # -- off the loop ------------------------------------------------------------------------------------------------------------------
