@@ -33,7 +33,7 @@ from .trial import Trial, first_line, library_limits
 
 P = ParamSpec("P")
 LIMITS = Limits()
-_KEPT = 256  # grammars whose compiled form is remembered
+_KEPT, _KEPT_SIZE = 256, 64 << 20  # grammars whose compiled form is remembered, and their characters
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def compiled(
     with _lock:
         _compiled[kind, text, limits] = source
         _compiled.move_to_end((kind, text, limits))
-        while len(_compiled) > _KEPT:
+        while len(_compiled) > _KEPT or sum(len(key[1]) + len(made) for key, made in _compiled.items()) > _KEPT_SIZE:
             _compiled.popitem(last=False)
     return Grammar(tokenizer, source, what, vocab, limits, reader)
 

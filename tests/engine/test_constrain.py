@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -24,6 +25,7 @@ from quire.engine import constrain
 from quire.engine.constrain import LIMITS, Grammar, choice, grammar, json_object, json_schema, later, regex
 from quire.engine.engine import Engine
 from quire.errors import ExtraError, RecipeError
+from quire.text.tokenizer import Tokenizer
 from quire.types import Completion, Sampling
 from tests.small import tokenizer, write_model
 
@@ -553,6 +555,32 @@ def test_a_stop_string_may_cut_an_answer(model: Any) -> None:
     assert answer.finish_reason == "stop" and not form.read(answer).valid and "does not follow the regex" in form.read(answer).why
 
 
+@pytest.mark.needs_data
+@pytest.mark.parametrize("name", ["gpt2", "llama2", "tiktoken"])
+def test_real_vocabularies(data_folder: Path, name: str) -> None:
+    """Tokens of many bytes, of half a character, with a space before: the text is of the form all the same, and masks are quick."""
+    words, rng = Tokenizer.open(data_folder / "tokenizers" / name), random.Random(2)
+    begun = json_schema(words, random_schema(rng, 2) | {"$defs": {"node": NODE}}, limits=PATIENT)
+    times = []
+    for _ in range(20):
+        schema = {"type": "object", "properties": {"große Stadt": {"type": "string", "maxLength": 6}, "n": random_schema(rng, 1)}}
+        form = json_schema(
+            words, schema | {"required": ["große Stadt"], "$defs": {"node": NODE}, "additionalProperties": False}, limits=PATIENT
+        )
+        stream, text = words.stream(), ""
+        while not form.closed:
+            before = time.perf_counter()
+            allowed = form.allowed()
+            times.append(time.perf_counter() - before)
+            token = int(rng.choice(np.flatnonzero(allowed)))
+            form.accept(token)
+            text += stream.push(token)
+        text += stream.end()
+        jsonschema.validate(json.loads(text), schema | {"$defs": {"node": NODE}})
+        assert form.read_text(text).valid
+    assert begun.vocab > 30_000 and sorted(times)[len(times) // 2] < 0.01
+
+
 # -- off the loop ------------------------------------------------------------------------------------------------------------------
 
 
@@ -599,6 +627,9 @@ def test_compiled_grammars_are_remembered_up_to_a_number(monkeypatch: pytest.Mon
     for number in range(6):
         regex(tokenizer("causal"), f"kept{number}")
     assert [key[1] for key in constrain._compiled] == ["kept3", "kept4", "kept5"]
+    monkeypatch.setattr(constrain, "_KEPT_SIZE", 1_000)
+    regex(tokenizer("causal"), "k" * 440)
+    assert [key[1][:4] for key in constrain._compiled] == ["kkkk"]
 
 
 def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
