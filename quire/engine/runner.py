@@ -1,8 +1,9 @@
 """One step's pieces through the model: one flat row of tokens, every product over all of them, and logits only where somebody wants them.
 
-Pieces with equally many tokens are attended together, so requests that write (a token each) are one batch. Where rotary scaling depends on
-the length of a text, pieces of different lengths are computed apart. With `exact`, every piece is computed alone, so its bits do not depend
-on what else is there.
+Pieces of one token each, those of requests that write, go through the native step where it computes the model: all layers in one call, and
+no row's bits depend on the rows beside it. The others share a forward, those with equally many tokens attended together. Where rotary
+scaling depends on the length of a text, pieces of different lengths are computed apart. With `exact`, every piece of such a forward is
+computed alone, so its bits do not depend on what else is there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..native.library import ROWS
+from ..native.step import NativeStep, unfit
 from ..nn.attention import AttnContext
 from ..nn.paged import Group, Paged, Pages
 from ..nn.scaling import regime
@@ -22,24 +25,46 @@ from ..nn.transformer import Transformer
 from .scheduler import Piece
 
 Logits = npt.NDArray[np.float32]
+SMALL = 3_000_000  # parameters: a token is over before a second thread has woken
 
 
 class Runner:
-    """`run(pieces)` computes them, writes their keys and values into `pages`, and returns the logits (N, V) wanted of each."""
+    """`run(pieces)` computes them, writes their keys and values into `pages`, and returns the logits (N, V) wanted of each.
 
-    def __init__(self, model: Transformer, pages: Pages, exact: bool = False) -> None:
+    native: use the step of `quire.native` where it computes this model; its refusal is kept in `why_not_native`.
+    """
+
+    def __init__(self, model: Transformer, pages: Pages, exact: bool = False, native: bool = True) -> None:
         self.model, self.pages, self.exact = model, pages, exact
+        self.why_not_native = unfit(model) if native else "it was not asked for"
+        self.step: NativeStep | None = None
+        if not self.why_not_native:
+            keys, values = ([pool.transpose(1, 2) for pool in pools] for pools in (pages.keys, pages.values))
+            self.step = NativeStep(model, keys, values, asked=1 if model.config.parameters() < SMALL else 0)
         assert model.decoder is not None and model.head is not None
         self.ropes = [rotary.rope for rotary in model.decoder.rotary]
 
     def run(self, pieces: Sequence[Piece]) -> list[Logits]:
         """In the order of the pieces; (0, V) where a piece ends before the last known token and nobody asked for more."""
         found: dict[int, Logits] = {}
+        single = [number for number, piece in enumerate(pieces) if piece.count == 1 and self.step is not None]
+        for at in range(0, len(single), ROWS):
+            found.update(zip(part := single[at : at + ROWS], self._steps([pieces[number] for number in part]), strict=True))
         with torch.inference_mode():
-            for part in self._apart(range(len(pieces)), pieces):
+            for part in self._apart([number for number in range(len(pieces)) if number not in found], pieces):
                 for number, logits in zip(part, self._forward([pieces[number] for number in part]), strict=True):
                     found[number] = logits
         return [found[number] for number in range(len(pieces))]
+
+    def _steps(self, pieces: Sequence[Piece]) -> Iterable[Logits]:
+        """Pieces of one token through the native step."""
+        assert self.step is not None
+        tokens = torch.tensor([piece.request.tokens(piece.start, piece.start + 1)[0] for piece in pieces])
+        width = max(piece.start for piece in pieces) // self.pages.size + 1
+        tables = [[*piece.request.blocks[:width], *[0] * (width - len(piece.request.blocks))] for piece in pieces]
+        rows = self.step(tokens, torch.tensor([piece.start for piece in pieces]), torch.tensor(tables)).numpy()
+        # a token of a prompt that is not its last one is computed, and nobody asks what follows it
+        return [row[None] if _wanted(piece) else row[None][:0] for row, piece in zip(rows, pieces, strict=True)]
 
     def _apart(self, numbers: Iterable[int], pieces: Sequence[Piece]) -> Iterable[list[int]]:
         """Which pieces share a forward, those of equal length next to one another."""
@@ -95,6 +120,10 @@ class Runner:
             groups.append(Group(at, count, torch.tensor(table, device=device), lengths, run))
             at += count * len(listed)
         return groups
+
+
+def _wanted(piece: Piece) -> bool:
+    return piece.start + 1 >= piece.request.known or piece.request.prompt_logprobs is not None
 
 
 def _reach(piece: Piece) -> int:

@@ -20,6 +20,7 @@ from ..errors import ContextError, ModelError
 from ..nn import config as records
 from ..nn.heads import LMHeadModule
 from ..nn.layers import FeedForward, LayerNorm, RMSNorm
+from ..nn.products import Linear
 from ..nn.transformer import Block, Transformer
 from .library import ACTS, NORMS, ROWS, Kernels, Layer, Norm, Pool, Spec, Weight, byref, find, threads
 from .pack import BLOCK, Packed, Quant, describe, pack
@@ -60,7 +61,7 @@ def understands(config: records.ModelConfig) -> bool:
 def make_step(model: Transformer, keys: Sequence[Tensor], values: Sequence[Tensor], **options: Any) -> NativeStep | PlainStep:
     """The fused step where there are kernels that understand this model, else the same in plain torch. Options as `NativeStep`'s."""
     kernels, _ = find()
-    if kernels is not None and not _unfit(model):
+    if kernels is not None and not unfit(model):
         return NativeStep(model, keys, values, **options)
     check_pools(model, keys, values)
     if understood := refusal(model.config):
@@ -68,8 +69,11 @@ def make_step(model: Transformer, keys: Sequence[Tensor], values: Sequence[Tenso
     return PlainStep(model, keys, values, quant=options.get("quant"))
 
 
-def _unfit(model: Transformer) -> str:
-    known = {nn.Linear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
+def unfit(model: Transformer) -> str:
+    """Why `NativeStep` does not compute this model here; "" where it does."""
+    if find()[0] is None:
+        return find()[1]
+    known = {Linear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
     leaves = {type(module) for module in model.modules() if not any(True for _ in module.children())}
     if leaves - known:
         return f"a part of it was wrapped or swapped ({', '.join(sorted(leaf.__name__ for leaf in leaves - known))})"
@@ -100,7 +104,7 @@ class NativeStep:
         kernels, reason = find()
         if kernels is None:
             raise ModelError(f"there are no native kernels: {reason}")
-        if reason := _unfit(model):
+        if reason := unfit(model):
             raise ModelError(f"the fused step does not compute this model: {reason}")
         if not 1 <= rows <= ROWS:
             raise ModelError(f"rows is {rows}; a step takes 1 to {ROWS}")
