@@ -137,6 +137,9 @@ class Engine:
         if prompt_logprobs is not None and not 0 <= prompt_logprobs <= vocab:
             raise RecipeError(f"prompt_logprobs is {prompt_logprobs}; allowed: 0 to {vocab}.")
         sampler = Sampler(sampling, vocab, ids)  # checks the values
+        mask = None if constraint is None else constraint.allowed()
+        if mask is not None and len(mask) != vocab:
+            raise RecipeError(f"the constraint was made for {len(mask)} ids; this model has {vocab}: give it vocab={vocab}.")
         limit = min(sampling.max_tokens, room(len(ids), self.context, "prompt"))
         held = -(-(len(ids) + limit) // BLOCK)
         if held > self.blocks.count:

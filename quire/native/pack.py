@@ -142,7 +142,7 @@ def product(x: Tensor, weight: Tensor | Packed, bias: Tensor | None = None, act:
 
 def product_plain(x: Tensor, weight: Tensor | Packed, bias: Tensor | None = None, act: str = "", rounds: bool = True) -> Tensor:
     """The twin of `product`. rounds: x is rounded to bf16 where the weight is bf16, as torch does."""
-    from ..nn.layers import activate
+    from ..nn.products import activate
 
     x = x.float()
     if isinstance(weight, Packed):
