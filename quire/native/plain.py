@@ -19,8 +19,9 @@ from ..errors import ModelError
 from ..nn.attention import AttnContext, attend
 from ..nn.config import Attn
 from ..nn.heads import LMHeadModule
-from ..nn.layers import FeedForward, activate
+from ..nn.layers import FeedForward
 from ..nn.position import turn
+from ..nn.products import activate
 from ..nn.transformer import Block, Layers, Transformer
 from .pack import Quant, pack, product_plain
 
