@@ -27,6 +27,7 @@ from ..tasks.sentence import Sentence
 from ..tasks.sentence import read as read_sentence
 from ..text.library import check_text, texts_of
 from ..types import Answer, Entity, Sampling, Text
+from .saving import Stored, save
 
 TOKENS_A_FORWARD = 8192  # of scoring and hidden states, padding included
 _USUAL_SHARE = 0.75  # of a padded table that has tokens: 0.98 for Qwen2 and Phi-2, 0.999 for T5
@@ -96,6 +97,15 @@ class Local:
         if all(len(row) == longest for row in rows):
             return tokens, None
         return tokens, torch.tensor([[place < len(row) for place in range(longest)] for row in rows], device=device)
+
+    def save(self, folder: Path | str, dtype: Stored | None = None) -> Path:
+        """Writes this model as a new folder, which Quire, transformers and, for a sentence encoder, sentence-transformers open.
+
+        dtype: of the weights; None is what they have in memory. Raises StorageError for a folder that holds something already.
+        """
+        lineage = {**self.binding.recorded.get("lineage", {}), "parent": self.identity}
+        save(folder, self.folder, self.model, self.contract, lineage, dtype)
+        return Path(folder)
 
     # -- a model with a label head -----------------------------------------------------------------------------------------------
 
