@@ -6,6 +6,7 @@ Reads headers and small files only, so it is quick at any size.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,11 @@ def lines(facts: dict[str, Any]) -> list[str]:
             *([f"cache {_size(cache)} a token, {_size(memory['cache_full_fp32'])} for the whole context (fp32)"] if cache else []),
         ],
     )
-    out += _table("missing", [paint(facts["problem"], "yellow")]) if "problem" in facts else _text_lines(facts)
+    out += (
+        _table("missing", [paint(part, "yellow") for part in textwrap.wrap(facts["problem"], 100)])
+        if "problem" in facts
+        else _text_lines(facts)
+    )
     if facts["unread_fields"]:
         out += _table("not read", [f"config.json: {', '.join(facts['unread_fields'])}"])
     if facts["ignored_tensors"]:

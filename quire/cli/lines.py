@@ -22,10 +22,11 @@ from ..durable import storage
 from ..errors import DataError, RecipeError, nearest
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
-PathOption = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+# With a constructor, the word None is a text or a file as any other; tyro alone would take it as "not given".
+PathOption = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="", constructor=Path)]
 Texts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]", help_behavior_hint="")]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="", constructor=str)]
 Long = Literal["error", "cut"]
 
 LARGEST_LINE = 1 << 24  # bytes: longer than any context, shorter than what makes a machine stand still

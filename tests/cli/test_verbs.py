@@ -79,6 +79,7 @@ def test_classify_gives_labels_and_passes_the_rest_through(typed, folders, tmp_p
     best = next(iter(labels[1]))
     assert line == f"{best}\t{labels[1][best]:.4f}\t{TEXTS[1]}  +  x\n"
     assert len(rows(typed("classify", "classify", "x", "--top", 1, "--json"))[0]["labels"]) == 1
+    assert rows(typed("classify", "classify", "x", "--pair", "None", "--json"))[0]["pair"] == "None"
 
 
 def test_classify_shows_bars_to_people_and_figures_as_they_are(typed, terminal):
