@@ -44,7 +44,7 @@ class Local:
         self.contract = contract
         self.binding = binding
         self.identity: str = binding.id
-        check_sizes(folder, contract.tokenizer.vocab_size, self.config.vocab)
+        check_sizes(folder, contract, self.config.vocab)
 
     if not TYPE_CHECKING:  # mypy is to go on knowing which methods there are
 
@@ -232,10 +232,16 @@ def article(word: str) -> str:
     return f"{'an' if word[0] in 'AEIOU' else 'a'} {word}"
 
 
-def check_sizes(folder: Path, tokens: int, rows: int) -> None:
-    """Raises ModelError for more tokens than rows, warns of far fewer: the tokenizer is then that of another model."""
+def check_sizes(folder: Path, contract: Contract, rows: int) -> None:
+    """Raises ModelError for more tokens than rows, warns of far fewer: the tokenizer is then that of another model.
+
+    A special token that nothing writes may lie beyond the rows: no text becomes one (Gemma 3 1B has the larger ones' mark of an image).
+    """
+    tokenizer, tokens = contract.tokenizer, contract.tokenizer.vocab_size
     said = f"{folder}: the tokenizer has {tokens:,} tokens, the model {rows:,} rows of embeddings"
-    if tokens > rows:
+    beyond = {token for token in tokenizer.definition.spellings if token >= rows}
+    written = {*contract.before, *contract.after, tokenizer.bos, tokenizer.mask, contract.decoder_start} if beyond else set()
+    if any(token in written or not tokenizer.is_special(token) for token in beyond):
         raise ModelError(f"{said}, so it has no vector for some of them. One of the two belongs to another model.")
     if tokens < _USUAL_SHARE * rows:
         warnings.warn(f"{said}. Tables are padded, but not by so much: is it the tokenizer of this model?", RuntimeWarning, stacklevel=4)

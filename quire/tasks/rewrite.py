@@ -28,9 +28,10 @@ from ..decode.together import Rules, write
 from ..errors import ModelError, RecipeError
 from ..nn.transformer import Transformer
 from ..text.definition import parse_json, read_optional
+from ..text.library import texts_of
 from ..types import Beam, Completion, Sampling
 from .lengths import batches
-from .reading import TOKENS_A_BATCH, Long, Row, read, several
+from .reading import TOKENS_A_BATCH, Long, Row, read
 
 Task = Literal["translation", "summarization", "text2text"]
 How = Sampling | Beam
@@ -91,8 +92,7 @@ def rewrite(
     start: the id with which the decoder begins. slots: rows of one batch, beams counted. long, cut: as in `reading.read`. Raises
     ContextError for texts that are too long, before any work; RecipeError for beams with stop strings.
     """
-    several(texts)
-    sources = read(contract, [chosen.prefix + text for text in texts], model.config.context, long, cut)
+    sources = read(contract, [chosen.prefix + text for text in texts_of(texts)], model.config.context, long, cut)
     return written(model, contract, start, sources, chosen, slots=slots, progress=progress)
 
 

@@ -159,6 +159,8 @@ def test_many_sources_are_read_together_and_give_the_text_of_each(tmp_path: Path
             patch.setattr(Seq2Seq, "_complete", lambda *_: pytest.fail("one after another"))
             assert model.generate(TEXTS, how) == alone
     assert model.generate([]) == []
+    with pytest.raises(DataError, match="row 1: a text is needed, not NoneType"):
+        model.translate(["x", None])  # type: ignore[list-item]
 
 
 def test_a_prefix_may_stand_in_the_config_alone(tmp_path: Path) -> None:
