@@ -19,12 +19,12 @@ from ..families.folder import ModelFolder
 from ..types import Chat, Classifier, Embedder, Generator, Scorer
 from .decoder import Decoder
 from .encoder import Encoder
+from .saving import DTYPES
 from .seq2seq import Seq2Seq
 
 __all__ = ["Decoder", "Encoder", "Seq2Seq", "load", "locate"]
 
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False) -> Decoder | Encoder | Seq2Seq:
@@ -89,14 +89,14 @@ def locate(path: Path | str) -> Path:
 
 
 def _dtype(name: str, opened: ModelFolder, device: torch.device) -> torch.dtype:
-    if name in _DTYPES:
-        return _DTYPES[name]
+    if name in DTYPES:
+        return DTYPES[name]
     if name != "auto":
-        raise RecipeError(f"dtype is {name!r}; allowed: auto, {', '.join(_DTYPES)}")
+        raise RecipeError(f"dtype is {name!r}; allowed: auto, {', '.join(DTYPES)}")
     stored = {slot.dtype for slot in opened.slots.values()}
     good = machine.good_dtype(device)
     # A folder of 16 bits is not rounded to the other kind of 16 bits: what one cannot hold, fp32 can.
-    return _DTYPES[good] if stored == {{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[good]} else torch.float32
+    return DTYPES[good] if stored == {{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[good]} else torch.float32
 
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ..nn.transformer import Transformer
 from ..tasks.sentence import beside
 
 Stored = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def save(
@@ -28,13 +28,13 @@ def save(
     replaced by another model, or whose modules for vectors are not understood.
     """
     folder = Path(folder)
-    if dtype is not None and dtype not in _DTYPES:
-        raise RecipeError(f"dtype is {dtype!r}; allowed: {', '.join(_DTYPES)}, None (as the model is in memory).")
+    if dtype is not None and dtype not in DTYPES:
+        raise RecipeError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}, None (as the model is in memory).")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is not an empty folder. Give a new one.")
     config, more = ModelFolder.open(source).config, beside(source)
     with durable.building(folder) as place:
-        ModelFolder.save(place, model, config, dtype=None if dtype is None else _DTYPES[dtype])
+        ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
         contract.save(place)
         for name in more:
             durable.make_folder((place / name).parent)
