@@ -25,7 +25,7 @@ from . import durable
 from .errors import CheckpointError, DataError, StorageError
 from .types import Embedder
 
-_FORM = 1  # of the files in the cache
+_FORM = 2  # of the files in the cache
 _LONGEST = 240  # characters of an entry: no more tokens than the smallest encoders read
 _CHUNK = 256  # entries between two calls of `progress`
 _LARGEST = 1 << 26  # bytes of the list of entries
@@ -55,10 +55,17 @@ class Found:
 
 
 class Index:
-    """Entries and their vectors (N, D), with the model that made them."""
+    """Entries and their vectors (N, D), with the model that made them. unread: files that are no Python of this version."""
 
-    def __init__(self, entries: Sequence[Entry], vectors: npt.NDArray[np.float32], embedder: Embedder, root: Path) -> None:
-        self.entries, self.vectors, self.embedder, self.root = entries, vectors, embedder, root
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        vectors: npt.NDArray[np.float32],
+        embedder: Embedder,
+        root: Path,
+        unread: Sequence[str] = (),
+    ) -> None:
+        self.entries, self.vectors, self.embedder, self.root, self.unread = entries, vectors, embedder, root, tuple(unread)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -89,6 +96,8 @@ def build_or_open(
     Raises DataError where there is no source to read.
     """
     root = Path(root or sysconfig.get_path("stdlib"))
+    if not root.is_dir():
+        raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}; give a folder of Python files.")
     files = {file.relative_to(root).as_posix(): file.read_bytes() for file in sources(root)}
     if only is not None:
         files = {name: source for name, source in files.items() if name.split("/")[0].removesuffix(".py") in only}
@@ -96,21 +105,25 @@ def build_or_open(
     place = cache_folder(root, embedder.identity)
     opened = None if only is not None else _open(place, facts)
     if opened is not None:
-        return Index(*opened, embedder, root)
+        entries, vectors, unread = opened
+        return Index(entries, vectors, embedder, root, unread)
+    unread = [name for name, source in files.items() if module(name) and parsed(source) is None]
     entries = [entry for name, source in files.items() for entry in read(name, source)]
     if not entries:
-        raise DataError(f"{root} holds no Python source with docstrings (an embedded Python?), so there is nothing to search.")
+        broken = f"; {len(unread)} of its files are no Python that {platform.python_version()} reads" if unread else ""
+        raise DataError(f"{root} holds no Python source with docstrings (an embedded Python?), so there is nothing to search{broken}.")
     vectors = _embed(embedder, [_words(entry) for entry in entries], progress)
     if only is not None:
-        return Index(entries, _unit(vectors), embedder, root)
+        return Index(entries, _unit(vectors), embedder, root, unread)
     try:
+        kept = {"entries": [asdict(entry) for entry in entries], "unread": unread}
         with durable.building(place, facts) as folder:
-            durable.write_text(folder / "entries.json", json.dumps([asdict(entry) for entry in entries], ensure_ascii=False))
+            durable.write_text(folder / "entries.json", json.dumps(kept, ensure_ascii=False))
             with durable.writing(folder / "vectors.npy") as file:
                 np.save(file, vectors.astype(np.float16), allow_pickle=False)
     except (StorageError, RuntimeError):  # RuntimeError: no home to keep a cache in
         pass
-    return Index(entries, _unit(vectors), embedder, root)
+    return Index(entries, _unit(vectors), embedder, root, unread)
 
 
 def cache_folder(root: Path, identity: str) -> Path:
@@ -119,18 +132,19 @@ def cache_folder(root: Path, identity: str) -> Path:
     return base / "quire" / "search" / key[:24]
 
 
-def _open(place: Path, facts: dict[str, object]) -> tuple[list[Entry], npt.NDArray[np.float32]] | None:
+def _open(place: Path, facts: dict[str, object]) -> tuple[list[Entry], npt.NDArray[np.float32], list[str]] | None:
     """What a kept index holds; None where there is none, it is of something else, or it is damaged."""
     try:
         if not place.is_dir() or durable.check(place) != facts or (place / "entries.json").stat().st_size > _LARGEST:
             return None
-        entries = [Entry(**entry) for entry in json.loads((place / "entries.json").read_text(encoding="utf-8"))]
+        kept = json.loads((place / "entries.json").read_text(encoding="utf-8"))
+        entries, unread = [Entry(**entry) for entry in kept["entries"]], list(map(str, kept["unread"]))
         vectors = np.load(place / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    except (CheckpointError, StorageError, OSError, ValueError, TypeError, EOFError, RecursionError):
+    except (CheckpointError, StorageError, OSError, ValueError, TypeError, KeyError, EOFError, RecursionError):
         return None
     if vectors.dtype != np.float16 or vectors.ndim != 2 or len(vectors) != len(entries):
         return None
-    return entries, _unit(np.asarray(vectors, dtype=np.float32))
+    return entries, _unit(np.asarray(vectors, dtype=np.float32)), unread
 
 
 def _hash(files: dict[str, bytes]) -> str:
@@ -177,17 +191,26 @@ def sources(root: Path) -> Iterator[Path]:
 
 
 def read(file: str, source: bytes) -> list[Entry]:
-    """The entries of one file; none of one that is no Python, or of a module that is nobody's to use (a leading underscore)."""
+    """The entries of one file; none of one that is no Python, or of a module that is nobody's to use."""
+    name = module(file)
+    tree = parsed(source) if name else None
+    return [] if tree is None else list(_entries(tree, name, file))
+
+
+def module(file: str) -> str:
+    """The dotted name of a file's module; '' for one that is nobody's to use (a leading underscore)."""
     parts = file.removesuffix(".py").split("/")
-    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    module = _CALLED.get(module, module)
-    if not module or any(part.startswith("_") for part in module.split(".") if part != "__future__"):
-        return []
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    name = _CALLED.get(name, name)
+    return "" if any(part.startswith("_") for part in name.split(".") if part != "__future__") else name
+
+
+def parsed(source: bytes) -> ast.Module | None:
+    """None for what is no Python of this version."""
     try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
-        return []
-    return list(_entries(tree, module, file))
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _entries(node: ast.AST, name: str, file: str) -> Iterator[Entry]:

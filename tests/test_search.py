@@ -141,8 +141,11 @@ def test_without_a_place_for_the_cache_it_still_answers(library: Path, monkeypat
     (library.parent / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(library.parent / "file"))
     assert search.build_or_open(Words(), None, library).search("open a file")[0].name == "io.open"
-    with pytest.raises(DataError, match="holds no Python source with docstrings"):
+    with pytest.raises(DataError, match="nowhere is not there; give a folder of Python files"):
         search.build_or_open(Words(), None, library / "nowhere")
+    (library / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no Python source with docstrings"):
+        search.build_or_open(Words(), None, library / "empty")
 
 
 def test_the_real_library_is_there() -> None:

@@ -25,8 +25,9 @@ from ..text.template import Template
 from ..text.tokenizer import Tokenizer
 from ..types import Message
 from . import gguf
+from .generation import GENERATION, of_config
 
-GENERATION = "generation_config.json"
+_TYPED = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}  # transformers 5 leaves types out unless they are here
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _RULE = (*_IDS, "stop_strings", "transformers_version", "_from_model_config")  # not defaults for sampling: the rest are
 
@@ -80,13 +81,18 @@ class Contract:
             tuple(sorted(set(stop))),
             (strings,) if isinstance(strings, str) else tuple(map(str, strings)),
             start[0] if start else None,
-            {name: value for name, value in generation.items() if name not in _RULE},
+            {name: value for name, value in (generation or of_config(config)).items() if name not in _RULE},
         )
 
     def save(self, folder: Path | str) -> None:
-        """Writes the four files, so that transformers reads the same tokenizer, template and stop rule."""
+        """Writes the four files, so that transformers reads the same tokenizer, template and stop rule.
+
+        Which of a pair's texts a token is in is for models that have types: a config.json that is there already says whether this one has.
+        """
         folder = durable.make_folder(folder)
-        self.tokenizer.save(folder)
+        types = _object(folder / "config.json").get("type_vocab_size")
+        typed = isinstance(types, int) and types > 1 and any(kind for _, kind in self.pair_layout)
+        self.tokenizer.save(folder, _TYPED if typed else {})
         if self.template is not None:
             self.template.save(folder)
         tokenizer, stop = self.tokenizer, list(self.stop_ids or ())

@@ -29,7 +29,8 @@ from typing import Any
 from .. import durable
 from ..errors import BindingError, StorageError
 from . import gguf, weights
-from .contract import GENERATION, Contract, _object, canonical
+from .contract import Contract, _object, canonical
+from .generation import GENERATION
 from .weights import TensorFacts
 
 SCHEMA = 1

@@ -1,4 +1,4 @@
-"""`quire answer`: where in a text a question is answered. Long texts are read in overlapping windows.
+"""Where in a text is a question answered? Long texts are read in overlapping windows.
 
 quire answer MODEL "Who wrote it?" --context-file report.txt
 
@@ -14,16 +14,35 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..errors import RecipeError
+from ..errors import DataError, RecipeError
 from ..types import Answer
-from .lines import Fields, Files, FilesOption, Flag, Machine, MachineOption, Model, PathOption, Row, Text, Texts, parse, read, text_of
+from .lines import (
+    Fields,
+    Files,
+    FilesOption,
+    Flag,
+    Machine,
+    MachineOption,
+    Model,
+    PathOption,
+    Row,
+    Text,
+    Texts,
+    at_least,
+    parse,
+    read,
+    text_of,
+)
 from .paint import flat, paint, safe
-from .results import Sink, each, sink
+from .results import Done, Sink, each, of_windows, sink
 from .uses import dry_run, open_for
+
+if TYPE_CHECKING:
+    from .uses import Opened
 
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
 
@@ -39,7 +58,7 @@ class Ask:
     context_file: PathOption = None
     """The same, from a file."""
     top: Number = 1
-    """So many answers, the best first."""
+    """So many answers, the best first, one a line."""
     no_answer: Flag = False
     """The model may say that the text does not answer the question."""
     length: Number = 384
@@ -57,30 +76,45 @@ def run(argv: list[str]) -> int:
     if options.context is not None and options.context_file is not None:
         raise RecipeError("give --context or --context-file, not both")
     context = options.context if options.context_file is None else text_of(options.context_file)
+    for option, number, least in (("top", options.top, 1), ("length", options.length, 1), ("stride", options.stride, 0)):
+        at_least(f"--{option}", number, least)
+    at_least("--longest", options.longest, 1)
     rows = read(options.texts, options.files, Fields(("question", "text"), ("context",), context, needed=True), "answer")
+    for row in rows:
+        if not (row.beside or "").strip():
+            raise DataError(f"{row.where or 'text 1'} has an empty context: there is no text in which the answer could stand. Give one.")
     if options.files.dry_run:
         return dry_run("answer", options.model, rows, options.files, split=True)
     model = open_for("answer", options.model, options.machine)
     ways = {"top": options.top, "length": options.length, "stride": options.stride, "longest": options.longest}
+
+    def method(part: list[Row], done: Done) -> list[list[Answer]]:
+        pairs = [(row.text, row.beside or "") for row in part]
+        heard = of_windows(done, len(part), lambda: windows(model, pairs, options))
+        return model.answer(pairs, no_answer=options.no_answer, progress=heard, **ways)
+
     with sink(options.files) as to:
-        found = each(
-            rows,
-            lambda part, done: model.answer(
-                [(row.text, row.beside or "") for row in part], no_answer=options.no_answer, progress=done, **ways
-            ),
-            "answer",
-            to,
-        )
-        for row, answers in found:
+        for row, answers in each(rows, method, "answer", to):
             to.row(row, {"question": row.text, "answers": [asdict(answer) for answer in answers]}, line, row, answers, to)
     return 0
 
 
+def windows(model: Opened, pairs: Sequence[tuple[str, str]], options: Ask) -> int:
+    """How many windows all (question, context) are read in."""
+    from ..tasks import tag
+
+    contract, length = model.contract, min(options.length, model.config.context)
+    around = sum(isinstance(part, int) for part, _ in contract.pair_layout)
+    questions, contexts = (contract.tokenizer.encode_batch([pair[side] for pair in pairs]) for side in (0, 1))
+    stride = min(options.stride, length // 2)
+    return sum(len(tag.windows(len(context), length - around - len(asked), stride)) for asked, context in zip(questions, contexts))
+
+
 def line(row: Row, answers: Sequence[Answer], to: Sink) -> str:
-    """The best answer, its score and the question; where somebody looks, each answer in its surroundings."""
+    """Each answer, its score and the question; where somebody looks, each in its surroundings."""
     if not to.shows:
-        best = answers[0] if answers else Answer("", 0.0, 0, 0)
-        return f"{flat(best.text) or '(no answer)'}\t{best.score:.4f}\t{flat(row.text)}"
+        listed = answers or [Answer("", 0.0, 0, 0)]
+        return "\n".join(f"{flat(one.text) or '(no answer)'}\t{one.score:.4f}\t{flat(row.text)}" for one in listed)
     out = [paint(flat(row.text), "bold")]
     for answer in answers:
         if not answer.text:

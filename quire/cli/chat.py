@@ -21,7 +21,7 @@ from ..errors import ContextError, QuireError, RecipeError, nearest
 from ..progress import count
 from ..types import Chunk, Message, Sampling
 from .generate import footer
-from .lines import Machine, MachineOption
+from .lines import Machine, MachineOption, parse
 from .paint import paint, safe
 from .sampling import SamplingOptions
 from .uses import open_for
@@ -47,7 +47,7 @@ class Chat:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Chat], prog="quire chat", args=argv, description=__doc__)
+    options = parse(Chat, "chat", argv, __doc__)
     model = open_for("chat", options.model, options.machine)
     from ..decode.sampler import check
     from ..model import Decoder

@@ -1,26 +1,19 @@
-"""`quire classify`: which label fits a text, or a pair of texts. `quire next-sentence`: does one text follow another?
-
-quire classify MODEL "I loved every minute of it."
-
-quire classify MODEL "A man sleeps." --pair "A person rests."
-
-quire classify MODEL --file reviews.jsonl --out labels.jsonl
-
-JSONL rows are {"text": "..."} or {"text": "...", "pair": "..."}; their other fields come back with the labels.
-"""
+"""`quire classify`: which label fits a text, or a pair of texts. `quire next-sentence`: does one text follow another?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
-from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, Row, Text, Texts, parse, read
+from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, Row, Text, Texts, at_least, chosen, parse, read
 from .paint import bar, flat, paint, short
 from .results import Sink, each, sink, tell_cut
 from .uses import dry_run, open_for, opened_encoder
+
+Function = Literal["softmax", "sigmoid", "none"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,7 @@ class Classify:
     """Texts; '-' or nothing reads standard input, one a line."""
     pair: Text = None
     """What stands beside each text that has no pair of its own."""
-    function: Annotated[Literal["softmax", "sigmoid", "none"] | None, tyro.conf.arg(metavar="softmax|sigmoid|none")] = None
+    function: Annotated[str, tyro.conf.arg(metavar="softmax|sigmoid|none", help_behavior_hint="")] = ""
     """Scores as probabilities of one label (softmax), of each label alone (sigmoid), or as they are; else as the model's config says."""
     top: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Only the N best labels; 0: all."""
@@ -42,7 +35,19 @@ class Classify:
 
 
 def run(argv: list[str]) -> int:
-    options = parse(Classify, "classify", argv, __doc__)
+    """Which label fits a text, or a pair of texts?
+
+    quire classify MODEL "I loved every minute of it."
+
+    quire classify MODEL "A man sleeps." --pair "A person rests."
+
+    quire classify MODEL --file reviews.jsonl --out labels.jsonl
+
+    JSONL rows are {"text": "..."} or {"text": "...", "pair": "..."}; their other fields come back with the labels.
+    """
+    options = parse(Classify, "classify", argv, run.__doc__)
+    at_least("--top", options.top, 0, " (all)")
+    function = chosen("--function", options.function, get_args(Function))
     rows = read(options.texts, options.files, Fields(beside=("pair",), given=options.pair), "classify")
     if options.files.dry_run:
         return dry_run("classify", options.model, rows, options.files)
@@ -51,14 +56,14 @@ def run(argv: list[str]) -> int:
     with sink(options.files) as to:
         found = each(
             rows,
-            lambda part, done: model.classify([_text(row) for row in part], options.function, long=options.long, cut=cut, progress=done),
+            lambda part, done: model.classify([_text(row) for row in part], function, long=options.long, cut=cut, progress=done),
             "classify",
             to,
         )
         for row, labels in found:
             best = dict(list(labels.items())[: options.top or None])
             read_fields = {"text": row.text} if row.beside is None else {"text": row.text, "pair": row.beside}
-            to.row(row, {**read_fields, "labels": best}, line, row, best, options.function, to)
+            to.row(row, {**read_fields, "labels": best}, line, row, best, function, to)
         tell_cut(cut)
     return 0
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from .lines import parse
 from .tables import show
 
 
@@ -27,7 +28,7 @@ class Compare:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Compare], prog="quire compare", args=argv, description=__doc__)
+    options = parse(Compare, "compare", argv, __doc__)
     from ..report import compare
 
     runs = compare.read(options.runs)

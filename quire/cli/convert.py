@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..errors import ModelError, RecipeError, StorageError
+from .lines import parse
 from .paint import paint
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Convert:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(Convert, prog="quire convert", args=argv, description=__doc__)
+    options = parse(Convert, "convert", argv, __doc__)
     opened, contract = read(options.file, options.tokenizer)
     facts = convert(opened, contract, options.folder, {"converted": options.file.name})
     print(

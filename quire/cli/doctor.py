@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
 from .. import machine
 from ..errors import QuireError
+from .lines import parse
 from .paint import paint
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Doctor:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Doctor], prog="quire doctor", args=argv, description=__doc__)
+    options = parse(Doctor, "doctor", argv, __doc__)
     found = findings(Path.cwd())
     print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else "\n".join(lines(found)))
     return 0

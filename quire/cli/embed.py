@@ -1,22 +1,18 @@
 """`quire embed`: texts as vectors. `quire similar`: which texts mean the same. `quire cluster`: texts in groups.
 
-quire embed MODEL --file texts.txt --out vectors.npy
-
-quire embed MODEL "How do I reset my password?" --json
-
-Vectors are pooled and normalised as the model's folder says; --out PATH.npy holds all of them as one float32 table.
+All three read every line of a file, the empty ones as the empty text: their rows are found again by the number of the line.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
 from ..errors import RecipeError
-from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, PathOption, Row, Texts, parse, read
+from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, PathOption, Row, Texts, at_least, chosen, parse, read
 from .paint import bar, flat, paint, short
 from .results import Done, Sink, each, sink, tell_cut
 from .uses import dry_run, open_for
@@ -32,11 +28,8 @@ if TYPE_CHECKING:
 _COLUMNS = 8  # texts whose table fits into 80 columns
 _NAME = 24
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
-Kind = Annotated[Literal["query", "document"] | None, tyro.conf.arg(metavar="query|document", help_behavior_hint="")]
-Pool = Annotated[
-    Literal["cls", "mean", "max", "last", "mean-sqrt", "weighted"] | None,
-    tyro.conf.arg(metavar="cls|mean|max|last|mean-sqrt|weighted", help_behavior_hint=""),
-]
+Kind = Literal["query", "document"]
+Pool = Literal["cls", "mean", "max", "last", "mean-sqrt", "weighted"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +38,9 @@ class Embed:
     """A model folder, best one of sentence-transformers; minilm is the one of the extra."""
     texts: Texts = ()
     """Texts; '-' or nothing reads standard input, one a line."""
-    kind: Kind = None
+    kind: Annotated[str, tyro.conf.arg(metavar="query|document", help_behavior_hint="")] = ""
     """What the texts are: some models have a prompt for each kind."""
-    pool: Pool = None
+    pool: Annotated[str, tyro.conf.arg(metavar="cls|mean|max|last|mean-sqrt|weighted", help_behavior_hint="")] = ""
     """Which hidden states stand for a text; else as the folder says."""
     long: Long = "error"
     """A text that is too long is an error, or is cut."""
@@ -56,8 +49,18 @@ class Embed:
 
 
 def run(argv: list[str]) -> int:
-    options = parse(Embed, "embed", argv, __doc__)
-    rows = read(options.texts, options.files, Fields(), "embed")
+    """Texts as vectors.
+
+    quire embed MODEL --file texts.txt --out vectors.npy
+
+    quire embed MODEL "How do I reset my password?" --json
+
+    Vectors are pooled and normalised as the model's folder says; --out PATH.npy holds all of them as one float32 table, a row for each line
+    of the file. An empty line is the empty text.
+    """
+    options = parse(Embed, "embed", argv, run.__doc__)
+    kind, pool = chosen("--kind", options.kind, get_args(Kind)), chosen("--pool", options.pool, get_args(Pool))
+    rows = read(options.texts, options.files, Fields(), "embed", every=True)
     if options.files.dry_run:
         return dry_run("embed", options.model, rows, options.files)
     table = options.files.out is not None and options.files.out.suffix == ".npy"
@@ -65,7 +68,7 @@ def run(argv: list[str]) -> int:
         raise RecipeError(f"--out {options.files.out} is a table of numbers, not JSON; leave --json out, or name the file .jsonl")
     model = open_for("embed", options.model, options.machine)
     with sink(options.files) as to:
-        found = vectors(model, rows, to, "embed", options.long, kind=options.kind, pool=options.pool)
+        found = vectors(model, rows, to, "embed", options.long, kind=kind, pool=pool)
         if table:
             import numpy as np
 
@@ -124,10 +127,9 @@ def similar(argv: list[str]) -> int:
     quire similar MODEL "I forgot my password" --to questions.txt --top 3
     """
     options = parse(Similar, "similar", argv, similar.__doc__)
-    if options.top < 1:
-        raise RecipeError(f"--top is {options.top}; allowed is 1 and more")
-    rows = read(options.texts, options.files, Fields(), "similar")
-    others = rows if options.to is None else read((), Files(file=options.to), Fields(), "similar")
+    at_least("--top", options.top, 1)
+    rows = read(options.texts, options.files, Fields(), "similar", every=True)
+    others = rows if options.to is None else read((), Files(file=options.to), Fields(), "similar", every=True)
     if len(rows) < 2 and options.to is None:
         raise RecipeError("there is one text and nothing to compare it with: give two, or --to PATH with texts to look in")
     if options.files.dry_run:
@@ -213,7 +215,7 @@ def cluster(argv: list[str]) -> int:
     quire cluster MODEL --file questions.txt --count 5
     """
     options = parse(Cluster, "cluster", argv, cluster.__doc__)
-    rows = read(options.texts, options.files, Fields(), "cluster")
+    rows = read(options.texts, options.files, Fields(), "cluster", every=True)
     if not 1 <= options.count <= len(rows):
         raise RecipeError(f"--count is {options.count}; allowed is 1 to {len(rows)}, the number of texts")
     if options.files.dry_run:

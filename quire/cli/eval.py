@@ -21,7 +21,7 @@ import tyro
 
 from ..errors import DataError, RecipeError
 from ..progress import count
-from .lines import Flag
+from .lines import Flag, parse
 from .paint import paint
 from .uses import check
 
@@ -53,7 +53,7 @@ class Eval:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Eval], prog="quire eval", args=argv, description=__doc__)
+    options = parse(Eval, "eval", argv, __doc__)
     import torch
 
     from ..machine import threads

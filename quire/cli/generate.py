@@ -1,4 +1,4 @@
-"""Continue prompts with a model: an argument, standard input, each line of a file, or JSONL with the field "prompt".
+"""Continue prompts with a model: arguments, standard input, each line of a file, or JSONL with the field "prompt".
 
 quire generate runs/quickstart "def parse_" --temperature 0.8
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class Generate:
     model: Model
     """A model folder or a run folder."""
-    prompt: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PROMPT]", help_behavior_hint="")] = None
-    """What to continue; '-' or nothing reads standard input, "" begins a new text."""
+    prompts: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PROMPT ...]", help_behavior_hint="")] = ()
+    """What to continue, each on its own; '-' or nothing reads standard input, "" begins a new text."""
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
     only_new: Flag = False
     """Leave the prompt out of what is shown."""
@@ -43,8 +43,7 @@ class Generate:
 
 def run(argv: list[str]) -> int:
     options = parse(Generate, "generate", argv, __doc__)
-    given = () if options.prompt is None else (options.prompt,)
-    rows = read(given, options.files, Fields(("prompt", "text")), "generate", whole=True)
+    rows = read(options.prompts, options.files, Fields(("prompt", "text")), "generate", whole=True)
     if options.files.dry_run:
         return dry_run("generate", options.model, rows, options.files)
     if options.sampling.logprobs and not options.files.as_json:

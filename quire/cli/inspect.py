@@ -6,6 +6,7 @@ Reads headers and small files only, so it is quick at any size.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from ..errors import QuireError
 from ..progress import count
-from .lines import Flag
+from .lines import Flag, parse
 from .paint import paint
 from .shape import shape, wrapped
 from .shape import words as words_of
@@ -39,7 +41,7 @@ class Inspect:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Inspect], prog="quire inspect", args=argv, description=__doc__)
+    options = parse(Inspect, "inspect", argv, __doc__)
     from ..model import locate
 
     facts = inspect(locate(options.model))
@@ -48,23 +50,32 @@ def run(argv: list[str]) -> int:
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """The facts, as JSON. The binding is proven by its stamp (the first look at a folder hashes it)."""
-    from ..binding import Binding, Contract, bound
+    """The facts, as JSON. The binding is proven by its stamp (the first look at a folder hashes it).
+
+    Where the tokenizer or what belongs to it cannot be read, the weights still tell their shape: `problem` then says what is wrong.
+    """
     from ..families.folder import ModelFolder
 
     opened = ModelFolder.open(folder)
-    binding, contract = bound(folder), Contract.open(folder)
     config = opened.model_config
-    parts = parameters_by_part(config)
+    facts: dict[str, Any] = {"folder": str(folder), "family": opened.family.names[0], "kind": config.kind, "uses": []}
+    facts |= {"parameters": config.parameters(), "parameters_by_part": parameters_by_part(config), "architecture": shape(config)}
+    facts |= {"memory": memory(opened, config)}
+    try:
+        facts |= texts(folder, config)
+    except QuireError as error:
+        facts["problem"] = str(error)
+    return facts | {"unread_fields": list(opened.unread), "ignored_tensors": opened.ignored}
+
+
+def texts(folder: Path, config: ModelConfig) -> dict[str, Any]:
+    """What a folder says of texts, and which model it is."""
+    from ..binding import Binding, Contract, bound
+
+    contract = Contract.open(folder)
+    binding = bound(folder)
     return {
-        "folder": str(folder),
-        "family": opened.family.names[0],
-        "kind": config.kind,
         "uses": uses(config, contract),
-        "parameters": config.parameters(),
-        "parameters_by_part": parts,
-        "architecture": shape(config),
-        "memory": memory(opened, config),
         "tokenizer": tokenizer(contract),
         "text": {
             "before": [contract.tokenizer.token(i) for i in contract.before],
@@ -86,8 +97,6 @@ def inspect(folder: Path) -> dict[str, Any]:
         "certificate": certificate(folder, binding.id),
         "lineage": dict(binding.recorded.get("lineage", {})),
         "versions": dict(binding.recorded.get("versions", {})),
-        "unread_fields": list(opened.unread),
-        "ignored_tensors": opened.ignored,
     }
 
 
@@ -164,9 +173,9 @@ def _spelling(contract: Contract, token: int) -> str:
 
 
 def lines(facts: dict[str, Any]) -> list[str]:
-    memory, words, text, ids = facts["memory"], facts["tokenizer"], facts["text"], facts["binding"]
+    memory = facts["memory"]
     out = [f"{paint(facts['folder'], 'bold')}  {facts['family']} · {facts['kind']} · {facts['parameters']:,} parameters", ""]
-    out += _table("uses", [", ".join(facts["uses"])])
+    out += _table("uses", [", ".join(facts["uses"]) or "none, before what is missing is mended"])
     out += _table("shape", words_of(facts["architecture"]))
     out += _table("parameters", _bars(facts["parameters_by_part"]))
     cache = memory["cache_per_token_fp32"]
@@ -177,7 +186,21 @@ def lines(facts: dict[str, Any]) -> list[str]:
             *([f"cache {_size(cache)} a token, {_size(memory['cache_full_fp32'])} for the whole context (fp32)"] if cache else []),
         ],
     )
-    out += _table("tokenizer", [f"{words['kind']}, {words['tokens']:,} tokens, {words['hash'][:12]}", *_special(words["special"])])
+    out += (
+        _table("missing", [paint(part, "yellow") for part in textwrap.wrap(facts["problem"], 100)])
+        if "problem" in facts
+        else _text_lines(facts)
+    )
+    if facts["unread_fields"]:
+        out += _table("not read", [f"config.json: {', '.join(facts['unread_fields'])}"])
+    if facts["ignored_tensors"]:
+        out += _table("not loaded", [f"{name}: {why}" for name, why in facts["ignored_tensors"].items()][:5])
+    return out
+
+
+def _text_lines(facts: dict[str, Any]) -> list[str]:
+    words, text, ids = facts["tokenizer"], facts["text"], facts["binding"]
+    out = _table("tokenizer", [f"{words['kind']}, {words['tokens']:,} tokens, {words['hash'][:12]}", *_special(words["special"])])
     around = [f"{' '.join(text['before'])} TEXT {' '.join(text['after'])}".strip()]
     if facts["kind"] == "encoder":
         out += _table("text", around)
@@ -198,12 +221,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     )
     out += _table("certificate", [_certificate_line(facts["certificate"])])
     lineage = [f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in facts["lineage"].items()]
-    out += _table("comes from", lineage) if lineage else []
-    if facts["unread_fields"]:
-        out += _table("not read", [f"config.json: {', '.join(facts['unread_fields'])}"])
-    if facts["ignored_tensors"]:
-        out += _table("not loaded", [f"{name}: {why}" for name, why in facts["ignored_tensors"].items()][:5])
-    return out
+    return out + (_table("comes from", lineage) if lineage else [])
 
 
 def _table(title: str, rows: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Rows for every verb that does something with texts: from arguments, a file or standard input; lines or JSONL.
 
 A line ends at a line feed (a carriage return before it belongs to the ending); other separators of Unicode are text. A file is JSONL when
-its name says so (.jsonl, .ndjson, .json), plain when its name says so (.txt), and otherwise JSONL when its first line is an object. Of an
+its name says so (.jsonl, .ndjson, .json), and whatever its name when its first line is an object with one of the verb's fields. Of an
 object a verb reads its own fields; the others are passed through to the answer. A line that cannot be read is an error with its number.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from ..durable import storage
-from ..errors import DataError, RecipeError
+from ..errors import DataError, RecipeError, nearest
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
-PathOption = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+# With a constructor, the word None is a text or a file as any other; tyro alone would take it as "not given".
+PathOption = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="", constructor=Path)]
 Texts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]", help_behavior_hint="")]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
-Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="", constructor=str)]
 Long = Literal["error", "cut"]
 
 LARGEST_LINE = 1 << 24  # bytes: longer than any context, shorter than what makes a machine stand still
@@ -32,6 +34,7 @@ LARGEST_INPUT = 1 << 29
 _JSONL = (".jsonl", ".ndjson", ".json")
 _MARK = "\ufeff".encode()  # which some editors put at the beginning of a file
 Options = TypeVar("Options")
+Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Files:
     """Where rows come from and go to."""
 
     file: PathOption = None
-    """Read a file: one text a line, or JSONL; '-' is standard input."""
+    """Read a file, '-' is standard input: one text a line, or JSONL if its name (.jsonl) or its first line (an object) says so."""
     out: PathOption = None
     """Write to a file, whole or not at all; a name that ends in .jsonl gets JSON lines."""
     json: Flag = False
@@ -91,16 +94,39 @@ class Row:
 
 def parse(options: type[Options], verb: str, argv: list[str], description: str | None) -> Options:
     """The options of a verb; `--help` shows `description`, which may be a docstring, indented as docstrings are."""
-    told = inspect.cleandoc(description or "")
+    told = wrapped(description or "")
     parsed: Options = tyro.cli(options, prog=f"quire {verb}", args=argv, description=told, config=(tyro.conf.FlagCreatePairsOff,))
     return parsed
+
+
+def wrapped(description: str, columns: int = 80) -> str:
+    """Its paragraphs in lines of at most so many columns. tyro joins lines that begin with a letter, so others have an indent."""
+    parts = [" ".join(part.splitlines()) for part in inspect.cleandoc(description).split("\n\n")]
+    return "\n\n".join(textwrap.fill(part, columns, subsequent_indent="  ", break_on_hyphens=False) for part in parts)
+
+
+def at_least(option: str, value: int | None, least: int, also: str = "") -> None:
+    """Raises RecipeError for a number below the least one; None was not given."""
+    if value is not None and value < least:
+        raise RecipeError(f"{option} is {value}; allowed is {least}{also} and more")
+
+
+def chosen(option: str, value: str, allowed: Sequence[Choice]) -> Choice | None:
+    """The value among those allowed, None for ''. Raises RecipeError for any other. (tyro takes 'None' where one is optional.)"""
+    for one in allowed:
+        if one == value:
+            return one
+    if value:
+        raise RecipeError(f"{option} is {value!r}; allowed: {', '.join(allowed)}.{nearest(value, list(allowed))}")
+    return None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------------
 
 
-def read(texts: Sequence[str], files: Files, fields: Fields, verb: str, whole: bool = False) -> list[Row]:
-    """The rows that a verb was given, in order. whole: plain text on standard input is one row, not one a line (`generate`).
+def read(texts: Sequence[str], files: Files, fields: Fields, verb: str, whole: bool = False, every: bool = False) -> list[Row]:
+    """The rows that a verb was given, in order. whole: plain text on standard input is one row, not one a line (`generate`). every: an
+    empty line is an empty text, not left out (`embed`, whose rows are found again by their number).
 
     Raises RecipeError when nothing or two things were given, DataError for what cannot be read, StorageError for a file that is not there.
     """
@@ -108,23 +134,23 @@ def read(texts: Sequence[str], files: Files, fields: Fields, verb: str, whole: b
         if texts:
             raise RecipeError(f"give a {fields.main[0]} or --file, not both")
         if str(files.file) != "-":
-            return _rows(_bounded(files.file), str(files.file), files.file.suffix.lower(), fields)
-        return _standard_input(fields, verb, False)
+            return _rows(_bounded(files.file), str(files.file), files.file.suffix.lower(), fields, every)
+        return _standard_input(fields, verb, False, every)
     if list(texts) not in ([], ["-"]):
         return [_whole_row(text, fields, f"text {number}" if len(texts) > 1 else "") for number, text in enumerate(texts, 1)]
-    return _standard_input(fields, verb, whole)
+    return _standard_input(fields, verb, whole, every)
 
 
-def _standard_input(fields: Fields, verb: str, whole: bool) -> list[Row]:
+def _standard_input(fields: Fields, verb: str, whole: bool, every: bool) -> list[Row]:
     if sys.stdin.isatty():
         what = fields.main[0]
         raise RecipeError(f'there is no {what}. Give one: quire {verb} MODEL "a {what}", or --file PATH, or lines on standard input')
     raw = getattr(sys.stdin, "buffer", None)
     data = raw.read(LARGEST_INPUT + 1) if raw is not None else sys.stdin.read().encode("utf-8", "surrogateescape")
-    if whole and not _is_jsonl(data, "", fields):
+    if whole and not _is_jsonl(data, "standard input", "", fields):
         text = _text(data.removeprefix(_MARK), "standard input")
         return [_whole_row(text, fields, "standard input")]
-    return _rows(data, "standard input", "", fields)
+    return _rows(data, "standard input", "", fields, every)
 
 
 def text_of(path: Path) -> str:
@@ -140,24 +166,28 @@ def _bounded(path: Path) -> bytes:
         return file.read(LARGEST_INPUT + 1)
 
 
-def _rows(data: bytes, origin: str, suffix: str, fields: Fields) -> list[Row]:
+def _rows(data: bytes, origin: str, suffix: str, fields: Fields, every: bool) -> list[Row]:
     if len(data) > LARGEST_INPUT:
         raise DataError(f"{origin} has more than {LARGEST_INPUT >> 20} MiB; split it into parts.")
-    jsonl = _is_jsonl(data, suffix, fields)
-    rows, empty = [], 0
+    jsonl = _is_jsonl(data, origin, suffix, fields)
+    rows, empty = [], list[int]()
     for number, line in enumerate(_lines(data), 1):
         where = f"{origin}, line {number}"
         if len(line) > LARGEST_LINE:
             raise DataError(f"{where} has {len(line):,} bytes; allowed are {LARGEST_LINE:,}. Is it one text a line?")
         text = _text(line, where)
         if not text.strip():
-            empty += 1
-        else:
+            empty.append(number)
+        elif empty and jsonl and every:
+            raise DataError(f"{origin}, line {empty[0]} is empty, so rows and lines would differ. Delete it, or write {_example(fields)}")
+        if text.strip() or (every and not jsonl):
             rows.append(_object_row(text, fields, where) if jsonl else _whole_row(text, fields, where))
-    if not rows:
+    left_out = not every or jsonl
+    if len(rows) == (0 if left_out else len(empty)):
         raise DataError(f"{origin} holds no text: it has no line with something in it.")
     if empty:
-        tell(f"{empty} empty line{'s' * (empty > 1)} of {origin} left out")
+        many = f"{len(empty)} empty line{'s' * (len(empty) > 1)} of {origin}"
+        tell(f"{many} left out" if left_out else f"{many} read as empty text, so that rows are found by the number of their line")
     return rows
 
 
@@ -179,18 +209,25 @@ def _text(data: bytes, where: str) -> str:
         raise DataError(f"{where} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
 
 
-def _is_jsonl(data: bytes, suffix: str, fields: Fields) -> bool:
-    if suffix in (*_JSONL, ".txt"):
-        return suffix != ".txt"
+def _is_jsonl(data: bytes, origin: str, suffix: str, fields: Fields) -> bool:
+    if suffix in _JSONL:
+        return True
     first = next((line for line in _lines(data) if line.strip()), b"")
     if not first.lstrip().startswith(b"{") or len(first) > LARGEST_LINE:
         return False
+    names = (*fields.main, *fields.beside)
     try:
         value = json.loads(first)
+        if any(name in value for name in names):
+            return True
     except (ValueError, RecursionError):
         # A line of code may begin with a brace; one that names our fields was meant as JSON, and its error is worth reading.
-        return any(f'"{name}"'.encode() in first for name in (*fields.main, *fields.beside))
-    return isinstance(value, dict)
+        if not any(f'"{name}"'.encode() in first for name in names):
+            return False
+    # An object without our fields, or a broken one with them: a file that is plain by its name is read as such, but not without a word.
+    if suffix == ".txt":
+        tell(f"{origin} is read as plain text: its first line begins as JSON does, but is no object with the field '{fields.main[0]}'")
+    return suffix != ".txt"
 
 
 def _object_row(line: str, fields: Fields, where: str) -> Row:
@@ -199,7 +236,7 @@ def _object_row(line: str, fields: Fields, where: str) -> Row:
     except RecursionError:
         raise DataError(f"{where} is nested too deeply.") from None
     except ValueError as error:
-        raise DataError(f"{where} is not JSON: {error}. Correct the line, or name the file .txt if its lines are plain text.") from None
+        raise DataError(f"{where} is not JSON: {error}. Correct the line; all lines are objects where the first one is.") from None
     if not isinstance(value, dict):
         raise DataError(f"{where} is not a JSON object; a row is one, as {_example(fields)}")
     main = next((name for name in fields.main if name in value), None)
@@ -237,7 +274,8 @@ def _whole_row(text: str, fields: Fields, where: str) -> Row:
 
 def _complete(row: Row, fields: Fields) -> Row:
     if fields.needed and row.beside is None:
-        raise DataError(f"{row.where} has no {fields.beside[0]}. Give one for all with --{fields.beside[0]}, or rows as {_example(fields)}")
+        what = fields.beside[0]
+        raise DataError(f"{row.where or 'text 1'} has no {what}: give one for all with --{what}, or rows as {_example(fields)}")
     for text in (row.text, row.beside or ""):
         # isascii is free; only other texts can hold half a character (a lone surrogate, as "\ud83d" in JSON)
         if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):

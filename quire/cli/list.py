@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-import tyro
-
 from ..progress import count
+from .lines import parse
 from .tables import show
 
 
@@ -23,7 +22,7 @@ class List:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[List], prog="quire list", args=argv, description=__doc__)
+    options = parse(List, "list", argv, __doc__)
     from .. import hub
 
     found = hub.listing()

@@ -8,7 +8,8 @@ from .train import show_plan
 
 USAGE = """usage: quire plan [RECIPE.toml] [--key value ...] [--json]
 
-  The same recipe and options as `quire train`. The model is timed for a few steps on random tokens.
+  The same recipe and options as `quire train`. The model is timed for a few
+  steps on random tokens.
 """
 
 

@@ -2,13 +2,15 @@
 
 quire pull HuggingFaceTB/SmolLM2-135M-Instruct
 
-quire pull ORG/NAME@v1.0      a branch, tag or commit
+quire pull ORG/NAME@v1.0                          a branch, tag or commit
 
-quire pull ORG/NAME:model-q8_0.gguf      one GGUF file of several
+quire pull ORG/NAME:model-q8_0.gguf               one GGUF file of several
 
 quire pull ORG/ROWS --dataset
 
-quire pull "ORG/ROWS:data/train-*" --dataset      some files of it; name it the same way in data.sources
+quire pull "ORG/ROWS:data/train-*" --dataset      some files of it
+
+Some files of a data set are named the same way in data.sources.
 
 Pinned to a commit, held against its hashes, goes on where it was cut. Never code, never pickles: only safetensors, GGUF and text.
 HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..progress import Progress, count
+from .lines import parse
 from .paint import paint, safe
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ class Pull:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Pull], prog="quire pull", args=argv, description=__doc__)
+    options = parse(Pull, "pull", argv, __doc__)
     from .. import hub
 
     plan = hub.plan(hub.Name.parse(options.name, "dataset" if options.dataset else "model"))
@@ -98,6 +101,9 @@ def _fetch(plan: Plan) -> Pulled:
         progress.update(done, bytes=f"{count(done)}B of {count(total)}B", rate=f"{count(rate)}B/s", file=safe(path, progress.out))
 
     try:
-        return hub.fetch(plan, report)
-    finally:
-        progress.close()
+        pulled = hub.fetch(plan, report)
+    except BaseException:  # also Ctrl-C: the error, or nothing, stands alone
+        progress.clear()
+        raise
+    progress.close()
+    return pulled

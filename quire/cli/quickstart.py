@@ -1,4 +1,4 @@
-"""`quire quickstart`: real text, a tokenizer, a model, a kill in the middle, figures, proofs and a report, in about five minutes.
+"""A first model: real text, a tokenizer, a model, a kill in the middle, figures, proofs and a report, in about five minutes.
 
 The run itself is an ordinary run of `quire train` with the recipe below; only the kill, the comparison and the tampering are ours. Training
 happens in child processes, because one of them will not survive.
@@ -14,11 +14,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from ..errors import QuireError, RecipeError, TrainingError
 from ..progress import duration
 from ..train.recipe import DataPart, LogPart, ModelPart, OptimPart, TaskPart, TokenizerPart, TrainPart, TrainRecipe
 from . import proofs
+from .lines import parse
 from .paint import paint, short
 from .train import Live, document, end
 
@@ -31,13 +35,13 @@ _AROUND = 0.25  # share of the minutes that reading, proving and reporting take;
 
 @dataclass(frozen=True)
 class Quickstart:
-    minutes: float = 5.0
+    minutes: Annotated[float, tyro.conf.arg(metavar="N")] = 5.0
     """All of it: reading, training, evaluating, proving."""
-    text: tuple[str, ...] = ()
+    text: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = ()
     """Your own files or folders; without any, the Python standard library's source."""
-    out: str = "runs/quickstart"
+    out: Annotated[str, tyro.conf.arg(metavar="RUN")] = "runs/quickstart"
     """The run folder; when there is a run in it already, the next free name is taken."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
 
 
 def recipe_for(options: Quickstart, out: Path) -> TrainRecipe:
@@ -59,9 +63,8 @@ def recipe_for(options: Quickstart, out: Path) -> TrainRecipe:
 
 
 def run(argv: list[str]) -> int:
-    import tyro
 
-    options = tyro.cli(Quickstart, prog="quire quickstart", args=argv, description=__doc__)
+    options = parse(Quickstart, "quickstart", argv, __doc__)
     if options.minutes <= 0:
         raise RecipeError(f"--minutes {options.minutes:g} must be above 0; about 5 gives a model worth looking at")
     started = time.monotonic()

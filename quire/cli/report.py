@@ -13,6 +13,8 @@ from typing import Annotated
 
 import tyro
 
+from .lines import parse
+
 
 @dataclass(frozen=True)
 class Report:
@@ -25,7 +27,7 @@ class Report:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(Report, prog="quire report", args=argv, description=__doc__)
+    options = parse(Report, "report", argv, __doc__)
     from ..report import card
     from ..report import run as report
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, BinaryIO, TypeVar
 
 from ..durable import writing
@@ -113,12 +113,21 @@ def each(
             if to.shows:
                 live.clear()
             yield from zip(part, found, strict=True)
-    finally:
-        live.close()
+    except BaseException:  # also Ctrl-C: a line with the time left would stay, of work that nobody does
+        live.clear()
+        raise
+    live.close()
 
 
 def _plus(live: Later, before: int, done: int) -> None:
     live.update(before + done)
+
+
+def of_windows(done: Done, rows: int, windows: Callable[[], int]) -> Done:
+    """A callback that hears of windows, for a method that reads long rows in them. windows: counts those of all rows, once and only when
+    the method has begun, so that what it refuses is refused by it."""
+    count = cache(windows)
+    return lambda number: done(number * rows // max(count(), 1))
 
 
 class Later:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from .lines import parse
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -19,7 +21,7 @@ class Resume:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Resume], prog="quire resume", args=argv, description=__doc__)
+    options = parse(Resume, "resume", argv, __doc__)
     from ..train.folder import RunFolder
     from ..train.run import resume
     from .train import Live, end

@@ -17,6 +17,7 @@ import tyro
 
 from ..errors import RecipeError
 from ..progress import count
+from .lines import parse
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Rm:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Rm], prog="quire rm", args=argv, description=__doc__)
+    options = parse(Rm, "rm", argv, __doc__)
     from .. import hub
     from ..hub.cache import chosen
 

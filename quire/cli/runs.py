@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..progress import count
+from .lines import parse
 from .tables import show
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Runs:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Runs], prog="quire runs", args=argv, description=__doc__)
+    options = parse(Runs, "runs", argv, __doc__)
     from ..report import listing
 
     found = listing.find(options.folder)

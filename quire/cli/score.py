@@ -1,4 +1,4 @@
-"""`quire score`: how likely does a model find a text, token by token?
+"""How likely does a model find a text, token by token?
 
 quire score MODEL "The cat sat on the mat."
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..errors import RecipeError
-from .lines import Fields, Files, FilesOption, Machine, MachineOption, PathOption, Row, Texts, parse, read
+from ..errors import DataError
+from .lines import Fields, Files, FilesOption, Machine, MachineOption, PathOption, Row, Texts, at_least, parse, read, tell
 from .paint import bar, flat, paint, short
 from .results import Later, Sink, each, sink
 from .uses import dry_run, open_for
@@ -44,8 +44,10 @@ class Search:
 
 def run(argv: list[str]) -> int:
     options = parse(Search, "search", argv, __doc__)
-    if options.top < 1:
-        raise RecipeError(f"--top is {options.top}; allowed is 1 and more")
+    at_least("--top", options.top, 1)
+    if options.library is not None and not options.library.is_dir():
+        what = "no folder" if options.library.exists() else "not there"
+        raise DataError(f"--library {options.library} is {what}; give a folder of Python files")
     rows = read(options.texts, options.files, Fields(("text", "question")), "search")
     if options.files.dry_run:
         return dry_run("embed", options.model, rows, options.files)
@@ -77,10 +79,17 @@ def opened(model: Opened, library: Path | None = None) -> Index:
         live[0].update(done)
 
     try:
-        return build_or_open(model, progress, library)
-    finally:
+        index = build_or_open(model, progress, library)
+    except BaseException:
         for one in live:
-            one.close()
+            one.clear()
+        raise
+    for one in live:
+        one.close()
+    if index.unread:
+        few = ", ".join(index.unread[:3]) + (" ..." if len(index.unread) > 3 else "")
+        tell(f"{len(index.unread)} file{'s' * (len(index.unread) > 1)} left out, with errors of syntax: {few}")
+    return index
 
 
 def line(row: Row, found: Sequence[Found], to: Sink, root: Path) -> str:

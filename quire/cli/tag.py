@@ -1,4 +1,4 @@
-"""`quire tag`: the names, places, words of a kind ... that a model marks in a text.
+"""Names, places, words of a kind ... that a model marks in a text.
 
 quire tag MODEL "Angela Merkel was born in Hamburg."
 
@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from ..types import Entity
-from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Texts, parse, read
+from .lines import Fields, Files, FilesOption, Machine, MachineOption, Model, Row, Texts, at_least, parse, read
 from .paint import flat, paint
-from .results import Sink, each, sink
+from .results import Done, Sink, each, of_windows, sink
 from .uses import dry_run, open_for
+
+if TYPE_CHECKING:
+    from .uses import Opened
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -40,21 +43,30 @@ class Tag:
 
 def run(argv: list[str]) -> int:
     options = parse(Tag, "tag", argv, __doc__)
+    at_least("--stride", options.stride, 0)
     rows = read(options.texts, options.files, Fields(), "tag")
     if options.files.dry_run:
         return dry_run("tag", options.model, rows, options.files)
     model = open_for("tag", options.model, options.machine)
     colours: dict[str, str] = {}
+
+    def method(part: list[Row], done: Done) -> list[list[Entity]]:
+        texts = [row.text for row in part]
+        heard = of_windows(done, len(part), lambda: windows(model, texts, options.stride or 0))
+        return model.tag(texts, options.aggregation, stride=options.stride, progress=heard)
+
     with sink(options.files) as to:
-        found = each(
-            rows,
-            lambda part, done: model.tag([row.text for row in part], options.aggregation, stride=options.stride, progress=done),
-            "tag",
-            to,
-        )
-        for row, entities in found:
+        for row, entities in each(rows, method, "tag", to):
             to.row(row, {"text": row.text, "entities": [asdict(entity) for entity in entities]}, line, row, entities, to, colours)
     return 0
+
+
+def windows(model: Opened, texts: Sequence[str], stride: int) -> int:
+    """How many windows all texts are read in."""
+    from ..tasks import tag
+
+    room = model.config.context - len(model.contract.before) - len(model.contract.after)
+    return sum(len(tag.windows(len(ids), room, stride)) for ids in model.contract.tokenizer.encode_batch(list(texts)))
 
 
 def line(row: Row, entities: Sequence[Entity], to: Sink, colours: dict[str, str]) -> str:

@@ -1,11 +1,15 @@
 """Train a tokenizer, report on one, encode and decode.
 
-  quire tokenizer train SOURCE ... --out FOLDER     learn a vocabulary from files, folders, globs or stdlib
-  quire tokenizer report TOKENIZER [SOURCE ...]     bytes per token, tokens per word, unknowns, by file type
-  quire tokenizer encode TOKENIZER [TEXT ...]       ids of the words given, or of standard input
-  quire tokenizer decode TOKENIZER [ID ...]         the text of ids given, or on standard input
+  quire tokenizer train SOURCE ... --out FOLDER   learn a vocabulary from files,
+                                                  folders, globs or stdlib
+  quire tokenizer report TOKENIZER [SOURCE ...]   bytes per token, tokens per
+                                                  word, unknowns, by file type
+  quire tokenizer encode TOKENIZER [TEXT ...]     ids of texts
+  quire tokenizer decode TOKENIZER [ID ...]       the text of ids
 
-TOKENIZER is a tokenizer.json, or a folder that holds one (a model folder, or a run's tokenizer folder). Each has --help and --json.
+Without a TEXT or ID, standard input is read. TOKENIZER is a tokenizer.json, or
+a folder that holds one (a model folder, or a run's tokenizer folder). Each has
+--help and --json.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ..errors import DataError, nearest
-from .lines import Flag
+from .lines import Flag, parse
 from .paint import paint, safe
 
 if TYPE_CHECKING:
@@ -110,7 +114,7 @@ def run(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> None:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Train], prog="quire tokenizer train", args=argv, description=Train.__doc__)
+    options = parse(Train, "tokenizer train", argv, Train.__doc__)
     from ..data.sources import Tally, read
     from ..text.training import train
 
@@ -129,7 +133,7 @@ def _train(argv: list[str]) -> None:
 
 
 def _report_on(argv: list[str]) -> None:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[ReportOn], prog="quire tokenizer report", args=argv, description=ReportOn.__doc__)
+    options = parse(ReportOn, "tokenizer report", argv, ReportOn.__doc__)
     tokenizer = _open(options.tokenizer)
     found = _report(tokenizer, options.sources, options.field, None)
     if options.json:
@@ -140,7 +144,7 @@ def _report_on(argv: list[str]) -> None:
 
 
 def _encode(argv: list[str]) -> None:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Encode], prog="quire tokenizer encode", args=argv, description=Encode.__doc__)
+    options = parse(Encode, "tokenizer encode", argv, Encode.__doc__)
     tokenizer = _open(options.tokenizer)
     text = " ".join(options.text) if options.text else _standard_input()
     found = tokenizer.pieces(text)
@@ -155,7 +159,7 @@ def _encode(argv: list[str]) -> None:
 
 
 def _decode(argv: list[str]) -> None:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Decode], prog="quire tokenizer decode", args=argv, description=Decode.__doc__)
+    options = parse(Decode, "tokenizer decode", argv, Decode.__doc__)
     tokenizer = _open(options.tokenizer)
     ids = list(options.ids) if options.ids else [int(number) for number in re.findall(r"\d{1,9}", _standard_input())]
     for token in ids:

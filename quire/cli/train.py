@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 USAGE = """usage: quire train [RECIPE.toml] [--key value ...] [--dry-run] [--json]
 
   RECIPE.toml   keys as below, in tables; whatever it leaves out has its default
-  --dry-run     print the plan (parameters, memory, tokens, time) and train nothing
+  --dry-run     print the plan (parameters, memory, tokens, time), no training
   --json        the result, or the plan, as JSON on standard output
 """
 

@@ -37,7 +37,7 @@ def uses(config: ModelConfig, contract: Contract) -> list[str]:
         verbs += ["fill", "eval"] if words.token_id("<extra_id_0>") is not None else []
     if isinstance(head, LMHead) and config.kind == "decoder":
         verbs += ["generate", "chat", "score", "eval"]  # chat goes on with a base model's text
-    return [*verbs, "embed", "similar", "cluster"]
+    return [*verbs, "embed", "similar", "cluster", "search"]
 
 
 def describe(config: ModelConfig) -> str:

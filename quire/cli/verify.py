@@ -12,7 +12,7 @@ from typing import Annotated
 import tyro
 
 from ..errors import BindingError
-from .lines import Flag
+from .lines import Flag, parse
 from .paint import paint
 
 
@@ -27,7 +27,7 @@ class Verify:
 
 
 def run(argv: list[str]) -> int:
-    options = tyro.cli(tyro.conf.FlagCreatePairsOff[Verify], prog="quire verify", args=argv, description=__doc__)
+    options = parse(Verify, "verify", argv, __doc__)
     from ..binding import Binding
     from ..certify import certify, write
     from ..hub import verify

@@ -19,12 +19,12 @@ from ..families.folder import ModelFolder
 from ..types import Chat, Classifier, Embedder, Generator, Scorer
 from .decoder import Decoder
 from .encoder import Encoder
+from .saving import DTYPES
 from .seq2seq import Seq2Seq
 
 __all__ = ["Decoder", "Encoder", "Seq2Seq", "load", "locate"]
 
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False) -> Decoder | Encoder | Seq2Seq:
@@ -60,28 +60,43 @@ def locate(path: Path | str) -> Path:
     if path.is_file() and path.suffix.lower() == SUFFIX:
         return path
     if path.is_file():
-        raise ModelError(f"{path} is a file. A model is a folder with config.json and model.safetensors, or a {SUFFIX} file; give that.")
+        other = ""
+        if path.suffix.lower() == ".bin":
+            other = f" Is it a model of llama2.c? Make a folder of it: quire convert {path} FOLDER --tokenizer TOKENIZER.bin"
+        raise ModelError(
+            f"{path} is a file. A model is a folder with config.json and model.safetensors, or a {SUFFIX} file; give that.{other}"
+        )
+    inside = sorted(file for file in path.glob("*") if file.suffix.lower() == SUFFIX) if path.is_dir() else []
+    if inside:
+        more = f" ({len(inside)} such files)" if len(inside) > 1 else ""
+        raise ModelError(f"{path} holds no config.json, but a {SUFFIX} file{more}, which is a model itself. Give it: {inside[0]}")
     if (path / "recipe.toml").is_file():
         raise ModelError(f"the run in {path} has no model yet. It is written when the run ends; go on with it: quire resume {path}")
     here = sorted(place.parent.parent for root in {path.parent, Path("runs")} for place in root.glob("*/model/config.json"))
     here += sorted(place.parent for place in path.parent.glob("*/config.json"))
     names = list(dict.fromkeys(map(str, here)))
+    beside = [name for name in names if Path(name).parent == path.parent]
+    meant = nearest(str(path), [name for name in names if nearest(path.name, [Path(name).name])])
     what = "holds no config.json" if path.is_dir() else "is not there"
-    listed = f" Models near it: {', '.join(names[:6])}." if names else " Train one: quire quickstart"
-    raise ModelError(
-        f"no model at {path}: it {what}. Give a model folder or a run folder.{nearest(str(path), names)}{listed} {pull}".rstrip()
-    )
+    said = [f"no model at {path}: it {what}. Give a model folder or a run folder.{meant}"]
+    if beside and not meant:
+        said.append(f"Models near it: {', '.join(beside[:6])}.")
+    if pull and not meant and (path.parent == Path() or not path.parent.is_dir()):  # runs/x is a folder that is missing, and no owner's x
+        said.append(f"{pull}.")
+    if not meant:
+        said.append("Train one: quire quickstart")
+    raise ModelError(" ".join(said))
 
 
 def _dtype(name: str, opened: ModelFolder, device: torch.device) -> torch.dtype:
-    if name in _DTYPES:
-        return _DTYPES[name]
+    if name in DTYPES:
+        return DTYPES[name]
     if name != "auto":
-        raise RecipeError(f"dtype is {name!r}; allowed: auto, {', '.join(_DTYPES)}")
+        raise RecipeError(f"dtype is {name!r}; allowed: auto, {', '.join(DTYPES)}")
     stored = {slot.dtype for slot in opened.slots.values()}
     good = machine.good_dtype(device)
     # A folder of 16 bits is not rounded to the other kind of 16 bits: what one cannot hold, fp32 can.
-    return _DTYPES[good] if stored == {{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[good]} else torch.float32
+    return DTYPES[good] if stored == {{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[good]} else torch.float32
 
 
 if TYPE_CHECKING:

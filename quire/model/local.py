@@ -27,6 +27,7 @@ from ..tasks.sentence import Sentence
 from ..tasks.sentence import read as read_sentence
 from ..text.library import check_text, texts_of
 from ..types import Answer, Entity, Sampling, Text
+from .saving import Stored, save
 
 TOKENS_A_FORWARD = 8192  # of scoring and hidden states, padding included
 _USUAL_SHARE = 0.75  # of a padded table that has tokens: 0.98 for Qwen2 and Phi-2, 0.999 for T5
@@ -43,7 +44,7 @@ class Local:
         self.contract = contract
         self.binding = binding
         self.identity: str = binding.id
-        check_sizes(folder, contract.tokenizer.vocab_size, self.config.vocab)
+        check_sizes(folder, contract, self.config.vocab)
 
     if not TYPE_CHECKING:  # mypy is to go on knowing which methods there are
 
@@ -96,6 +97,15 @@ class Local:
         if all(len(row) == longest for row in rows):
             return tokens, None
         return tokens, torch.tensor([[place < len(row) for place in range(longest)] for row in rows], device=device)
+
+    def save(self, folder: Path | str, dtype: Stored | None = None) -> Path:
+        """Writes this model as a new folder, which Quire, transformers and, for a sentence encoder, sentence-transformers open.
+
+        dtype: of the weights; None is what they have in memory. Raises StorageError for a folder that holds something already.
+        """
+        lineage = {**self.binding.recorded.get("lineage", {}), "parent": self.identity}
+        save(folder, self.folder, self.model, self.contract, lineage, dtype)
+        return Path(folder)
 
     # -- a model with a label head -----------------------------------------------------------------------------------------------
 
@@ -222,10 +232,16 @@ def article(word: str) -> str:
     return f"{'an' if word[0] in 'AEIOU' else 'a'} {word}"
 
 
-def check_sizes(folder: Path, tokens: int, rows: int) -> None:
-    """Raises ModelError for more tokens than rows, warns of far fewer: the tokenizer is then that of another model."""
+def check_sizes(folder: Path, contract: Contract, rows: int) -> None:
+    """Raises ModelError for more tokens than rows, warns of far fewer: the tokenizer is then that of another model.
+
+    A special token that nothing writes may lie beyond the rows: no text becomes one (Gemma 3 1B has the larger ones' mark of an image).
+    """
+    tokenizer, tokens = contract.tokenizer, contract.tokenizer.vocab_size
     said = f"{folder}: the tokenizer has {tokens:,} tokens, the model {rows:,} rows of embeddings"
-    if tokens > rows:
+    beyond = {token for token in tokenizer.definition.spellings if token >= rows}
+    written = {*contract.before, *contract.after, tokenizer.bos, tokenizer.mask, contract.decoder_start} if beyond else set()
+    if any(token in written or not tokenizer.is_special(token) for token in beyond):
         raise ModelError(f"{said}, so it has no vector for some of them. One of the two belongs to another model.")
     if tokens < _USUAL_SHARE * rows:
         warnings.warn(f"{said}. Tables are padded, but not by so much: is it the tokenizer of this model?", RuntimeWarning, stacklevel=4)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..decode.together import Rules
 from ..errors import DataError, ModelError
-from ..tasks.reading import Long
-from ..tasks.rewrite import How, Task, plan, rewrite
+from ..tasks.reading import Long, Row
+from ..tasks.rewrite import How, Plan, Task, plan, rewrite, written
 from ..types import Completion, Sampling
 from .local import Progress, split_blanks
 from .writer import Writer
@@ -22,6 +23,10 @@ class Seq2Seq(Writer):
         if self.contract.decoder_start is None:
             raise ModelError(f"{self.folder} does not say with which id its decoder starts. Set decoder_start_token_id in its config.json.")
         return self.contract.decoder_start
+
+    def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:
+        sources = [Row(source or []) for _, source in starts]
+        return written(self.model, self.contract, self._first(), sources, Plan("", sampling or self.defaults, Rules()))
 
     def _row(self, context: str, continuation: str) -> tuple[list[int], int, list[str], list[int] | None]:
         pieces = self.contract.tokenizer.target.pieces(continuation)

@@ -16,6 +16,7 @@ import torch
 from ..binding.contract import Contract
 from ..errors import RecipeError
 from ..nn.transformer import Transformer
+from ..text.library import texts_of
 from .lengths import by_length
 from .reading import Long, Row, batch, budget, read
 
@@ -40,7 +41,8 @@ def follows(
         chances: list[float] = logits.softmax(-1)[:, 0].tolist()  # column 0 says "B follows A"
         return chances
 
-    return by_length(read(contract, list(pairs), model.config.context, long, cut), forward, budget(model), progress)
+    rows = read(contract, [tuple(pair) for pair in texts_of(pairs, "pairs")], model.config.context, long, cut)
+    return by_length(rows, forward, budget(model), progress)
 
 
 def _next_sentence(head: Any, hidden: torch.Tensor) -> torch.Tensor:

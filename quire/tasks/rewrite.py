@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..binding.contract import Contract
+from ..binding.generation import GENERATION, OFF, UNDERSTOOD, fields
 from ..decode.beam import check as check_beam
 from ..decode.beam import search
 from ..decode.rows import Weights, understands
@@ -27,55 +28,14 @@ from ..decode.together import Rules, write
 from ..errors import ModelError, RecipeError
 from ..nn.transformer import Transformer
 from ..text.definition import parse_json, read_optional
+from ..text.library import texts_of
 from ..types import Beam, Completion, Sampling
 from .lengths import batches
-from .reading import TOKENS_A_BATCH, Long, Row, read, several
+from .reading import TOKENS_A_BATCH, Long, Row, read
 
-GENERATION = "generation_config.json"
 Task = Literal["translation", "summarization", "text2text"]
 How = Sampling | Beam
 
-# Field: the values at which it changes nothing. A field that is understood is not here; any other value of these is refused.
-_OFF: dict[str, tuple[Any, ...]] = {
-    "begin_suppress_tokens": ([],),
-    "constraints": ([],),
-    "diversity_penalty": (0, 0.0),
-    "dola_layers": (),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1, 1.0),
-    "epsilon_cutoff": (0, 0.0),
-    "eta_cutoff": (0, 0.0),
-    "exponential_decay_length_penalty": (),
-    "force_words_ids": ([],),
-    "guidance_scale": (1, 1.0),
-    "max_time": (),
-    "num_beam_groups": (1,),
-    "num_return_sequences": (1,),
-    "penalty_alpha": (0, 0.0),
-    "prompt_lookup_num_tokens": (),
-    "renormalize_logits": (False,),
-    "sequence_bias": ({}, []),
-    "suppress_tokens": ([],),
-    "token_healing": (False,),
-    "top_h": (1, 1.0),
-    "watermarking_config": (),
-}
-_UNDERSTOOD = frozenset(
-    """bad_words_ids do_sample early_stopping force_bos_token_to_be_generated forced_bos_token_id forced_eos_token_id length_penalty
-    max_length max_new_tokens min_length min_new_tokens min_p no_repeat_ngram_size num_beams prefix repetition_penalty temperature top_k
-    top_p typical_p""".split()
-)
-# What is read elsewhere (ids, stop strings), and how a text is computed or reported, not which.
-_OTHER = frozenset(
-    """_commit_hash _from_model_config assistant_confidence_threshold assistant_early_exit assistant_lookbehind bos_token_id cache_config
-    cache_implementation compile_config decoder_start_token_id disable_compile eos_token_id is_assistant low_memory max_cache_len
-    max_matching_ngram_size num_assistant_tokens num_assistant_tokens_schedule output_attentions output_hidden_states output_logits
-    output_scores pad_token_id prefill_chunk_size remove_invalid_values return_dict_in_generate stop_strings target_lookbehind
-    transformers_version use_cache""".split()
-)
-
-
-_FORCED_LAST = {"bart": 2, "mbart": 2, "marian": 0}  # what the reference's configs say when a config.json says nothing
 _TRANSLATION = re.compile(r"translation_(.+)_to_(.+)")
 
 
@@ -91,7 +51,7 @@ class Plan:
 def plan(folder: Path, vocab: int, task: Task, how: How | None, source: str | None, target: str | None) -> Plan:
     """What `how` (None: the folder) and the folder say. Raises ModelError and RecipeError naming the field."""
     config, generation = _object(folder / "config.json"), _object(folder / GENERATION)
-    said = _fields(config, generation)
+    said = fields(config, generation)
     said |= {name: value for name, value in _task(config, task, source, target, folder).items() if value is not None}
     prefix = said.pop("prefix", None) or ""
     if not isinstance(prefix, str):
@@ -132,10 +92,23 @@ def rewrite(
     start: the id with which the decoder begins. slots: rows of one batch, beams counted. long, cut: as in `reading.read`. Raises
     ContextError for texts that are too long, before any work; RecipeError for beams with stop strings.
     """
-    several(texts)
+    sources = read(contract, [chosen.prefix + text for text in texts_of(texts)], model.config.context, long, cut)
+    return written(model, contract, start, sources, chosen, slots=slots, progress=progress)
+
+
+def written(
+    model: Transformer,
+    contract: Contract,
+    start: int,
+    sources: Sequence[Row],
+    chosen: Plan,
+    *,
+    slots: int = 128,
+    progress: Callable[[int], None] | None = None,
+) -> list[Completion]:
+    """The answer to each row of ids, in order; batched by length. Arguments and errors as in `rewrite`."""
     tokenizer = contract.tokenizer.target
     stops = [id for id in contract.stop_ids or () if id < model.config.vocab]
-    sources = read(contract, [chosen.prefix + text for text in texts], model.config.context, long, cut)
     how = chosen.how
     if isinstance(how, Sampling):
         how = replace(how, stop=(*how.stop, *contract.stop_strings))
@@ -176,21 +149,6 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} must hold a JSON object. Fetch it again.")
     return value
-
-
-def _fields(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The generation fields that count: those of generation_config.json, or, where there is none, config.json's own."""
-    if generation:
-        said = {name: value for name, value in generation.items() if name not in _OTHER}
-    else:
-        said = {name: value for name, value in config.items() if name in _UNDERSTOOD or name in _OFF}
-        forced = _FORCED_LAST.get(str(config.get("model_type")))
-        if forced is not None:
-            said.setdefault("forced_eos_token_id", forced)
-        if said.get("force_bos_token_to_be_generated") and said.get("forced_bos_token_id") is None:
-            said["forced_bos_token_id"] = config.get("bos_token_id")
-    said.setdefault("prefix", config.get("prefix"))
-    return {name: value for name, value in said.items() if value is not None}
 
 
 def _task(config: Mapping[str, Any], task: Task, source: str | None, target: str | None, folder: Path) -> Mapping[str, Any]:
@@ -242,12 +200,12 @@ def _refuse(said: Mapping[str, Any], folder: Path) -> None:
     """Nothing that would change the text is passed over."""
     strange = []
     for name, value in said.items():
-        if name in _OFF and value is not False and value not in _OFF[name]:
+        if name in OFF and value is not False and value not in OFF[name]:
             raise ModelError(
                 f"{folder} asks for {name} = {value!r}, which is not computed here: its texts would come out otherwise. "
                 "Say how to write: a Sampling or a Beam."
             )
-        if name not in _OFF and name not in _UNDERSTOOD:
+        if name not in OFF and name not in UNDERSTOOD:
             strange.append(name)
     if strange:
         warnings.warn(

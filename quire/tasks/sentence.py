@@ -134,6 +134,21 @@ def read(folder: Path, width: int, settings: Mapping[str, Any]) -> Sentence:
     )
 
 
+def beside(folder: Path) -> list[Path]:
+    """The files, by their places in the folder, that make a sentence model of the transformer in it; [] for a folder without modules.json.
+
+    Raises ModelError for a module that is not understood.
+    """
+    text = read_optional(folder / "modules.json", _LARGEST) if folder.is_dir() else None
+    if text is None:
+        return []
+    listed = parse_json(text.encode("utf-8"), str(folder / "modules.json"))
+    modules = [_module(folder, entry)[1] for entry in listed] if isinstance(listed, list) else []
+    own = [Path(name) for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")]
+    inside = [place.relative_to(folder) / name for place in modules if place != folder for name in ("config.json", "model.safetensors")]
+    return [name for name in [*own, *inside] if (folder / name).is_file()]
+
+
 _POOLING_KEYS = {"word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *_OLD_POOLS}
 _MODEL_KEYS = {"__version__", "prompts", "default_prompt_name", "similarity_fn_name"}
 

@@ -49,6 +49,18 @@ def test_transformers_reads_the_same_ids_around_a_text(folders, family):
         assert pair["token_type_ids"] == [0, 0, 0, 1, 1]
 
 
+def test_transformers_gives_types_to_pairs_of_models_that_have_them(folders):
+    """Without being asked for them: transformers 5 leaves them out where tokenizer_config.json does not list them."""
+    from transformers import AutoTokenizer
+
+    for family, typed in (("bert", True), ("llama", False), ("t5", False)):
+        contract = Contract.open(folders[family])
+        row = AutoTokenizer.from_pretrained(folders[family])("a", "b c")
+        ids, types = contract.pair("a", "b c")
+        assert row["input_ids"] == ids and ("token_type_ids" in row) == typed
+        assert not typed or row["token_type_ids"] == types
+
+
 def test_transformers_reads_the_same_stop_rule_and_conversation(folders):
     from transformers import AutoTokenizer, GenerationConfig
 

@@ -42,7 +42,6 @@ def rows_of(tmp_path: Path, data: bytes, name: str = "x.txt", fields: Fields | N
         ("a\u2028b\nc\u0085d\x0ce\x0bf\n".encode(), ["a\u2028b", "c\u0085d\x0ce\x0bf"]),
         (b"a\rb\nc", ["a\rb", "c"]),
         ("  für Größe 👍🏽 \n".encode(), ["  für Größe 👍🏽 "]),
-        (b'{"text": "this file says that it is plain"}\n', ['{"text": "this file says that it is plain"}']),
         (b"a\x00b\n", ["a\x00b"]),
     ],
 )
@@ -79,17 +78,41 @@ def test_other_encodings_and_enormous_lines_are_named(tmp_path: Path, monkeypatc
 
 def test_jsonl_is_known_by_name_and_by_content(tmp_path: Path) -> None:
     data = b'\xef\xbb\xbf{"text": "one", "id": 7, "label": "x"}\r\n\n{"source": "two"}\n'
-    for name in ("x.jsonl", "x.ndjson", "x.json", "x.data", "noname"):
+    for name in ("x.jsonl", "x.ndjson", "x.json", "x.data", "noname", "x.txt"):
         rows = rows_of(tmp_path, data, name)
         assert [(row.text, row.rest) for row in rows] == [("one", {"id": 7, "label": "x"}), ("two", {})]
     assert [row.text for row in rows_of(tmp_path, b"{not json\n{either\n", "code")] == ["{not json", "{either"]
     assert [row.text for row in rows_of(tmp_path, b'["a"]\n', "array")] == ['["a"]']
 
 
+@pytest.mark.parametrize("line", [b'{"words": "one"}', b'{"text": "broken",}'])
+def test_a_plain_file_that_begins_as_json_does_is_read_as_plain_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: bytes
+) -> None:
+    assert [row.text for row in rows_of(tmp_path, line + b"\n")] == [line.decode()]
+    said = capsys.readouterr().err
+    assert "x.txt is read as plain text: its first line begins as JSON does, but is no object with the field 'text'" in said
+    assert rows_of(tmp_path, b"{code}\n") and capsys.readouterr().err == ""
+
+
+def test_every_line_is_a_row_where_rows_are_found_by_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def every(data: bytes, name: str) -> list[str]:
+        (tmp_path / name).write_bytes(data)
+        return [row.text for row in read((), Files(file=tmp_path / name), Fields(), "embed", every=True)]
+
+    assert every(b"one\n\ntwo\n", "x.txt") == ["one", "", "two"]
+    assert "1 empty line of" in (said := capsys.readouterr().err) and "read as empty text, so that rows are found by the number" in said
+    with pytest.raises(DataError, match=r'x.jsonl, line 2 is empty, so rows and lines would differ. Delete it, or write {"text": "..."}'):
+        every(b'{"text": "one"}\n\n{"text": "two"}\n', "x.jsonl")
+    assert every(b'{"text": "one"}\n{"text": ""}\n\n', "x.jsonl") == ["one", ""]
+    with pytest.raises(DataError, match="holds no text"):
+        every(b"\n\n", "x.txt")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "a"', r"line 2 is not JSON: .*Correct the line, or name the file .txt"),
+        ('{"text": "a"', r"line 2 is not JSON: .*Correct the line; all lines are objects where the first one is"),
         ('{"text": "a", "text": "b"}', "line 2 is not JSON: the field 'text' stands there twice"),
         ('{"text": NaN}', "line 2 is not JSON: NaN is no number of JSON"),
         ('{"words": "a", "n": 1}', r"line 2 has no field 'text'; its fields are words, n. A row looks like {\"text\": \"...\"}"),
@@ -117,7 +140,7 @@ def test_pairs_come_from_the_row_or_from_an_option(tmp_path: Path) -> None:
     data = b'{"question": "a?", "context": "A.", "id": 1}\n{"question": "b?"}\n'
     rows = rows_of(tmp_path, data, "x.jsonl", Fields(("question",), ("context",), "given", needed=True))
     assert [(row.text, row.beside, row.rest) for row in rows] == [("a?", "A.", {"id": 1}), ("b?", "given", {})]
-    with pytest.raises(DataError, match=r"line 2 has no context. Give one for all with --context, or rows as \{\"question\""):
+    with pytest.raises(DataError, match=r"line 2 has no context: give one for all with --context, or rows as \{\"question\""):
         rows_of(tmp_path, data, "x.jsonl", PAIR)
 
 
@@ -276,3 +299,29 @@ def test_progress_shows_only_when_there_is_something_to_wait_for(
         list(each(rows, method, "x", to))
     shown = capsys.readouterr().err
     assert "x   25%  rows 1/4" in shown and "left" in shown and "100%  rows 4/4  done in" in shown
+
+
+def test_an_error_takes_the_progress_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(results, "_PATIENCE", -1.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+
+    def method(part: list[Row], done: results.Done) -> list[int]:
+        done(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), sink(Files()) as to:
+        list(each([Row("a"), Row("b")], method, "x", to))
+    assert "rows 1/2" in screen.getvalue() and screen.getvalue().endswith("\x1b[1F\x1b[J")
+
+
+def test_windows_are_heard_as_rows() -> None:
+    heard: list[int] = []
+    done = results.of_windows(heard.append, 4, lambda: 20)
+    for windows in (5, 12, 20):
+        done(windows)
+    assert heard == [1, 2, 4]

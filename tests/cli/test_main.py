@@ -24,13 +24,35 @@ def test_a_misspelt_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("verb", list(cli.VERBS))
-def test_every_verb_has_a_file_and_tells_its_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_has_a_file_and_tells_its_options_in_80_columns(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     try:
         code = cli.verb_function(verb)(["--help"])
     except SystemExit as stopped:  # tyro leaves this way
         code = stopped.code
     assert code == 0
-    assert "--" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--" in shown and max(len(line) for line in shown.splitlines() if not line.startswith("usage: ")) <= 80
+
+
+@pytest.mark.parametrize(
+    ("verb", "first"),
+    [
+        ("classify", "Which label fits a text, or a pair of texts?"),
+        ("next-sentence", "Does one text follow another? The probability that it does."),
+        ("embed", "Texts as vectors."),
+        ("similar", "Which texts mean the same? Cosines of their vectors: 1 is the same meaning,"),
+        ("search", "Search the standard library's documentation by meaning, offline."),
+    ],
+)
+def test_help_begins_with_what_the_verb_does(verb: str, first: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.verb_function(verb)(["--help"])
+    told = capsys.readouterr().out.split("\n\n", 1)[1]
+    assert told.splitlines()[0] == first
+    assert "quire " + verb in told and told.count("quire ") == told.count(f"quire {verb} ")
 
 
 @pytest.mark.parametrize("buffered", ["", "1"])

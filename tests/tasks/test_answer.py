@@ -11,7 +11,7 @@ import transformers
 from transformers.pipelines.document_question_answering import select_starts_ends
 
 import quire
-from quire.errors import ContextError, RecipeError
+from quire.errors import ContextError, DataError, RecipeError
 from quire.types import Answer
 from tests.tasks.readers import CONTEXT, TEXTS, write
 
@@ -97,3 +97,11 @@ def test_what_leaves_no_room_is_refused_before_any_work(tmp_path):
     assert not done
     with pytest.raises(RecipeError, match="top is 0; allowed is 1 and more"):
         model.answer([("x", "y")], top=0)
+
+
+def test_one_pair_for_a_list_of_pairs_is_named(tmp_path):
+    model = quire.load(write(tmp_path, "QuestionAnswering", length=32))
+    with pytest.raises(DataError, match=r"a list of pairs is needed, not one pair: write \[\('q', 'c d e'\)\]"):
+        model.answer(("q", "c d e"))
+    with pytest.raises(DataError, match="row 0: a pair of texts is needed, not NoneType"):
+        model.answer([None])

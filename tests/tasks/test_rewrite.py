@@ -134,6 +134,35 @@ def test_old_folders_say_it_in_config_json(tmp_path: Path) -> None:
     assert all(len(text.ids) <= 6 for text in found)
 
 
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_what_an_old_folder_says_is_written_when_it_is_saved(tmp_path: Path, family: str) -> None:
+    """transformers looks into config.json for it only as long as there is no generation_config.json."""
+    folder = write(tmp_path / "m", family, None, num_beams=3, max_length=9, length_penalty=2.0, min_length=4)
+    before = plain(opened(folder).text2text(TEXTS))
+    Contract.open(folder).save(folder)
+    said = json.loads((folder / "generation_config.json").read_text())
+    assert (said["num_beams"], said["length_penalty"]) == (3, 2.0)
+    assert said.get("forced_eos_token_id") == (1 if family == "bart" else None)
+    assert plain(opened(folder).text2text(TEXTS)) == before == reference(folder, TEXTS)
+    assert Contract.open(folder).defaults == {name: value for name, value in said.items() if "token_id" not in name or "forced" in name}
+
+
+def test_many_sources_are_read_together_and_give_the_text_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened(write(tmp_path / "m", "t5"))
+    for how in (
+        Sampling(temperature=0.0, max_tokens=9),
+        Sampling(seed=3, max_tokens=9),
+        Sampling(temperature=0.0, max_tokens=9, stop=("e",)),
+    ):
+        alone = [model.generate(text, how) for text in TEXTS]
+        with monkeypatch.context() as patch:
+            patch.setattr(Seq2Seq, "_complete", lambda *_: pytest.fail("one after another"))
+            assert model.generate(TEXTS, how) == alone
+    assert model.generate([]) == []
+    with pytest.raises(DataError, match="row 1: a text is needed, not NoneType"):
+        model.translate(["x", None])  # type: ignore[list-item]
+
+
 def test_a_prefix_may_stand_in_the_config_alone(tmp_path: Path) -> None:
     folder = write(tmp_path / "m", "bart", {"max_length": 5}, prefix="fox ")
     model = opened(folder)

@@ -1,0 +1,44 @@
+"""An opened model as a folder that other tools open too: weights and config, contract, what makes vectors of texts, and the binding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from .. import durable
+from ..binding import Binding, Contract
+from ..errors import RecipeError, StorageError
+from ..families.folder import ModelFolder
+from ..nn.transformer import Transformer
+from ..tasks.sentence import beside
+
+Stored = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def save(
+    folder: Path | str, source: Path, model: Transformer, contract: Contract, lineage: Mapping[str, Any], dtype: Stored | None
+) -> Binding:
+    """Writes `folder`, whole or not at all; source: the folder or GGUF file that the model was opened from, for its config.
+
+    Raises StorageError for a folder that holds something, RecipeError for a dtype that is not there, ModelError for a source that was
+    replaced by another model, or whose modules for vectors are not understood.
+    """
+    folder = Path(folder)
+    if dtype is not None and dtype not in DTYPES:
+        raise RecipeError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}, None (as the model is in memory).")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StorageError(f"{folder} is not an empty folder. Give a new one.")
+    config, more = ModelFolder.open(source).config, beside(source)
+    with durable.building(folder) as place:
+        ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
+        contract.save(place)
+        for name in more:
+            durable.make_folder((place / name).parent)
+            durable.write_bytes(place / name, (source / name).read_bytes())
+    binding = Binding.of(folder, lineage)
+    binding.write(folder)
+    return binding
