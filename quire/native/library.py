@@ -170,15 +170,15 @@ class Pace:
     """How many threads the next step takes: all of them, or one alone while other programs want the processors.
 
     Threads that work together wait for one another many times a step, and where one of them is pushed aside all stand still: two threads on
-    a busy machine can be slower than one. One thread takes at most as many times as long as there are threads; where a step has taken
-    longer than that, the next ones run alone, then all try again; and as long as that goes wrong, twice as many run alone before the
-    next try. Results do not depend on it.
+    a busy machine can be slower than one. One thread takes at most as many times as long as there are threads; where two steps have taken
+    longer than that, the next ones run alone, then all try again; and as long as that goes wrong, twice as many run alone before the next
+    try. Results do not depend on it.
     """
 
     FIRST, MOST = 2, 64  # steps alone before a try
 
     def __init__(self, count: int) -> None:
-        self.count, self.alone, self.span = count, 0, self.FIRST
+        self.count, self.alone, self.span, self.warned = count, 0, self.FIRST, False
         self.best: dict[int, float] = {}  # seconds with all threads, by rows
         self.single: dict[int, float] = {}  # seconds of the last step alone
 
@@ -195,10 +195,11 @@ class Pace:
             self.best[rows] = seconds  # all are faster again, if not as fast as once: the text has grown
         self.best[rows] = min(seconds, self.best.get(rows, seconds))
         slow = seconds > self.count * self.best[rows] or (single is not None and seconds > single)
-        if self.count > 1 and slow:
+        if self.count == 1 or not slow:
+            self.span, self.warned = self.FIRST, False
+        elif self.warned:
             self.alone, self.span = self.span, min(2 * self.span, self.MOST)
-        else:
-            self.span = self.FIRST
+        self.warned = self.count > 1 and slow  # one slow step may be chance
 
 
 def threads(asked: int = 0) -> int:

@@ -93,6 +93,8 @@ def test_the_pace_goes_alone_while_the_machine_is_busy() -> None:
     for seconds in (1.0, 1.9, 1.2):
         assert pace.next() == 2
         pace.took(1, seconds)
+    pace.took(1, 40.0)  # chance, perhaps
+    assert pace.next() == 2
     for span in (2, 4, 8):
         pace.took(1, 40.0)  # pushed aside
         for _ in range(span):
