@@ -34,6 +34,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
+	rm -f quire/native/*.so
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find quire tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -56,12 +57,14 @@ $(VENV)/.torch-cuda: | $(BIN)/python
 	$(PIP) --no-deps "torch===$(TORCH_VERSION)"
 	@rm -f $(VENV)/.torch-*; touch $@
 
-$(VENV)/.runtime: pyproject.toml constraints.txt $(VENV)/.torch-$(TORCH)
+KERNELS := hatch_build.py quire/native/build.py $(wildcard quire/native/*.cpp quire/native/*.h)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt $(KERNELS) $(VENV)/.torch-$(TORCH)
 	@echo "Installing quire and what it needs to run ..."
 	$(PIP) -e ".[fast]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch-$(TORCH)
+$(VENV)/.dev: pyproject.toml constraints.txt $(KERNELS) $(VENV)/.torch-$(TORCH)
 	@echo "Installing quire and what its tests need ..."
 	$(PIP) -e ".[dev]"
 	@touch $@ $(VENV)/.runtime

@@ -52,6 +52,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "eval": ("eval", "bits per byte of a model on your text, beside gzip and others"),
         "inspect": ("inspect", "what is in a model folder, and what it is for"),
         "verify": ("verify", "is it still the same model? writes the certificate"),
+        "bench": ("bench", "how fast a model is here, beside the machine's limits"),
         "doctor": ("doctor", "what this machine offers and what is installed"),
     },
 }

@@ -92,7 +92,7 @@ _FACE: dict[str, tuple[Any, list[Any]]] = {
     "qn_plan": (_P, [POINTER(Spec)]),
     "qn_plan_free": (None, [_P]),
     "qn_plan_rotary": (None, [_P, _INT, _P, _P]),
-    "qn_step": (_INT, [_P, _INT, _P, _P, _P, c_int64, _P, _P]),
+    "qn_step": (_INT, [_P, _INT, _P, _P, _P, c_int64, _P, _P, _INT]),
 }
 
 
@@ -166,6 +166,42 @@ def _share_threads(lib: Any) -> bool:
     return False
 
 
+class Pace:
+    """How many threads the next step takes: all of them, or one alone while other programs want the processors.
+
+    Threads that work together wait for one another many times a step, and where one of them is pushed aside all stand still: two threads on
+    a busy machine can be slower than one. One thread takes at most as many times as long as there are threads; where two steps have taken
+    longer than that, the next ones run alone, then all try again; and as long as that goes wrong, twice as many run alone before the next
+    try. Results do not depend on it.
+    """
+
+    FIRST, MOST = 2, 64  # steps alone before a try
+
+    def __init__(self, count: int) -> None:
+        self.count, self.alone, self.span, self.warned = count, 0, self.FIRST, False
+        self.best: dict[int, float] = {}  # seconds with all threads, by rows
+        self.single: dict[int, float] = {}  # seconds of the last step alone
+
+    def next(self) -> int:
+        return 1 if self.alone else self.count
+
+    def took(self, rows: int, seconds: float) -> None:
+        if self.alone:
+            self.single[rows] = seconds
+            self.alone -= 1
+            return
+        single = self.single.pop(rows, None)
+        if single is not None and seconds < single:
+            self.best[rows] = seconds  # all are faster again, if not as fast as once: the text has grown
+        self.best[rows] = min(seconds, self.best.get(rows, seconds))
+        slow = seconds > self.count * self.best[rows] or (single is not None and seconds > single)
+        if self.count == 1 or not slow:
+            self.span, self.warned = self.FIRST, False
+        elif self.warned:
+            self.alone, self.span = self.span, min(2 * self.span, self.MOST)
+        self.warned = self.count > 1 and slow  # one slow step may be chance
+
+
 def threads(asked: int = 0) -> int:
     """Threads of a run: as many as torch uses where none are asked for."""
     import torch
@@ -173,4 +209,20 @@ def threads(asked: int = 0) -> int:
     return asked or torch.get_num_threads()
 
 
-__all__ = ["ACTS", "FORMATS", "NORMS", "ROWS", "Kernels", "Layer", "Norm", "Pool", "Spec", "Weight", "byref", "find", "names", "threads"]
+__all__ = [
+    "ACTS",
+    "FORMATS",
+    "NORMS",
+    "ROWS",
+    "Kernels",
+    "Layer",
+    "Norm",
+    "Pace",
+    "Pool",
+    "Spec",
+    "Weight",
+    "byref",
+    "find",
+    "names",
+    "threads",
+]

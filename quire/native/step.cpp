@@ -451,15 +451,16 @@ void qn_plan_rotary(Plan *p, int layer, const float *cos, const float *sin) { p-
 
 // One step for `tokens` requests: x (tokens, width) embedded tokens, changed on the way; `hidden` (tokens, width) and `logits` (tokens, V)
 // are each written where they are not null. tables (tokens, table_stride): the blocks of each request. Returns 0, or the number (from 1) of
-// the first request whose blocks are not all in the pool, and then nothing was touched.
-int qn_step(Plan *p, int tokens, float *x, const int32_t *positions, const int32_t *tables, int64_t table_stride, float *hidden, float *logits) {
+// the first request whose blocks are not all in the pool, and then nothing was touched. threads: at most those of the plan.
+int qn_step(Plan *p, int tokens, float *x, const int32_t *positions, const int32_t *tables, int64_t table_stride, float *hidden, float *logits,
+            int threads) {
   for (int m = 0; m < tokens; m++)
     for (int64_t i = 0; i <= positions[m] / p->spec.block; i++)
       if (i >= table_stride || tables[m * table_stride + i] < 0 || tables[m * table_stride + i] >= p->spec.blocks) return m + 1;
   p->tokens = tokens, p->x = x, p->positions = positions, p->tables = tables, p->table_stride = table_stride;
   p->out = hidden, p->logits = logits;
   for (int i = 0; i < (p->spec.count * PHASES + 2) * p->spec.threads; i++) p->counters[i].next.store(0, std::memory_order_relaxed);
-  p->team.run(p->spec.threads, step, p);
+  p->team.run(threads < p->spec.threads ? threads : p->spec.threads, step, p);
   return 0;
 }
 }

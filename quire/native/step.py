@@ -10,6 +10,7 @@ sums in one order. Between instruction sets, sums of fp32 and bf16 products diff
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from ..nn.heads import LMHeadModule
 from ..nn.layers import FeedForward, LayerNorm, RMSNorm
 from ..nn.products import Linear
 from ..nn.transformer import Block, Transformer
-from .library import ACTS, NORMS, ROWS, Kernels, Layer, Norm, Pool, Spec, Weight, byref, find, threads
+from .library import ACTS, NORMS, ROWS, Kernels, Layer, Norm, Pace, Pool, Spec, Weight, byref, find, threads
 from .pack import BLOCK, Packed, Quant, describe, pack
 from .plain import PlainStep, check_pools, embedded
 
@@ -118,7 +119,8 @@ class NativeStep:
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}  # by rotary
         self._reach = 0
         self.blocks = [cast(Block, block) for block in self.body.layers]
-        self._plan = self._describe(keys, values, threads(asked))
+        self.pace = Pace(threads(asked))
+        self._plan = self._describe(keys, values, self.pace.count)
         self._grow(_FIRST)
 
     def __del__(self) -> None:
@@ -145,7 +147,10 @@ class NativeStep:
         logits = logits and self.model.head is not None
         out = torch.empty(count, self.vocab if logits else self.model.config.width)
         targets = (None, out.data_ptr()) if logits else (out.data_ptr(), None)
-        wrong = self.kernels.lib.qn_step(self._plan, count, x.data_ptr(), where.data_ptr(), blocks.data_ptr(), blocks.stride(0), *targets)
+        given = (x.data_ptr(), where.data_ptr(), blocks.data_ptr(), blocks.stride(0), *targets)
+        began = time.perf_counter()
+        wrong = self.kernels.lib.qn_step(self._plan, count, *given, self.pace.next())
+        self.pace.took(count, time.perf_counter() - began)
         if wrong:
             row, pool = wrong - 1, self._kept[0][0].shape[0]
             raise ContextError(

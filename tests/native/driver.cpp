@@ -16,7 +16,7 @@ int qn_product(const QnWeight *, const float *, float *, int, int, int);
 void qn_pack(const void *, int, int64_t, int64_t, int, uint8_t *, uint16_t *, int);
 struct Plan *qn_plan(const QnSpec *);
 void qn_plan_free(Plan *);
-int qn_step(Plan *, int, float *, const int32_t *, const int32_t *, int64_t, float *, float *);
+int qn_step(Plan *, int, float *, const int32_t *, const int32_t *, int64_t, float *, float *, int);
 }
 
 static uint32_t state = 1;
@@ -82,7 +82,7 @@ static std::vector<float> everything() {  // of the selected set, in a fixed ord
   for (int32_t t = 0; t < 11; t++) {
     std::vector<float> x = drawn(tokens * width), logits(tokens * 33);
     const int32_t positions[] = {t, t, t};
-    qn_step(plan, tokens, x.data(), positions, tables, 3, nullptr, logits.data());
+    qn_step(plan, tokens, x.data(), positions, tables, 3, nullptr, logits.data(), 2);
     all.insert(all.end(), logits.begin(), logits.end());
   }
   qn_plan_free(plan);

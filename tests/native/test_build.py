@@ -88,6 +88,27 @@ def test_threads_of_its_own(built: library.Kernels) -> None:
         assert library._share_threads(built.lib) == built.shared
 
 
+def test_the_pace_goes_alone_while_the_machine_is_busy() -> None:
+    pace = library.Pace(2)
+    for seconds in (1.0, 1.9, 1.2):
+        assert pace.next() == 2
+        pace.took(1, seconds)
+    pace.took(1, 40.0)  # chance, perhaps
+    assert pace.next() == 2
+    for span in (2, 4, 8):
+        pace.took(1, 40.0)  # pushed aside
+        for _ in range(span):
+            assert pace.next() == 1
+            pace.took(1, 4.5)
+        assert pace.next() == 2
+    pace.took(1, 2.5)  # faster than alone, though not as fast as once: it stays together
+    assert pace.next() == 2 and pace.best[1] == 2.5 and pace.span == 2
+    single = library.Pace(1)
+    single.took(1, 1.0)
+    single.took(1, 9.0)
+    assert single.next() == 1 and not single.alone
+
+
 def test_packing_says_where_a_weight_is_refused(built: library.Kernels) -> None:
     model = tiny("llama")  # its feed-forward part is 48 wide
     with pytest.raises(Exception, match="no multiple of 32"):
