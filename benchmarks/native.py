@@ -25,6 +25,7 @@ from quire import machine
 from quire.families import FAMILIES
 from quire.native import available, library
 from quire.native.library import Kernels, byref
+from quire.native.linears import pack_model
 from quire.native.pack import Packed, describe, pack
 from quire.native.step import NativeStep
 from quire.nn.attention import AttnContext
@@ -104,7 +105,11 @@ def steps(kernels: Kernels, threads: int, rounds: int) -> None:
         heads, channels = SIZES.kv_heads, SIZES.width // SIZES.heads
         shape = (32 * blocks, heads, SLOTS, channels)
         pools = [[torch.zeros(shape, dtype=torch.bfloat16) for _ in range(SIZES.layers)] for _ in range(2)]
-        step = NativeStep(made, *pools, quant=quant, asked=threads)
+        used = made
+        if quant is not None:
+            used = model()
+            pack_model(used, quant)
+        step = NativeStep(used, *pools, asked=threads)
         size = step.bytes or stored
         for rows in (1, 8, 32):
             tokens, places = torch.randint(SIZES.vocab, (rows,)), torch.full((rows,), KEYS)

@@ -3,6 +3,7 @@
     plain attention    the forward with attention written out (it also returns the weights), against the fused kernel
     cached             token by token over the key/value cache, against reading everything at once
     lean step          the decoder's fast step, where it understands the model, against the same
+    native step        the kernels' step over pages, where there are kernels that compute the model, against the same
     padded batch       rows of different lengths together, against each row alone
     saved, reloaded    written to a new folder, opened and computed again: not one bit may differ, and the binding must be equal
 
@@ -30,9 +31,11 @@ from .binding.record import cache_folder, versions
 from .decode.loop import Forward
 from .decode.step import understands
 from .families.folder import ModelFolder
+from .native.step import NativeStep, unfit
 from .nn.attention import AttnContext
 from .nn.batch import Batch
 from .nn.cache import Cache
+from .nn.paged import Pages
 from .nn.transformer import Transformer
 
 FILE = "certificate.json"
@@ -138,6 +141,8 @@ class Ways:
             yield "cached", self.cached
         if understands(self.model):
             yield "lean step", self.lean
+        if self.model.head is not None and self.model.config.decoder is not None and not unfit(self.model):
+            yield "native step", self.native
         yield "padded batch", self.padded
 
     def _batch(self, rows: list[list[int]]) -> Batch:
@@ -181,6 +186,22 @@ class Ways:
             forward = Forward(self.model, len(row))
             found.append(torch.stack([torch.from_numpy(forward([token])) for token in row]).log_softmax(-1))
         return found
+
+    def native(self) -> list[Tensor]:
+        """All rows side by side, each token by token."""
+        longest, size = max(map(len, self.rows)), 16
+        blocks = -(-longest // size)
+        weight = self.model.embed.weight
+        pages = Pages(self.model.config, blocks * len(self.rows), size, weight.dtype)
+        step = NativeStep(self.model, *([pool.transpose(1, 2) for pool in pools] for pools in (pages.keys, pages.values)))
+        tables = torch.arange(blocks * len(self.rows)).view(-1, blocks)
+        found: list[list[Tensor]] = [[] for _ in self.rows]
+        for place in range(longest):
+            at = [number for number, row in enumerate(self.rows) if place < len(row)]
+            tokens = torch.tensor([self.rows[number][place] for number in at])
+            for number, logits in zip(at, step(tokens, torch.full((len(at),), place), tables[at])):
+                found[number].append(logits)
+        return [torch.stack(rows).log_softmax(-1) for rows in found]
 
     def _read(self, hidden: Tensor) -> Tensor:
         """Log-probabilities (B, T, V), or the hidden states of a model that predicts no vocabulary; fp32."""

@@ -31,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Measured:
-    """what: "read" (a prompt) or "write". streams: requests at once. rate: tokens a second; share: of the machine's limit, at one stream."""
+    """what: "read" (a prompt) or "write". streams: requests at once. rate: tokens a second; share: of the limit, at one stream."""
 
     what: str
     streams: int

@@ -6,6 +6,7 @@ special ids, stop rule), and each object carries the binding id as its `identity
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +17,8 @@ from ..binding import Contract, bound
 from ..binding.gguf import SUFFIX
 from ..errors import ModelError, RecipeError, nearest
 from ..families.folder import ModelFolder
+from ..native.linears import pack_model
+from ..native.pack import Quant
 from ..types import Chat, Classifier, Embedder, Generator, Scorer
 from .decoder import Decoder
 from .encoder import Encoder
@@ -27,11 +30,14 @@ __all__ = ["Decoder", "Encoder", "Seq2Seq", "load", "locate"]
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False) -> Decoder | Encoder | Seq2Seq:
+def load(
+    path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False, quant: Quant | None = None
+) -> Decoder | Encoder | Seq2Seq:
     """Opens a model folder, the model of a run folder, a GGUF file, a pulled model by its name ("org/name", "org/name@revision"), or
     "minilm", the sentence encoder of the extra `minilm`.
 
-    dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it.
+    dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it. quant: pack a
+    decoder's matrices as "int8" or "int4" on the CPU (`identity` then says so); matrices that cannot be packed are named by a warning.
     Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names),
     RecipeError (a dtype or device that is not there).
     """
@@ -42,8 +48,15 @@ def load(path: Path | str, dtype: DTypeName = "auto", device: str = "auto", veri
     binding, contract = bound(folder, verify), Contract.open(folder)
     on = machine.device(device)
     model = opened.build(_dtype(dtype, opened, on), on)
+    left = pack_model(model, quant) if quant is not None else ()
+    if left:
+        warnings.warn(
+            f"{len(left)} matrices stay as they are, their columns are no multiple of 32: {', '.join(left[:3])} ...", stacklevel=2
+        )
     kinds: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]] = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
-    return kinds[opened.model_config.kind](folder, model, contract, binding)
+    loaded = kinds[opened.model_config.kind](folder, model, contract, binding)
+    loaded.identity += f"+{quant}" if quant is not None else ""
+    return loaded
 
 
 def locate(path: Path | str) -> Path:

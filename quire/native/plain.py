@@ -23,25 +23,24 @@ from ..nn.layers import FeedForward
 from ..nn.position import turn
 from ..nn.products import activate
 from ..nn.transformer import Block, Layers, Transformer
-from .pack import Quant, pack, product_plain
+from .linears import PackedHead, PackedLinear
+from .pack import product_plain
 
 
 class PlainStep:
     """`step(tokens (R,), positions (R,), tables (R, blocks))` -> logits (R, V) or hidden states (R, D), fp32; stores keys and values."""
 
-    def __init__(self, model: Transformer, keys: Sequence[Tensor], values: Sequence[Tensor], *, quant: Quant | None = None) -> None:
+    def __init__(self, model: Transformer, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         assert model.decoder is not None and model.config.decoder is not None
         self.model, self.body, self.stack = model, model.decoder, model.config.decoder
         self.keys, self.values = keys, values
-        self.top = cast(LMHeadModule | None, model.head)
-        linears = [module for module in self.body.modules() if isinstance(module, nn.Linear)]
-        self.packed = {id(module): pack(module.weight, quant) for module in linears} if quant else {}
-        self.head = pack(self.top.table()[0], quant) if quant and self.top is not None else None
+        self.head = cast(LMHeadModule | PackedHead | None, model.head)
 
-    def linear(self, module: nn.Linear, x: Tensor) -> Tensor:
+    def linear(self, module: nn.Module, x: Tensor) -> Tensor:
         """x (R, in) -> (R, out)."""
-        packed = self.packed.get(id(module))
-        return cast(Tensor, module(x)) if packed is None else product_plain(x, packed, module.bias).to(x.dtype)
+        if isinstance(module, PackedLinear):
+            return product_plain(x, module.packed, module.bias).to(x.dtype)
+        return cast(Tensor, module(x))
 
     @torch.inference_mode()
     def __call__(self, tokens: Tensor, positions: Tensor, tables: Tensor, *, logits: bool = True) -> Tensor:
@@ -51,12 +50,12 @@ class PlainStep:
             assert isinstance(block, Block)
             x = self._block(layer, block, x, positions, tables)
         x = x if self.body.norm is None else self.body.norm(x)
-        head = self.top
+        head = self.head
         if not logits or head is None:
             return x.float()
-        if self.head is None:
+        if isinstance(head, LMHeadModule):
             return cast(Tensor, head(x)).float()
-        z = product_plain(head.transform(x), self.head, head.table()[1])
+        z = self.linear(head.linear, head.transform(x)).float()
         return z if head.softcap is None else head.softcap * torch.tanh(z / head.softcap)
 
     def _block(self, layer: int, block: Block, x: Tensor, positions: Tensor, tables: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A decoding step of a whole decoder in one native call: one token for each of up to 32 requests, over paged keys and values.
 
 The C side runs all layers in one parallel region (`step.cpp`); here a `Transformer` is described to it, once. bf16 and fp32 weights are
-used where they lie, so a memory-mapped checkpoint is read in place; `quant` packs the matrices (the head's too, tied or not).
+used where they lie, so a memory-mapped checkpoint is read in place; packed ones (`linears.pack_model`) as they are.
 
 What a row answers does not depend on the rows beside it, on their number or on the number of threads, to the last bit: every kernel
 sums in one order. Between instruction sets, sums of fp32 and bf16 products differ in their last digits.
@@ -24,7 +24,8 @@ from ..nn.layers import FeedForward, LayerNorm, RMSNorm
 from ..nn.products import Linear
 from ..nn.transformer import Block, Transformer
 from .library import ACTS, NORMS, ROWS, Kernels, Layer, Norm, Pace, Pool, Spec, Weight, byref, find, threads
-from .pack import BLOCK, Packed, Quant, describe, pack
+from .linears import PackedHead, PackedLinear, packed_bytes
+from .pack import describe
 from .plain import PlainStep, check_pools, embedded
 
 _FIRST = 256  # rows of rotary tables to begin with
@@ -67,14 +68,14 @@ def make_step(model: Transformer, keys: Sequence[Tensor], values: Sequence[Tenso
     check_pools(model, keys, values)
     if understood := refusal(model.config):
         raise ModelError(f"there is no step of one token a row for this model: {understood}")
-    return PlainStep(model, keys, values, quant=options.get("quant"))
+    return PlainStep(model, keys, values)
 
 
 def unfit(model: Transformer) -> str:
     """Why `NativeStep` does not compute this model here; "" where it does."""
     if find()[0] is None:
         return find()[1]
-    known = {Linear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
+    known = {Linear, PackedLinear, nn.Embedding, LayerNorm, RMSNorm, LMHeadModule}
     leaves = {type(module) for module in model.modules() if not any(True for _ in module.children())}
     if leaves - known:
         return f"a part of it was wrapped or swapped ({', '.join(sorted(leaf.__name__ for leaf in leaves - known))})"
@@ -87,9 +88,9 @@ def unfit(model: Transformer) -> str:
 class NativeStep:
     """`step(tokens, positions, tables)` -> logits (R, V) or hidden states (R, D), fp32; the new keys and values are written to the pools.
 
-    keys, values: a pool a layer, (blocks, K, slots, C) in fp32 or bf16, channels contiguous, other strides as they like. quant: pack every
-    matrix as int8 or int4. rows: the most requests of one step. asked: threads; 0: as many as torch uses. The weights may change in place,
-    not move. One step at a time: an object belongs to one thread.
+    keys, values: a pool a layer, (blocks, K, slots, C) in fp32 or bf16, channels contiguous, other strides as they like. rows: the most
+    requests of one step. asked: threads; 0: as many as torch uses. The weights may change in place, not move. One step at a time: an
+    object belongs to one thread.
     """
 
     def __init__(
@@ -98,7 +99,6 @@ class NativeStep:
         keys: Sequence[Tensor],
         values: Sequence[Tensor],
         *,
-        quant: Quant | None = None,
         rows: int = ROWS,
         asked: int = 0,
     ) -> None:
@@ -113,8 +113,8 @@ class NativeStep:
         assert model.decoder is not None and model.config.decoder is not None
         self.model, self.body, self.stack = model, model.decoder, model.config.decoder
         self.kernels: Kernels = kernels
-        self.rows, self.quant, self.slots = rows, quant, keys[0].shape[2]
-        self.bytes = 0  # of packed weights
+        self.rows, self.slots = rows, keys[0].shape[2]
+        self.bytes = packed_bytes(model)
         self._kept: list[Any] = [list(keys), list(values)]  # what C points at
         self._tables: dict[int, tuple[Tensor, Tensor]] = {}  # by rotary
         self._reach = 0
@@ -175,12 +175,11 @@ class NativeStep:
         spec = Spec(layers=layers, count=len(each), width=self.model.config.width, max_rows=self.rows, threads=count)
         spec.final_norm = self._norm(self.body.norm)
         spec.cache_bf16, spec.block, spec.blocks = keys[0].dtype == torch.bfloat16, self.slots, keys[0].shape[0]
-        head = cast(LMHeadModule | None, self.model.head)
+        head = cast(LMHeadModule | PackedHead | None, self.model.head)
         self.vocab = 0
         if head is not None:
-            weight, bias = head.table()
-            spec.head = self._weight(weight, bias)
-            spec.head_scale, spec.head_softcap, self.vocab = head.scale, head.softcap or 0.0, weight.shape[0]
+            spec.head = self._weight(head.linear if isinstance(head, PackedHead) else head)
+            spec.head_scale, spec.head_softcap, self.vocab = head.scale, head.softcap or 0.0, spec.head.rows
         self._kept.append(layers)
         plan = self.kernels.lib.qn_plan(byref(spec))
         if not plan:
@@ -192,10 +191,10 @@ class NativeStep:
         made = Layer(heads=attn.heads, kv_heads=attn.kv_heads, head_dim=attn.head_dim, window=attn.window or 0, act=ACTS[ffn.act])
         for name in ("q", "k", "v", "o"):
             linear = getattr(part, name)
-            setattr(made, name, self._weight(linear.weight, linear.bias))
+            setattr(made, name, self._weight(linear))
         for name in ("up", "down") + (("gate",) if ffn.gate is not None else ()):
             linear = getattr(ffn, name)
-            setattr(made, name, self._weight(linear.weight, linear.bias))
+            setattr(made, name, self._weight(linear))
         after = layer.wiring == "after"
         made.norm_attn, made.norm_attn_out = self._norm(None if after else block.norm_attn), self._norm(block.norm_attn_out)
         made.norm_ffn, made.norm_ffn_out = self._norm(None if after else block.norm_ffn), self._norm(block.norm_ffn_out)
@@ -216,14 +215,14 @@ class NativeStep:
             setattr(made, name, Pool(pool.data_ptr(), *pool.stride()[:3]))
         return made
 
-    def _weight(self, weight: Tensor, bias: Tensor | None) -> Weight:
-        matrix: Tensor | Packed = weight
-        if self.quant is not None:
-            if weight.shape[1] % BLOCK:
-                raise ModelError(f"a matrix of {tuple(weight.shape)} cannot be packed: its columns are no multiple of {BLOCK}")
-            matrix = pack(weight, self.quant)
-            self.bytes += matrix.bytes
-        record, kept = describe(matrix, bias)
+    def _weight(self, linear: nn.Module) -> Weight:
+        if isinstance(linear, PackedLinear):
+            record, kept = describe(linear.packed, linear.bias)
+        elif isinstance(linear, LMHeadModule):
+            record, kept = describe(*linear.table())
+        else:
+            assert isinstance(linear, nn.Linear)
+            record, kept = describe(linear.weight, linear.bias)
         self._kept.append(kept)
         return record
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from quire.errors import ModelError
 from quire.native import available, build, library
+from quire.native.linears import pack_model
 from quire.native.pack import pack, product, product_plain
 from quire.native.step import NativeStep, PlainStep, make_step
 from tests.native.test_step import pools, run, tiny, tokens_and_tables
@@ -109,10 +111,12 @@ def test_the_pace_goes_alone_while_the_machine_is_busy() -> None:
     assert single.next() == 1 and not single.alone
 
 
-def test_packing_says_where_a_weight_is_refused(built: library.Kernels) -> None:
+def test_packing_names_what_stays_as_it_is(built: library.Kernels) -> None:
     model = tiny("llama")  # its feed-forward part is 48 wide
-    with pytest.raises(Exception, match="no multiple of 32"):
-        NativeStep(model, *pools(model), quant="int4")
+    assert pack_model(model, "int4") == ["decoder.layers.0.ffn.down", "decoder.layers.1.ffn.down"]
+    NativeStep(model, *pools(model))
+    with pytest.raises(ModelError, match="quant is 'int3'; allowed: int8, int4"):
+        pack_model(tiny("llama"), "int3")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

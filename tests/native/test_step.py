@@ -10,6 +10,7 @@ import torch
 from quire.errors import ContextError, ModelError
 from quire.families import FAMILIES
 from quire.native.library import Kernels
+from quire.native.linears import pack_model
 from quire.native.plain import PlainStep
 from quire.native.step import NativeStep, make_step, refusal, understands
 from quire.nn.config import Stack
@@ -93,8 +94,9 @@ def test_bf16_is_as_near_as_bf16_allows(kernels: Kernels, name: str) -> None:
 def test_packed_weights_equal_their_twin(kernels: Kernels, name: str, quant: str) -> None:
     model = tiny(name, **({"intermediate_size": 64} if name == "llama" else {}))
     tokens, tables = tokens_and_tables(model)
-    ours = run(NativeStep(model, *pools(model), quant=quant, asked=1), tokens, tables)
-    twin = run(PlainStep(model, *pools(model), quant=quant), tokens, tables)
+    assert pack_model(model, quant) == []
+    ours = run(NativeStep(model, *pools(model), asked=1), tokens, tables)
+    twin = run(PlainStep(model, *pools(model)), tokens, tables)
     # a rounding on the edge may fall to the other side, and one step of an activation is 1/127 of its block
     assert (ours - twin).abs().mean() < 2e-3 * twin.abs().mean() and (ours - twin).abs().max() < 0.05 * twin.abs().max()
 
@@ -103,9 +105,11 @@ def test_a_row_does_not_depend_on_the_others(kernels: Kernels) -> None:
     for quant, dtype in ((None, torch.float32), (None, torch.bfloat16), ("int8", torch.float32), ("int4", torch.float32)):
         model = tiny("llama", dtype, intermediate_size=64)
         tokens, tables = tokens_and_tables(model)
-        together = run(NativeStep(model, *pools(model), quant=quant, asked=2), tokens, tables)
+        if quant is not None:
+            pack_model(model, quant)
+        together = run(NativeStep(model, *pools(model), asked=2), tokens, tables)
         for row in range(len(tokens)):
-            alone = run(NativeStep(model, *pools(model), quant=quant, asked=1), tokens[row : row + 1], tables[row : row + 1])
+            alone = run(NativeStep(model, *pools(model), asked=1), tokens[row : row + 1], tables[row : row + 1])
             assert torch.equal(together[row], alone[0])
 
 
