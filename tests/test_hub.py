@@ -483,7 +483,7 @@ def test_a_name_that_was_not_pulled_says_the_line(hub: Hub):
         quire.load(NAME)
     hub.add(NAME, MODEL, ref="v1")
     pull(f"{NAME}@v1")
-    with pytest.raises(ModelError, match=r"quire pull someone/tiny \(in the cache: someone/tiny@v1\)$"):
+    with pytest.raises(ModelError, match=r"quire pull someone/tiny \(in the cache: someone/tiny@v1\)\."):
         quire.load(NAME)
     with pytest.raises(ModelError) as error:
         quire.load("./runs/someone/tiny")
