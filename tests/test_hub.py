@@ -94,7 +94,7 @@ def test_the_library_finds_what_we_pulled_and_we_find_what_it_fetched(hub: Hub):
     hf_hub_download("someone/else", "vocab.json")  # a small file: a direct answer
     hf_hub_download("someone/else", "config.json")
     assert hubs.find(Name.parse("someone/else")) is None and [entry.name for entry in hubs.listing()] == ["someone/else", NAME]
-    with pytest.raises(ModelError, match="quire pull someone/else$"):
+    with pytest.raises(ModelError, match=r"quire pull someone/else\."):
         quire.load("someone/else")
     hf_hub_download("someone/else", "model.safetensors")
     assert hubs.find(Name.parse("someone/else")) is not None  # whoever fetched it
@@ -479,11 +479,11 @@ def test_verify_names_the_file_that_changed(chat_model):
 
 
 def test_a_name_that_was_not_pulled_says_the_line(hub: Hub):
-    with pytest.raises(ModelError, match=r"To fetch it from the hub: quire pull someone/tiny$"):
+    with pytest.raises(ModelError, match=r"To fetch it from the hub: quire pull someone/tiny\."):
         quire.load(NAME)
     hub.add(NAME, MODEL, ref="v1")
     pull(f"{NAME}@v1")
-    with pytest.raises(ModelError, match=r"quire pull someone/tiny \(in the cache: someone/tiny@v1\)$"):
+    with pytest.raises(ModelError, match=r"quire pull someone/tiny \(in the cache: someone/tiny@v1\)\."):
         quire.load(NAME)
     with pytest.raises(ModelError) as error:
         quire.load("./runs/someone/tiny")
