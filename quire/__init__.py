@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .binding import Binding, Contract
     from .certify import Certificate
+    from .engine.engine import Engine
     from .errors import (
         BindingError,
         CheckpointError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _HOME = {
     "binding": ("Binding", "Contract"),
     "certify": ("Certificate",),
+    "engine.engine": ("Engine",),
     "errors": (
         "BindingError",
         "CheckpointError",
@@ -72,6 +74,7 @@ __all__ = [
     "DataError",
     "Decoder",
     "Encoder",
+    "Engine",
     "Entity",
     "ExtraError",
     "HubError",

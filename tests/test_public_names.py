@@ -24,6 +24,7 @@ PUBLIC = {
     "DataError",
     "Decoder",
     "Encoder",
+    "Engine",
     "Entity",
     "ExtraError",
     "HubError",

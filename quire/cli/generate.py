@@ -5,6 +5,7 @@ quire generate runs/quickstart "def parse_" --temperature 0.8
 quire generate runs/quickstart --file prompts.txt --json > out.jsonl
 
 quire generate runs/quickstart --file prompts.jsonl --out out.jsonl
+    (all at once; a run that is stopped goes on where it ended)
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import tyro
 from ..errors import RecipeError
 from ..types import Chunk, Completion, Sampling
 from .lines import Fields, Files, FilesOption, Flag, Machine, MachineOption, Model, Row, parse, read
+from .offline import Answer, Kept, answers
 from .paint import paint, safe
-from .results import Sink, each, sink
+from .results import AT_ONCE, Done, Sink, each, sink
 from .sampling import SamplingOptions
 from .uses import dry_run, opened_writer
 
@@ -49,6 +51,7 @@ def run(argv: list[str]) -> int:
     if options.sampling.logprobs and not options.files.as_json:
         raise RecipeError("--logprobs are written with --json; add it, or leave --logprobs out")
     from ..decode.sampler import check
+    from ..model import Decoder
 
     model = opened_writer("generate", options.model, options.machine)
     sampling = options.sampling.over(model.defaults)
@@ -59,14 +62,30 @@ def run(argv: list[str]) -> int:
                 print(paint("─" * 24, "dim"))
             _show(model, row.text, sampling, echo=not options.only_new)
         return 0
+    kept = Kept(options.files.out, [asdict(sampling), model.identity])
+    method, at_once = (_together(model, sampling, kept), AT_ONCE) if isinstance(model, Decoder) else (_timed(model, sampling), 1)
     with sink(options.files) as to:
-        for number, (row, (completion, seconds)) in enumerate(each(rows, _timed(model, sampling), "generate", to, at_once=1)):
+        for number, (row, (completion, seconds)) in enumerate(each(rows, method, "generate", to, at_once)):
             _write(to, number, row, completion, {"seconds": seconds, "model": model.identity}, echo=not options.only_new)
+    kept.close()
     return 0
 
 
-def _timed(model: Decoder | Seq2Seq, sampling: Sampling) -> Any:
-    def method(part: list[Row], _: object) -> list[tuple[Completion, float]]:
+def _together(model: Decoder, sampling: Sampling, kept: Kept) -> Any:
+    """All prompts of a chunk at once, each answer kept as soon as it is there."""
+    first = 0
+
+    def method(part: list[Row], done: Done) -> list[Answer]:
+        nonlocal first
+        found = answers(model, [row.text for row in part], first, sampling, kept, done)
+        first += len(part)
+        return found
+
+    return method
+
+
+def _timed(model: Seq2Seq, sampling: Sampling) -> Any:
+    def method(part: list[Row], _: object) -> list[Answer]:
         started = time.perf_counter()
         return [(model.generate(row.text, sampling), round(time.perf_counter() - started, 6)) for row in part]
 

@@ -101,10 +101,11 @@ class Engine:
     def submit(self, prompt: str | Sequence[int], sampling: Sampling | None = None, **more: Any) -> Request:
         """Puts a request in line; arguments and errors as `request`."""
         request = self.request(prompt, sampling, **more)
-        self._add(request)
+        self.add(request)
         return request
 
-    def _add(self, request: Request) -> None:
+    def add(self, request: Request) -> None:
+        """Puts a request that `request` made in line."""
         with self._lock:
             if (version := self._version()) != self._weights:
                 self.blocks.forget()
@@ -181,7 +182,7 @@ class Engine:
     def stream(self, request: Request) -> Iterator[Chunk]:
         """What a request says, while all others go on too; one that is not in line yet is put there. Leaving the loop early aborts it."""
         if request.state == "new":
-            self._add(request)
+            self.add(request)
         try:
             while True:
                 while request.chunks:
