@@ -91,6 +91,9 @@ class Completion:
     finish_reason: FinishReason  # stop: a stop rule; length: max_tokens; context: the model's positions ran out
     prompt_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    parsed: Any = None  # the value, where a form was asked for and the answer has it
+    valid: bool | None = None  # whole, and of the form or calls asked for (None: nothing was asked); what a limit cut is not
+    tool_calls: tuple[dict[str, Any], ...] = ()  # whole ones, as OpenAI's API has them; `text` is then what is said beside them
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Chunk:
     ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[dict[str, Any], ...] = ()  # pieces of tool calls, as OpenAI's streams have them
 
 
 @dataclass(frozen=True)

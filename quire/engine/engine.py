@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from .. import machine
@@ -149,13 +150,14 @@ class Engine:
                 f"the prompt has {len(ids)} tokens and the answer may have {limit}; the engine's memory holds {fit} in all. "
                 "Shorten one of them, or give the engine more memory."
             )
-        stops = (*(self.contract.stop_ids or ()), *stop_ids, *sampling.stop_ids)
+        ends = frozenset(token for token in (*(self.contract.stop_ids or ()), *stop_ids) if token < vocab)
         return Request(
             prompt=ids,
             sampling=sampling,
             limit=limit,
             full="length" if limit == sampling.max_tokens else "context",
-            stop_ids=frozenset(token for token in stops if token < vocab),
+            stop_ids=ends | {token for token in sampling.stop_ids if token < vocab},
+            ends=ends,
             sampler=sampler,
             stream=self.contract.tokenizer.stream(),
             held=HeldText(tuple(sampling.stop) + self.contract.stop_strings),
@@ -166,12 +168,33 @@ class Engine:
             after=after,
         )
 
-    def generate(self, prompts: Sequence[str | Sequence[int]], sampling: Sampling | None = None) -> list[Completion]:
-        """Continues every prompt; the answers in their order. The first error of a request is raised when all are done."""
-        requests: list[Request] = []
+    def generate(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        sampling: Sampling | None = None,
+        *,
+        n: int = 1,
+        constraint: Callable[[], Constraint | None] = lambda: None,
+        stop_ids: Sequence[int] = (),
+    ) -> list[Completion]:
+        """Continues every prompt; the answers in their order. The first error of a request is raised when all are done.
+
+        n: so many answers to each prompt, side by side, with seeds that count up; the prompt is computed once. constraint: makes one for
+        each answer. What cannot be done is refused before any work.
+        """
+        if n < 1:
+            raise RecipeError(f"n is {n}; allowed: 1 and more.")
+        how, requests = sampling or self.defaults, list[Request]()
+        for prompt in prompts:
+            first = None
+            for number in range(n):
+                seeded = how if how.seed is None else replace(how, seed=how.seed + number)
+                request = self.request(prompt, seeded, constraint=constraint(), stop_ids=stop_ids, after=first)
+                requests.append(request)
+                first = first or request
         try:
-            for prompt in prompts:
-                requests.append(self.submit(prompt, sampling))
+            for request in requests:
+                self.add(request)
             while not all(request.done for request in requests):
                 self.step()
         finally:
@@ -296,14 +319,15 @@ class Engine:
         """The next token of a request from its logits (V,), and what follows from it: text, a reason to end."""
         count = len(request.answer) + 1
         early = count < request.sampling.min_tokens
-        banned = request.stop_ids if count <= request.sampling.min_tokens else frozenset()
         constraint = request.constraint
+        may_end = constraint is None or constraint.complete  # what a form still needs is text, a stop id or not
+        banned = request.stop_ids if may_end and count <= request.sampling.min_tokens else frozenset()
         if constraint is not None:
-            row = _allowed(row, constraint, request.stop_ids)
+            row = _allowed(row, constraint, request)
         pick = request.sampler.pick(row, banned)
         request.answer.append(pick.id)
         reason: FinishReason | None = None
-        if pick.id in request.stop_ids:
+        if may_end and pick.id in request.stop_ids:
             reason, text = "stop", request.held.rest(request.stream.end())
         else:
             if constraint is not None:
@@ -324,13 +348,19 @@ class Engine:
         return pick.id
 
 
-def _allowed(row: Logits, constraint: Constraint, stop_ids: frozenset[int]) -> Logits:
-    """Logits with what the constraint rules out at minus infinity; the end of the text is allowed where the answer is whole."""
+def _allowed(row: Logits, constraint: Constraint, request: Request) -> Logits:
+    """Logits with what the constraint rules out at minus infinity.
+
+    A stop id may come where the answer is whole. Before, the caller's are text like any other, since the form may need them, and the
+    model's own are ruled out unless nothing else goes on.
+    """
     allowed = constraint.allowed()
     if allowed is None:
         return row
-    allowed = allowed.copy()
-    allowed[list(stop_ids)] = constraint.complete
+    text, allowed = allowed, allowed.copy()
+    allowed[list(request.stop_ids if constraint.complete else request.ends)] = constraint.complete
+    if not allowed.any():
+        allowed = text
     masked = row.copy()
     masked[~allowed] = -float("inf")
     return masked

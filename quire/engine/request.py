@@ -40,13 +40,17 @@ class Constraint(Protocol):
 
 @dataclass(eq=False)
 class Request:
-    """`prompt` ids to be continued as `sampling` says. tenant: whose cached prefixes it may share. arrival: its place in line."""
+    """`prompt` ids to be continued as `sampling` says. tenant: whose cached prefixes it may share. arrival: its place in line.
+
+    source: what an encoder-decoder reads first, as a whole; what its cross-attention needs of it lies in `source_blocks`.
+    """
 
     prompt: list[int]
     sampling: Sampling
     limit: int  # tokens of the answer at most
     full: FinishReason  # why it ends there: "length", or "context" when the model's positions run out
     stop_ids: frozenset[int]
+    ends: frozenset[int]  # those of them that are the model's own
     sampler: Sampler
     stream: TextStream
     held: HeldText
@@ -55,6 +59,7 @@ class Request:
     constraint: Constraint | None = None
     prompt_logprobs: int | None = None
     after: Request | None = None  # begins when this one's prompt is computed, to share it
+    source: list[int] | None = None
 
     state: State = "new"
     answer: list[int] = field(default_factory=list)
@@ -63,6 +68,8 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)  # of the full blocks of what is known
     remembered: int = 0  # blocks that can be found by others
+    source_blocks: list[int] = field(default_factory=list)
+    source_read: bool = False
     chunks: list[Chunk] = field(default_factory=list)  # said, and not yet fetched
     reason: FinishReason | None = None
     error: Exception | None = None
@@ -73,6 +80,11 @@ class Request:
     @property
     def known(self) -> int:
         return len(self.prompt) + len(self.answer)
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the source that the encoder has still to read."""
+        return 0 if self.source is None or self.source_read else len(self.source)
 
     @property
     def done(self) -> bool:

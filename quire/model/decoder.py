@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
-from ..decode.loop import complete
+from ..engine.answers import FORMS, Asked, form, tools
 from ..engine.engine import Engine
+from ..engine.tools import ToolChoice, with_objects
 from ..errors import DataError, ModelError
+from ..text.library import texts_of
 from ..types import Chunk, Completion, Message, Sampling
 from .writer import Writer
+
+Tools = Sequence[dict[str, Any]]
 
 
 class Decoder(Writer):
@@ -26,8 +30,39 @@ class Decoder(Writer):
     ) -> Iterator[Chunk]:
         return self.engine.stream(self.engine.request(ids, sampling, stop_ids=stop_ids))
 
-    def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:
-        return self.engine.generate([ids for ids, _ in starts], sampling)
+    @overload
+    def generate(self, prompts: str, sampling: Sampling | None = None, **more: Any) -> Completion: ...
+    @overload
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None, **more: Any) -> list[Completion]: ...
+    def generate(self, prompts: str | Sequence[str], sampling: Sampling | None = None, **more: Any) -> Completion | list[Completion]:
+        """Continues a text, or each of several. Every one draws from a generator of its own, so what one draws does not
+        depend on the others.
+
+        sampling: None takes `defaults`; single fields of it can be given by name (max_tokens=20), and also:
+        n: a list of so many answers to each prompt, their seeds counting up; the prompt is computed once.
+        schema (a dictionary or a Pydantic class), regex, choice (a list of texts) or grammar: the form that answers must have. Then
+        `parsed` holds the value, and `valid` says whether the answer is whole.
+
+        Raises ContextError for a prompt that is too long, RecipeError for a value outside its range or a form that cannot be.
+        """
+        n, forms = more.pop("n", None), _forms(more)
+        sampling = self._how(sampling, more)
+        asked = form(self.contract, self.config.vocab, forms)
+        starts = [self.contract.prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else texts_of(prompts))]
+        answers = [*map(asked.read, self.engine.generate(starts, sampling, n=1 if n is None else n, constraint=asked.constraint))]
+        return answers[0] if isinstance(prompts, str) and n is None else answers
+
+    def stream(self, prompt: str, sampling: Sampling | None = None, **more: Any) -> Iterator[Chunk]:
+        """A chunk a token; its text may be empty while a character or a stop string is not decided. The last one says why it ended.
+        sampling, more: as in `generate`, without n."""
+        forms = _forms(more)
+        sampling = self._how(sampling, more)
+        asked = form(self.contract, self.config.vocab, forms)
+        return self._said(self.contract.prompt(prompt), sampling, asked)
+
+    def _said(self, ids: Sequence[int], sampling: Sampling, asked: Asked, stop_ids: Sequence[int] = ()) -> Iterator[Chunk]:
+        request = self.engine.request(ids, sampling, constraint=asked.constraint(), stop_ids=stop_ids)
+        return asked.stream(self.engine.stream(request))
 
     def _start(self, prompt: str) -> tuple[list[int], list[int] | None]:
         return self.contract.prompt(prompt), None
@@ -46,22 +81,58 @@ class Decoder(Writer):
                 f"{self.folder} is a base model: it has no chat template, so it does not know turns, only text to go on with. "
                 "Use generate or stream, or `quire generate`; a model fine-tuned on conversations has a template."
             )
-        return list(template.encode(self.contract.tokenizer, list(messages), list(tools), add_generation_prompt=True).ids)
+        return list(template.encode(self.contract.tokenizer, with_objects(messages), list(tools), add_generation_prompt=True).ids)
 
     def chat(
-        self, messages: Sequence[Message], sampling: Sampling | None = None, tools: Sequence[dict[str, Any]] = (), **more: Any
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        tools: Tools = (),
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel: bool = True,
+        **more: Any,
     ) -> Completion:
-        """The answer to a conversation; sampling and more as in `generate`.
+        """The answer to a conversation; sampling and more as in `generate`, without n.
 
-        Raises ModelError for a base model, ContextError when the conversation is too long.
+        tools, tool_choice: as OpenAI's API has them; parallel: several calls in one answer. `tool_calls` then holds the whole calls, `text`
+        what is said beside them. Raises ModelError for a base model, ContextError when the conversation is too long, RecipeError for tools
+        and forms that cannot be.
         """
-        ids = self.chat_ids(messages, tools)
-        return complete(self._chunks(ids, None, self._how(sampling, more), self.contract.turn_end), len(ids))
+        ids, how, asked = self._turn(messages, sampling, tools, tool_choice, parallel, more)
+        [answer] = self.engine.generate([ids], how, constraint=asked.constraint, stop_ids=self.contract.turn_end)
+        return asked.read(answer)
 
     def stream_chat(
-        self, messages: Sequence[Message], sampling: Sampling | None = None, tools: Sequence[dict[str, Any]] = (), **more: Any
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None = None,
+        tools: Tools = (),
+        *,
+        tool_choice: ToolChoice = "auto",
+        parallel: bool = True,
+        **more: Any,
     ) -> Iterator[Chunk]:
-        return self._chunks(self.chat_ids(messages, tools), None, self._how(sampling, more), self.contract.turn_end)
+        """As `chat`, piece by piece; pieces of tool calls are in `calls` of the chunks."""
+        ids, how, asked = self._turn(messages, sampling, tools, tool_choice, parallel, more)
+        return self._said(ids, how, asked, self.contract.turn_end)
+
+    def _turn(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None,
+        given: Tools,
+        choice: ToolChoice,
+        parallel: bool,
+        more: dict[str, Any],
+    ) -> tuple[list[int], Sampling, Asked]:
+        """The conversation as ids, how to go on with it, and what the answer must be."""
+        forms = _forms(more)
+        how = self._how(sampling, more)
+        shown = [] if choice == "none" else given
+        ids = self.chat_ids(messages, shown)
+        asked = tools(self.contract, self.config.vocab, given, choice, parallel, forms)
+        return ids + (asked.calling.prefix if asked.calling is not None else []), how, asked
 
     def _row(self, context: str, continuation: str) -> tuple[list[int], int, list[str], list[int] | None]:
         text = context + continuation
@@ -74,3 +145,8 @@ class Decoder(Writer):
             raise DataError("the context is empty and this tokenizer has no begin-of-text token: nothing stands before the first token.")
         texts = [text[start:end] for start, end in pieces.offsets[known:]]
         return [*before, *pieces.ids], len(before) + known, texts, None
+
+
+def _forms(more: dict[str, Any]) -> dict[str, Any]:
+    """Takes the forms out of what was given by name."""
+    return {name: more.pop(name) for name in FORMS if name in more}
