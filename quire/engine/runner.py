@@ -1,8 +1,8 @@
 """One step's pieces through the model: one flat row of tokens, every product over all of them, and logits only where somebody wants them.
 
-Pieces of one token each, those of requests that write, go through the native step where it computes the model: all layers in one call, and
-no row's bits depend on the rows beside it. The others share a forward, those with equally many tokens attended together. Where rotary
-scaling depends on the length of a text, pieces of different lengths are computed apart. With `exact`, every piece of such a forward is
+Short pieces, those of requests that write and their guesses, go through the native step where it computes the model: all layers in one
+call, and no row's bits depend on the rows beside it. The others share a forward, those with equally many tokens attended together. Where
+rotary scaling depends on the length of a text, pieces of different lengths are computed apart. With `exact`, every piece of such a forward is
 computed alone, so its bits do not depend on what else is there.
 """
 
@@ -25,6 +25,7 @@ from ..nn.transformer import Transformer
 from .scheduler import Piece
 
 Logits = npt.NDArray[np.float32]
+FEW = 16  # tokens of a piece that are rows of the native step: guesses, and the ends of prompts
 SMALL = 3_000_000  # parameters: a token is over before a second thread has woken
 
 
@@ -47,9 +48,8 @@ class Runner:
     def run(self, pieces: Sequence[Piece]) -> list[Logits]:
         """In the order of the pieces; (0, V) where a piece ends before the last known token and nobody asked for more."""
         found: dict[int, Logits] = {}
-        single = [number for number, piece in enumerate(pieces) if piece.count == 1 and self.step is not None]
-        for at in range(0, len(single), ROWS):
-            found.update(zip(part := single[at : at + ROWS], self._steps([pieces[number] for number in part]), strict=True))
+        short = [] if self.step is None else [number for number, piece in enumerate(pieces) if piece.count <= (1 if self.exact else FEW)]
+        found.update(zip(short, self._steps([pieces[number] for number in short]), strict=True))
         with torch.inference_mode():
             for part in self._apart([number for number in range(len(pieces)) if number not in found], pieces):
                 for number, logits in zip(part, self._forward([pieces[number] for number in part]), strict=True):
@@ -57,14 +57,24 @@ class Runner:
         return [found[number] for number in range(len(pieces))]
 
     def _steps(self, pieces: Sequence[Piece]) -> Iterable[Logits]:
-        """Pieces of one token through the native step."""
+        """Short pieces through the native step, a row for each token; those of one piece are in order, whatever call they are in."""
+        rows = [(piece, place) for piece in pieces for place in range(piece.start, piece.start + piece.count)]
+        logits: list[Logits] = []
+        for at in range(0, len(rows), ROWS):
+            logits += self._rows(rows[at : at + ROWS])
+        at = 0
+        for piece in pieces:
+            # a token of a prompt that is not its last one is computed, and nobody asks what follows it
+            first, end = at + _first(piece) - piece.start, at + piece.count
+            yield np.stack(logits[first:end]) if first < end else np.empty((0, self.model.config.vocab), dtype=np.float32)
+            at = end
+
+    def _rows(self, rows: Sequence[tuple[Piece, int]]) -> list[Logits]:
         assert self.step is not None
-        tokens = torch.tensor([piece.request.tokens(piece.start, piece.start + 1)[0] for piece in pieces])
-        width = max(piece.start for piece in pieces) // self.pages.size + 1
-        tables = [[*piece.request.blocks[:width], *[0] * (width - len(piece.request.blocks))] for piece in pieces]
-        rows = self.step(tokens, torch.tensor([piece.start for piece in pieces]), torch.tensor(tables)).numpy()
-        # a token of a prompt that is not its last one is computed, and nobody asks what follows it
-        return [row[None] if _wanted(piece) else row[None][:0] for row, piece in zip(rows, pieces, strict=True)]
+        tokens = torch.tensor([piece.request.tokens(place, place + 1)[0] for piece, place in rows])
+        width = max(place for _, place in rows) // self.pages.size + 1
+        tables = [[*piece.request.blocks[:width], *[0] * (width - len(piece.request.blocks))] for piece, _ in rows]
+        return list(self.step(tokens, torch.tensor([place for _, place in rows]), torch.tensor(tables)).numpy())
 
     def _apart(self, numbers: Iterable[int], pieces: Sequence[Piece]) -> Iterable[list[int]]:
         """Which pieces share a forward, those of equal length next to one another."""
@@ -90,7 +100,7 @@ class Runner:
             tokens += request.tokens(piece.start, end)
             positions += range(piece.start, end)
             slots += [request.blocks[place // size] * size + place % size for place in range(piece.start, end)]
-            first = piece.start if request.prompt_logprobs is not None else max(piece.start, request.known - 1)
+            first = _first(piece)
             wanted += range(at + first - piece.start, at + piece.count)
             counts.append(max(0, end - first))
 
@@ -122,8 +132,9 @@ class Runner:
         return groups
 
 
-def _wanted(piece: Piece) -> bool:
-    return piece.start + 1 >= piece.request.known or piece.request.prompt_logprobs is not None
+def _first(piece: Piece) -> int:
+    """The place of the first token of a piece whose logits somebody wants."""
+    return piece.start if piece.request.prompt_logprobs is not None else max(piece.start, piece.request.known - 1)
 
 
 def _reach(piece: Piece) -> int:

@@ -390,6 +390,7 @@ void attend_as(const QnLayer *l, const QnSpec *spec, const float *q, const float
   const int64_t own = table[position / block], place = position % block;
   keep((T *)kp->data + own * kp->block + head * kp->head + place * kp->slot, key, c, write);
   keep((T *)vp->data + own * vp->block + head * vp->head + place * vp->slot, value, c, write);
+  if (!n) return;  // nothing but writing
   for (int i = 0; i < n; i++) {
     float *row = h.q + (int64_t)i * wide;
     memset(row, 0, wide * sizeof(float));

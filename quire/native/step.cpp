@@ -78,7 +78,7 @@ void run_jobs(const Job *jobs, int count, int tokens, Counter *counters, int ind
   }
 }
 
-constexpr int PHASES = 9, COLUMNS = 1024;  // of a layer; and how many columns of activations are one work item
+constexpr int PHASES = 10, COLUMNS = 1024;  // of a layer; and how many columns of activations are one work item
 constexpr int FEW = 2;                     // up to so many tokens every thread norms and quantizes for itself: cheaper than a barrier
 
 struct Inputs {  // what the products read: q k v (and the head), the feed-forward part beside attention, o, down
@@ -102,6 +102,7 @@ struct Plan {
   float *x, *out, *logits;
   const int32_t *positions, *tables;
   int64_t table_stride;
+  bool chained;  // some rows may stand behind one another in one text: all keys are there before any row attends
 
   ~Plan() {
     free(layers);
@@ -172,11 +173,15 @@ void attention(Thread *t, const QnLayer &l) {
   int parts = 1;  // query heads that share a key head stay together unless threads would have nothing to do
   while (pairs * parts < p->team.size && parts * 2 <= group) parts *= 2;
   float *scratch = p->scratch + t->index * p->scratch_each;
+  auto attend = [&](int m, int head, int h0, int h1, int write) {
+    isa->attend(&l, &p->spec, p->q + m * p->inner, p->k + m * p->inner_kv, p->v + m * p->inner_kv, p->positions[m],
+                p->tables + m * p->table_stride, head, h0, h1, write, t->mixed.f + m * t->mixed.stride, scratch);
+  };
+  if (p->chained) t->each(pairs, [&](int i) { attend(i / l.kv_heads, i % l.kv_heads, 0, 0, 1); });
   t->each(pairs * parts, [&](int i) {
     const int part = i % parts, head = i / parts % l.kv_heads, m = i / parts / l.kv_heads;
     const int h0 = head * group + group * part / parts, h1 = head * group + group * (part + 1) / parts;
-    isa->attend(&l, &p->spec, p->q + m * p->inner, p->k + m * p->inner_kv, p->v + m * p->inner_kv, p->positions[m],
-                p->tables + m * p->table_stride, head, h0, h1, part == 0, t->mixed.f + m * t->mixed.stride, scratch);
+    attend(m, head, h0, h1, part == 0 && !p->chained);
   });
 }
 
@@ -459,6 +464,8 @@ int qn_step(Plan *p, int tokens, float *x, const int32_t *positions, const int32
       if (i >= table_stride || tables[m * table_stride + i] < 0 || tables[m * table_stride + i] >= p->spec.blocks) return m + 1;
   p->tokens = tokens, p->x = x, p->positions = positions, p->tables = tables, p->table_stride = table_stride;
   p->out = hidden, p->logits = logits;
+  p->chained = false;
+  for (int m = 1; m < tokens; m++) p->chained |= tables[m * table_stride] == tables[(m - 1) * table_stride];
   for (int i = 0; i < (p->spec.count * PHASES + 2) * p->spec.threads; i++) p->counters[i].next.store(0, std::memory_order_relaxed);
   p->team.run(threads < p->spec.threads ? threads : p->spec.threads, step, p);
   return 0;

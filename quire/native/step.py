@@ -1,4 +1,4 @@
-"""A decoding step of a whole decoder in one native call: one token for each of up to 32 requests, over paged keys and values.
+"""A decoding step of a whole decoder in one native call: up to 32 tokens, one or a few of each request, over paged keys and values.
 
 The C side runs all layers in one parallel region (`step.cpp`); here a `Transformer` is described to it, once. bf16 and fp32 weights are
 used where they lie, so a memory-mapped checkpoint is read in place; packed ones (`linears.pack_model`) as they are.
@@ -131,7 +131,8 @@ class NativeStep:
     def __call__(self, tokens: Tensor, positions: Tensor, tables: Tensor, *, logits: bool = True) -> Tensor:
         """tokens (R,), positions (R,), tables (R, blocks): which block of the pools holds a request's tokens 0.., slots.., and so on.
 
-        No two rows may write the same place. Raises ContextError when a number is out of range; then nothing was written.
+        Rows of one text stand side by side, in order, with one table; none may write another's place. Raises ContextError when a number is
+        out of range; then nothing was written.
         """
         count, places = len(tokens), positions.tolist()
         if not 1 <= count <= self.rows or len(places) != count or tables.shape[0] != count:

@@ -127,6 +127,23 @@ def test_rows_at_different_places(built: Kernels) -> None:
         torch.testing.assert_close(got, wanted[rows, places], atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_several_tokens_of_one_text_are_rows_of_one_step(built: Kernels, threads: int) -> None:
+    """Guessed tokens: the bits are those of one token after the other, in pools of both kinds."""
+    for name, dtype in (("llama", torch.float32), ("qwen2", torch.bfloat16), ("gemma2", torch.float32)):
+        model = tiny(name)
+        tokens, tables = tokens_and_tables(model)
+        wanted = run(NativeStep(model, *pools(model, dtype), asked=1), tokens, tables)
+        step, got, at = NativeStep(model, *pools(model, dtype), asked=threads), [], 0
+        for count in (1, 5, 2, 7, 3):
+            places = torch.arange(at, at + count)
+            rows = torch.arange(3).repeat_interleave(count)
+            part = step(tokens[:, at : at + count].flatten(), places.repeat(3), tables[rows])
+            got.append(part.view(3, count, -1))
+            at += count
+        assert torch.equal(torch.cat(got, 1), wanted[:, :at])
+
+
 def test_a_poisoned_row_keeps_to_itself(built: Kernels) -> None:
     model = tiny("llama")
     tokens, tables = tokens_and_tables(model)
