@@ -20,7 +20,8 @@ from .. import machine
 from ..binding import Contract
 from ..decode.loop import HeldText, complete, facts, room
 from ..decode.sampler import Sampler, logprobs
-from ..errors import ContextError, QuireError, RecipeError
+from ..errors import ContextError, ModelError, QuireError, RecipeError
+from ..nn.config import LMHead
 from ..nn.paged import Pages, bytes_per_block
 from ..nn.transformer import Transformer
 from ..types import Chunk, Completion, FinishReason, Sampling, TokenLogprob
@@ -35,7 +36,7 @@ EXACT = 128  # tokens of a prompt that are read at once when answers must not de
 
 
 class Loaded(Protocol):
-    """What `quire.load` returns for a decoder."""
+    """What `quire.load` returns for a decoder or an encoder-decoder."""
 
     @property
     def model(self) -> Transformer: ...
@@ -69,11 +70,14 @@ class Engine:
     ) -> None:
         self.model, self.contract, self.identity, self.defaults = loaded.model.eval(), loaded.contract, loaded.identity, loaded.defaults
         config, weight = self.model.config, self.model.embed.weight
-        if config.kind != "decoder" or self.model.head is None:
-            raise RecipeError(f"the engine continues texts with a decoder that has a vocabulary head; this model is an {config.kind}.")
-        self.context = config.context
+        if config.decoder is None or not isinstance(config.head, LMHead):
+            raise RecipeError(
+                f"the engine writes with a vocabulary head; this model has none (its kind: {config.kind}). For vectors, labels and "
+                "ranks of many callers there is EncoderEngine."
+            )
+        self.context, self.reads = config.context, config.encoder is not None
         per_block = bytes_per_block(config, BLOCK, weight.element_size())
-        one = -(-self.context // BLOCK)
+        one = -(-self.context // BLOCK) * (2 if self.reads else 1)
         if memory is None:
             memory = max(one * per_block, min(1 << 30, machine.memory()[1] // 4))
         count = min(most * one, memory // per_block)
@@ -88,6 +92,8 @@ class Engine:
         if guess is not None:
             if exact:
                 raise RecipeError("exact answers are computed token by token, so guessing cannot help: leave `guess` or `exact` out.")
+            if self.reads and not isinstance(guess, str):
+                raise RecipeError('a draft model guesses for decoders; for an encoder-decoder give guess="lookup".')
             self.guesser = Lookup() if isinstance(guess, str) else Draft(guess, config.vocab, count, BLOCK)
         self._arrivals = itertools.count()
         self._lock = threading.RLock()  # several threads may ask; one step is computed at a time
@@ -127,27 +133,27 @@ class Engine:
     ) -> Request:
         """A request that is not in line yet. Raises ContextError, RecipeError, DataError for what cannot be done, before any work.
 
-        prompt: a text, or ids. tenant: only requests of one tenant share what was computed for a common beginning. prompt_logprobs: also
-        report the prompt's own log-probabilities, with so many alternatives. after: begins when that one's prompt is computed.
+        prompt: a text, or ids; an encoder-decoder reads it and writes from its start id on. tenant: only requests of one tenant share what
+        was computed for a common beginning. prompt_logprobs: also report the prompt's own log-probabilities, with so many alternatives.
+        after: begins when that one's prompt is computed.
         """
         sampling = sampling or self.defaults
-        ids = self.contract.prompt(prompt) if isinstance(prompt, str) else list(prompt)
+        if not isinstance(sampling, Sampling):
+            raise RecipeError(f"sampling is {str(sampling)[:80]}; allowed: a Sampling. For beams there are model.translate and summarize.")
         vocab = self.model.config.vocab
-        wrong = next((token for token in ids if not isinstance(token, int) or not 0 <= token < vocab), None)
-        if wrong is not None:
-            raise RecipeError(f"the prompt holds the id {wrong!r}; this model's ids go from 0 to {vocab - 1}.")
-        if prompt_logprobs is not None and not 0 <= prompt_logprobs <= vocab:
-            raise RecipeError(f"prompt_logprobs is {prompt_logprobs}; allowed: 0 to {vocab}.")
+        ids, source = self._ids(prompt)
+        if prompt_logprobs is not None and (source is not None or not 0 <= prompt_logprobs <= vocab):
+            raise RecipeError(f"prompt_logprobs is {prompt_logprobs}; allowed: 0 to {vocab}, and for decoders alone.")
         sampler = Sampler(sampling, vocab, ids)  # checks the values
         mask = None if constraint is None else constraint.allowed()
         if mask is not None and len(mask) != vocab:
             raise RecipeError(f"the constraint was made for {len(mask)} ids; this model has {vocab}: give it vocab={vocab}.")
         limit = min(sampling.max_tokens, room(len(ids), self.context, "prompt"))
-        held = -(-(len(ids) + limit) // BLOCK)
+        held = -(-(len(ids) + limit) // BLOCK) + -(-len(source or ()) // BLOCK)
         if held > self.blocks.count:
             fit = self.blocks.count * BLOCK
             raise ContextError(
-                f"the prompt has {len(ids)} tokens and the answer may have {limit}; the engine's memory holds {fit} in all. "
+                f"the prompt has {len(source or ids)} tokens and the answer may have {limit}; the engine's memory holds {fit} in all. "
                 "Shorten one of them, or give the engine more memory."
             )
         ends = frozenset(token for token in (*(self.contract.stop_ids or ()), *stop_ids) if token < vocab)
@@ -159,14 +165,33 @@ class Engine:
             stop_ids=ends | {token for token in sampling.stop_ids if token < vocab},
             ends=ends,
             sampler=sampler,
-            stream=self.contract.tokenizer.stream(),
+            stream=self.contract.tokenizer.target.stream(),
             held=HeldText(tuple(sampling.stop) + self.contract.stop_strings),
             arrival=next(self._arrivals),
-            tenant=tenant.encode() if self.share else f"{id(sampler)}".encode(),
+            tenant=(tenant if self.share else f"{id(sampler)}").encode(),
+            source=source,
             constraint=constraint,
             prompt_logprobs=prompt_logprobs,
             after=after,
         )
+
+    def _ids(self, prompt: str | Sequence[int]) -> tuple[list[int], list[int] | None]:
+        """(ids to be continued, ids of the encoder's side)."""
+        if isinstance(prompt, str):
+            ids = self.contract.whole(prompt) if self.reads else self.contract.prompt(prompt)
+        else:
+            ids = list(prompt)
+        vocab = self.model.config.vocab
+        wrong = next((token for token in ids if not isinstance(token, int) or not 0 <= token < vocab), None)
+        if wrong is not None:
+            raise RecipeError(f"the prompt holds the id {wrong!r}; this model's ids go from 0 to {vocab - 1}.")
+        if not self.reads:
+            return ids, None
+        room(len(ids), self.context, "source", spare=0)
+        start = self.contract.decoder_start
+        if start is None:
+            raise ModelError("this model does not say with which id its decoder starts. Set decoder_start_token_id in its config.json.")
+        return [start], ids
 
     def generate(
         self,
@@ -222,7 +247,7 @@ class Engine:
         """The whole answer of a finished request. Raises its error."""
         if request.error is not None:
             raise request.error
-        return complete(iter(request.chunks), len(request.prompt))
+        return complete(iter(request.chunks), len(request.source or request.prompt))
 
     def abort(self, request: Request) -> None:
         """Forget a request and free what it holds; nothing happens to one that is done."""
@@ -253,6 +278,7 @@ class Engine:
         pieces = self.scheduler.plan()
         if not pieces:
             return 0
+        count = sum(piece.count + piece.request.unread for piece in pieces)
         for piece, logits in self._run(pieces):
             if isinstance(logits, Exception):
                 self._fail(piece.request, logits)
@@ -261,7 +287,7 @@ class Engine:
                 self._commit(piece, logits)
             except QuireError as error:
                 self._fail(piece.request, error)
-        return sum(piece.count for piece in pieces)
+        return count
 
     def _run(self, pieces: list[Piece]) -> list[tuple[Piece, Logits | Exception]]:
         """All pieces at once; where that fails, each alone, so that only those that fail alone are lost."""
@@ -340,7 +366,7 @@ class Engine:
             if reason is not None and not stopped:
                 tail, stopped = request.held.push(request.stream.end())
                 text, reason = text + tail + request.held.rest(), "stop" if stopped else reason
-        listed = facts(pick, self.contract.tokenizer) if request.sampling.logprobs else ()
+        listed = facts(pick, self.contract.tokenizer.target) if request.sampling.logprobs else ()
         request.chunks.append(Chunk(text, (pick.id,), reason, listed))
         if reason is not None:
             request.reason = reason

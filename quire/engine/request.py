@@ -7,8 +7,10 @@ tokens.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -80,6 +82,11 @@ class Request:
     @property
     def known(self) -> int:
         return len(self.prompt) + len(self.answer)
+
+    @cached_property
+    def salt(self) -> bytes:
+        """What must be equal, beside the tokens, for a beginning to be shared: what is written depends on what was read."""
+        return self.tenant if self.source is None else self.tenant + b"\0" + array("I", self.source).tobytes()
 
     @property
     def unread(self) -> int:

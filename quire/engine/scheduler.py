@@ -4,6 +4,9 @@ Running requests come first, in the order of their arrival: they need one token 
 What is left of the budget reads prompts, part by part, first come, first served. When the pages are full, the request that came last
 gives its blocks back and waits at the head of the line; it is computed again when there is room, from the longest prefix that is still
 there. A request that can never fit is refused when it is submitted, so the first in line always gets through.
+
+An encoder-decoder's source counts as tokens of the step in which its request begins, and is read whole: the first of a step may be longer
+than what is left of the budget, the others wait.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ class Scheduler:
     def plan(self) -> list[Piece]:
         """The pieces of the next step. Their blocks are taken; nothing else is changed by planning twice."""
         pieces: list[Piece] = []
-        left = self.budget
+        left, sources = self.budget, 0
         for request in list(self.running):
             if request.state != "running" or left <= 0:
                 continue  # put aside by one before it, or no budget
@@ -66,12 +69,14 @@ class Scheduler:
                 if not self._next_ready():
                     break
                 continue
-            piece = self._begin(request, left)
+            source = request.unread
+            piece = self._begin(request, max(1, left - source)) if source <= left or not sources else None
             if piece is None:
                 break
             self.waiting.popleft()
             pieces.append(piece)
-            left -= piece.count
+            left -= piece.count + source
+            sources += source
         return pieces
 
     def _next_ready(self) -> bool:
@@ -98,7 +103,7 @@ class Scheduler:
     def _begin(self, request: Request, left: int) -> Piece | None:
         """The first piece of a waiting request, with what others have computed of it; None when there is no room yet."""
         size = self.blocks.size
-        extend(request.hashes, request.tokens(0, request.known), size, request.tenant)
+        extend(request.hashes, request.tokens(0, request.known), size, request.salt)
         most = (request.known - 1) // size  # at least one token is computed: somebody wants its logits
         if request.prompt_logprobs is not None:
             most = 0  # what was computed for others left no logits behind
@@ -110,9 +115,10 @@ class Scheduler:
         request.computed = len(request.blocks) * size
         request.remembered = len(request.blocks)
         piece = self._piece(request, left)
-        if piece is None or not self._grow(piece):
-            self.blocks.give_back(request.blocks)
-            request.blocks, request.computed, request.remembered = [], 0, 0
+        source = self.blocks.take(-(-request.unread // size)) if piece is not None else None
+        request.source_blocks = source or []
+        if piece is None or source is None or not self._grow(piece):
+            self._give_back(request)
             return None
         request.cached = max(request.cached, request.computed)
         request.state = "running"
@@ -151,12 +157,17 @@ class Scheduler:
 
     def release(self, request: Request) -> None:
         """Give back what a request holds, wherever it stands."""
-        self.blocks.give_back(request.blocks)
-        request.blocks, request.computed, request.remembered = [], 0, 0
+        self._give_back(request)
         if request in self.running:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
+
+    def _give_back(self, request: Request) -> None:
+        self.blocks.give_back(request.blocks)
+        self.blocks.give_back(request.source_blocks)
+        request.blocks, request.computed, request.remembered = [], 0, 0
+        request.source_blocks, request.source_read = [], False
 
     def computed(self, piece: Piece, tokens: int) -> None:
         """`tokens` of a piece's tokens hold (guessed ones may not have); full blocks can be found by others from now on."""
@@ -165,7 +176,7 @@ class Scheduler:
         known = min(request.computed, request.known)
         full = (min(known, len(request.prompt)) // self.exact * self.exact if self.exact else known) // size
         if full > request.remembered:
-            extend(request.hashes, request.tokens(0, full * size), size, request.tenant)
+            extend(request.hashes, request.tokens(0, full * size), size, request.salt)
             for number in range(request.remembered, full):
                 self.blocks.remember(request.blocks[number], request.hashes[number])
             request.remembered = full

@@ -200,6 +200,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, frame: Frame, cross: bool = False) -> Tensor:
         """x (B, T, D) -> (B, T, D)."""
         q = self._heads(self.q(x), self.norm_q)
+        if cross and frame.paged is not None:
+            out = frame.paged.cross(attend, self.attn, self.layer, q)
+            return self.o(out.transpose(1, 2).flatten(2))
         if cross:
             k, v = self._memory(frame)
             causal, mask = False, frame.memory_mask
@@ -227,6 +230,10 @@ class Attention(nn.Module):
         """What limits or biases the scores of q (B, H, T, C) over k (B, K, S, C)."""
         return frame.masks[self.attn.window]
 
+    def sides(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """What cross-attention reads of an encoder's output (B, S, D): keys and values (B, K, S, C)."""
+        return self._heads(self.k(memory)), self._heads(self.v(memory))
+
     def _memory(self, frame: Frame) -> tuple[Tensor, Tensor]:
         cache = frame.cache
         stored = None if cache is None else cache.cross[self.layer]
@@ -234,7 +241,7 @@ class Attention(nn.Module):
             return stored
         if frame.memory is None:
             raise ContextError("Cross-attention has nothing to look at: give `memory`, the encoder's output, at the first call.")
-        pair = self._heads(self.k(frame.memory)), self._heads(self.v(frame.memory))
+        pair = self.sides(frame.memory)
         if cache is not None:
             cache.cross[self.layer] = pair
         return pair

@@ -111,6 +111,12 @@ class RelativeBias(nn.Module):
         far = (exact + (ratio * (buckets - exact)).long()).clamp(max=buckets - 1)
         return offset + torch.where(distance < exact, distance, far)
 
+    def behind(self, distance: Tensor) -> Tensor:
+        """Bias (R, H, T, S) of keys so far behind their queries (R, T, S); those ahead get that of distance 0."""
+        reach = torch.arange(int(distance.max()) + 1, device=distance.device)
+        row = self.weight.t()[:, self.bucket(-reach)]  # (H, reach)
+        return row[:, distance.clamp(min=0)].transpose(0, 1)
+
     def forward(self, start: int, queries: int, keys: int) -> Tensor:
         """Bias (1, H, T, S) of queries at start..start+T-1 over keys at 0..S-1."""
         reach = start + queries

@@ -175,10 +175,10 @@ class Layers(nn.Module):
         return frame
 
     def _paged_frame(self, x: Tensor, ctx: AttnContext, paged: Paged) -> Frame:
-        if self.relative is not None or not self.causal:
-            raise ContextError("Pages hold the keys and values of decoders; this stack biases scores by learned distances or looks ahead.")
+        if not self.causal:
+            raise ContextError("Pages hold the keys and values of decoders; this stack looks ahead.")
         assert ctx.positions is not None
-        paged.prepare(self.windows, self.alibi)
+        paged.prepare(self.windows, self.alibi, self.relative)
         tables = [rotary(0, x.shape[1], ctx.positions, x.device, x.dtype, paged.reach) for rotary in self.rotary]
         return Frame(True, {}, rotary=tables, routing=ctx.routing, paged=paged)
 
