@@ -2,8 +2,8 @@
 
 Short pieces, those of requests that write and their guesses, go through the native step where it computes the model: all layers in one
 call, and no row's bits depend on the rows beside it. The others share a forward, those with equally many tokens attended together. Where
-rotary scaling depends on the length of a text, pieces of different lengths are computed apart. With `exact`, every piece of such a forward is
-computed alone, so its bits do not depend on what else is there.
+rotary scaling depends on the length of a text, pieces of different lengths are computed apart. With `exact`, every piece of such a forward
+is computed alone, so its bits do not depend on what else is there. An encoder-decoder's new requests are read first (`sources`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..nn.paged import Group, Paged, Pages
 from ..nn.scaling import regime
 from ..nn.transformer import Transformer
 from .scheduler import Piece
+from .sources import attach, check, read
 
 Logits = npt.NDArray[np.float32]
 FEW = 16  # tokens of a piece that are rows of the native step: guesses, and the ends of prompts
@@ -43,10 +44,14 @@ class Runner:
             keys, values = ([pool.transpose(1, 2) for pool in pools] for pools in (pages.keys, pages.values))
             self.step = NativeStep(model, keys, values, asked=1 if model.config.parameters() < SMALL else 0)
         assert model.decoder is not None and model.head is not None
+        check(model)
         self.ropes = [rotary.rope for rotary in model.decoder.rotary]
 
     def run(self, pieces: Sequence[Piece]) -> list[Logits]:
         """In the order of the pieces; (0, V) where a piece ends before the last known token and nobody asked for more."""
+        new = [piece.request for piece in pieces if piece.request.unread]
+        for together in [[one] for one in new] if self.exact else [new]:
+            read(self.model, self.pages, together)
         found: dict[int, Logits] = {}
         short = [] if self.step is None else [number for number, piece in enumerate(pieces) if piece.count <= (1 if self.exact else FEW)]
         found.update(zip(short, self._steps([pieces[number] for number in short]), strict=True))
@@ -127,7 +132,9 @@ class Runner:
             first = table[0][0]
             alone = len(table) == 1 and table[0] == list(range(first, first + width))
             run = slice(first * self.pages.size, first * self.pages.size + lengths[0]) if alone else None
-            groups.append(Group(at, count, torch.tensor(table, device=device), lengths, run))
+            group = Group(at, count, torch.tensor(table, device=device), lengths, run)
+            attach(group, [piece.request for piece in listed], self.pages.size, device)
+            groups.append(group)
             at += count * len(listed)
         return groups
 
