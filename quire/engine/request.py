@@ -72,7 +72,8 @@ class Request:
     remembered: int = 0  # blocks that can be found by others
     source_blocks: list[int] = field(default_factory=list)
     source_read: bool = False
-    chunks: list[Chunk] = field(default_factory=list)  # said, and not yet fetched
+    chunks: list[Chunk] = field(default_factory=list)  # what was said
+    told: int = 0  # of them, those that `stream` has handed on
     reason: FinishReason | None = None
     error: Exception | None = None
     prompt_facts: list[TokenLogprob | None] = field(default_factory=list)
