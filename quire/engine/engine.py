@@ -233,8 +233,9 @@ class Engine:
             self.add(request)
         try:
             while True:
-                while request.chunks:
-                    yield request.chunks.pop(0)
+                while request.told < len(request.chunks):
+                    request.told += 1
+                    yield request.chunks[request.told - 1]
                 if request.done:
                     break
                 self.step()
