@@ -74,7 +74,7 @@ def tools(
 ) -> Asked:
     """What tools ask for, or one of `FORMS` where there are none. Raises RecipeError where both are given."""
     asked = form(contract, vocab, forms)
-    if not given and choice in ("auto", "none"):
+    if not given and choice in ("auto", "none"):  # none: what tools there are is not shown either
         return asked
     if asked.grammar is not None:
         raise RecipeError("tools and a form of the whole answer are given; an answer is held to one of them. Leave the other out.")

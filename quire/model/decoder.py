@@ -131,7 +131,7 @@ class Decoder(Writer):
         how = self._how(sampling, more)
         shown = [] if choice == "none" else given
         ids = self.chat_ids(messages, shown)
-        asked = tools(self.contract, self.config.vocab, given, choice, parallel, forms)
+        asked = tools(self.contract, self.config.vocab, shown, choice, parallel, forms)
         return ids + (asked.calling.prefix if asked.calling is not None else []), how, asked
 
     def _row(self, context: str, continuation: str) -> tuple[list[int], int, list[str], list[int] | None]:
