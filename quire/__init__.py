@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .binding import Binding, Contract
     from .certify import Certificate
+    from .engine.encoder import EncoderEngine
     from .engine.engine import Engine
     from .errors import (
         BindingError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _HOME = {
     "binding": ("Binding", "Contract"),
     "certify": ("Certificate",),
+    "engine.encoder": ("EncoderEngine",),
     "engine.engine": ("Engine",),
     "errors": (
         "BindingError",
@@ -74,6 +76,7 @@ __all__ = [
     "DataError",
     "Decoder",
     "Encoder",
+    "EncoderEngine",
     "Engine",
     "Entity",
     "ExtraError",

@@ -29,7 +29,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("certify",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks")),
     (("data",), ("ground", "text", "tasks", "nn.batch")),
     (("train",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data")),
-    (("engine",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "certify")),
+    (("engine",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify")),
     (("model",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data", "engine")),
     (("report",), ("ground", "metrics")),
     (("search",), ("ground", "metrics")),

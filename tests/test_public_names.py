@@ -24,6 +24,7 @@ PUBLIC = {
     "DataError",
     "Decoder",
     "Encoder",
+    "EncoderEngine",
     "Engine",
     "Entity",
     "ExtraError",

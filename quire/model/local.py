@@ -22,6 +22,8 @@ from ..families.folder import read_config
 from ..nn.config import LabelHead, ModelConfig
 from ..nn.transformer import Transformer
 from ..tasks import answer, classify, embed, pairs, tag
+from ..tasks.classify import Function
+from ..tasks.embed import Kind
 from ..tasks.reading import Long
 from ..tasks.sentence import Sentence
 from ..tasks.sentence import read as read_sentence
@@ -132,7 +134,7 @@ class Local:
     def classify(
         self,
         texts: Sequence[Text],
-        function: classify.Function | None = None,
+        function: Function | None = None,
         *,
         long: Long = "error",
         cut: list[int] | None = None,
@@ -144,8 +146,28 @@ class Local:
         model without a head for it, ContextError for a text that is too long.
         """
         labels, texts = self._labels("row"), texts_of(texts, "texts or pairs")
-        chosen = function or classify.function_of(self._settings, len(labels))
-        return classify.classify(self.model, self.contract, texts, labels, chosen, long, cut, progress)
+        return classify.classify(self.model, self.contract, texts, labels, function or self.function, long, cut, progress)
+
+    @property
+    def function(self) -> Function:
+        """What makes scores of logits in `classify`, as the folder's config.json says."""
+        return classify.function_of(self._settings, len(self._labels("row")))
+
+    def rerank(
+        self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long = "error", progress: Progress = None
+    ) -> list[tuple[int, float]]:
+        """(number of the text, score) of each text, that which suits the query best first.
+
+        A model with a label head reads the query with each text; its score is that of its one label, or of `label` where it has several.
+        Any other compares vectors (`similar`). Raises RecipeError when the label is not clear.
+        """
+        texts = texts_of(texts)
+        if isinstance(self.config.head, LabelHead):
+            label = classify.one_of(self._labels("row"), label)
+            scores = [row[label] for row in self.classify([(query, text) for text in texts], long=long, progress=progress)]
+        else:
+            scores = self.similar([query], texts, long=long, progress=progress)[0].tolist() if texts else []
+        return classify.ranked(scores)
 
     def tag(
         self,
@@ -186,7 +208,7 @@ class Local:
     def embed(
         self,
         texts: Sequence[str],
-        kind: embed.Kind | None = None,
+        kind: Kind | None = None,
         pool: str | None = None,
         normalize: bool | None = None,
         *,

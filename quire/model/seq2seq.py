@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from ..decode.together import Rules
+from ..engine.engine import Engine
 from ..errors import DataError, ModelError
 from ..tasks.reading import Long, Row
 from ..tasks.rewrite import How, Plan, Task, plan, rewrite, written
-from ..types import Completion, Sampling
+from ..types import Chunk, Completion, Sampling
 from .local import Progress, split_blanks
 from .writer import Writer
 
@@ -23,6 +25,16 @@ class Seq2Seq(Writer):
         if self.contract.decoder_start is None:
             raise ModelError(f"{self.folder} does not say with which id its decoder starts. Set decoder_start_token_id in its config.json.")
         return self.contract.decoder_start
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Runs this model's requests, several at once."""
+        return Engine(self)
+
+    def _chunks(
+        self, ids: Sequence[int], source: Sequence[int] | None, sampling: Sampling | None, stop_ids: Sequence[int] = ()
+    ) -> Iterator[Chunk]:
+        return self.engine.stream(self.engine.request(source or [], sampling, stop_ids=stop_ids))
 
     def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:
         sources = [Row(source or []) for _, source in starts]

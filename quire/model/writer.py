@@ -41,6 +41,9 @@ class Writer(Local):
         for ids, source in starts:  # all of them before any work
             room(len(ids), self.config.context, "prompt")
             room(len(source or [0]), self.config.context, "source", spare=0)
+        return self._several(starts, sampling)
+
+    def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:
         return [self._complete(ids, source, sampling) for ids, source in starts]
 
     def stream(self, prompt: str, sampling: Sampling | None = None, **more: Any) -> Iterator[Chunk]:

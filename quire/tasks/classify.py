@@ -46,6 +46,20 @@ def names(config: Mapping[str, Any], count: int) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
+def one_of(labels: Mapping[int, str], label: str | None) -> str:
+    """The label asked for, or the only one. Raises RecipeError when there are several and none, or none of them, is named."""
+    if label is None and len(labels) == 1:
+        return labels[0]
+    if label is None or label not in labels.values():
+        raise RecipeError(f"label is {label!r}; this model has {', '.join(labels.values())}. Name the one whose score counts.")
+    return label
+
+
+def ranked(scores: Sequence[float]) -> list[tuple[int, float]]:
+    """(number, score), the highest first; of equal ones the first."""
+    return sorted(enumerate(scores), key=lambda each: -each[1])
+
+
 def function_of(config: Mapping[str, Any], count: int) -> Function:
     """What makes scores of logits when the caller does not say."""
     kind = config.get("problem_type")
@@ -85,8 +99,10 @@ def classify(
     scores(np.zeros((1, 1), dtype=np.float32), function)  # an unknown one is refused before any work
     rows = read(contract, texts, model.config.context, long, cut)
     found = by_length(rows, lambda part: labelled(model, part, contract.decoder_start).numpy(), budget(model), progress)
-    listed = []
-    for row in found:
-        values = scores(row, function)
-        listed.append({labels[int(i)]: float(values[i]) for i in np.argsort(-values, kind="stable")})
-    return listed
+    return [listed(row, labels, function) for row in found]
+
+
+def listed(row: npt.NDArray[np.float32], labels: Mapping[int, str], function: str) -> dict[str, float]:
+    """logits (labels,) as {label: score}, best first."""
+    values = scores(row, function)
+    return {labels[int(i)]: float(values[i]) for i in np.argsort(-values, kind="stable")}

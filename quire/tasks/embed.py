@@ -53,6 +53,21 @@ def embed(
     progress: Callable[[int], None] | None = None,
 ) -> Floats:
     """(N, D) in fp32. kind: which of the folder's prompts stands before each text. Errors as in `reading.read`."""
+    rows, skip = prompted(model, contract, how, texts, kind, long, cut)
+    found = by_length(rows, lambda part: vectors(model, part, how, skip), budget(model), progress)
+    return np.stack(found) if found else np.empty((0, size(model, how)), dtype=np.float32)
+
+
+def prompted(
+    model: Transformer,
+    contract: Contract,
+    how: Sentence,
+    texts: Sequence[str],
+    kind: Kind | None = None,
+    long: Long = "error",
+    cut: list[int] | None = None,
+) -> tuple[list[Row], int]:
+    """(rows as they are read, how many tokens at the beginning of each are not pooled). Arguments and errors as in `embed`."""
     several(texts)
     prompt = how.prompt(kind)
     limit = min(how.limit or model.config.context, model.config.context)
@@ -60,15 +75,20 @@ def embed(
     if how.lower:  # letter by letter, as the tokenizers library does: Python's own looks at what stands beside a sigma
         asked = ["".join(map(str.lower, text)) for text in asked]
     skip = 0 if how.prompt_counts or not prompt else len(contract.before) + len(encoded(contract, [prompt])[0])
-    rows = read(contract, asked, limit, long, cut)
-    found = by_length(rows, lambda part: vectors(model, part, how, skip), budget(model), progress)
-    return np.stack(found) if found else np.empty((0, size(model, how)), dtype=np.float32)
+    return read(contract, asked, limit, long, cut), skip
 
 
 def size(model: Transformer, how: Sentence) -> int:
     """Numbers of one vector."""
     dense = [step for step in how.steps if isinstance(step, Dense)]
     return len(dense[-1].weight) if dense else model.config.width * len(how.pools)
+
+
+def near(how: Sentence, queries: Floats, texts: Floats) -> Floats:
+    """How near vectors (M, D) of texts are to those (N, D) of queries, (N, M): the cosine, or the product where the folder says so."""
+    if how.similarity == "cosine":
+        queries, texts = (rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12) for rows in (queries, texts))
+    return np.asarray(queries @ texts.T)
 
 
 @torch.inference_mode()
