@@ -14,6 +14,7 @@ from quire.binding import Contract
 from quire.decode.loop import complete, decode
 from quire.engine.engine import Engine
 from quire.engine.request import Request
+from quire.engine.speculate import Draft
 from quire.errors import ContextError, ModelError, RecipeError
 from quire.families import FAMILIES
 from quire.text.tokenizer import Tokenizer
@@ -54,11 +55,13 @@ def test_every_family_says_what_it_says_alone(name: str, exact: bool, tokenizer:
     engine.blocks.check([])
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_random_traces(seed: int, small: Small, engine: Make) -> None:
-    """Requests with common beginnings come, are aborted, preempted and stopped by strings; accounts are right after every step."""
+@pytest.mark.parametrize("guess", ["", "lookup", "draft"])
+@pytest.mark.parametrize("seed", range(8))
+def test_random_traces(seed: int, guess: str, small: Small, engine: Make) -> None:
+    """Requests with common beginnings come, are aborted, preempted, guessed and stopped by strings; accounts are right after every step."""
     draw = random.Random(seed)
-    it = engine(blocks=draw.choice([9, 14, 40]), budget=draw.choice([5, 16, 50]), most=draw.choice([1, 3, 8]))
+    ahead = {"": None, "lookup": "lookup", "draft": small.model if seed % 2 else random_model("gpt2", small.model.config.vocab)}[guess]
+    it = engine(blocks=draw.choice([9, 14, 40]), budget=draw.choice([5, 16, 50]), most=draw.choice([1, 3, 8]), guess=ahead)
     vocab = small.model.config.vocab
     stems = prompts(3, vocab, seed)
     live: list[tuple[Request, list[int], Sampling]] = []
@@ -73,6 +76,8 @@ def test_random_traces(seed: int, small: Small, engine: Make) -> None:
             it.abort(live.pop(draw.randrange(len(live)))[0])
         it.step()
         it.blocks.check(owners(it))
+        if isinstance(it.guesser, Draft):
+            it.guesser.blocks.check([shadow.blocks for shadow in it.guesser._shadows.values()])
         for entry in [entry for entry in live if entry[0].done]:
             request, prompt, sampling = entry
             live.remove(entry)
@@ -83,6 +88,8 @@ def test_random_traces(seed: int, small: Small, engine: Make) -> None:
     while it.busy:
         it.step()
     it.blocks.check([])
+    if isinstance(it.guesser, Draft):
+        it.guesser.blocks.check([])
     assert done > 8
 
 
