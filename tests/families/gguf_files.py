@@ -42,7 +42,7 @@ def write(path: Path, folder: Path, values: dict[str, Any] | None = None, kind: 
         if value is not None:
             _put(writer, key, value)
     architecture = next(arch for arch, word in gguf.MODEL_ARCH_NAMES.items() if word == name)
-    table = gguf.get_tensor_name_map(architecture, 8)
+    table = gguf.get_tensor_name_map(architecture, config.get("num_hidden_layers", 8))
     for theirs, tensor in _merged(load_file(folder / "model.safetensors")).items():
         found = table.get_name(theirs, try_suffixes=(".weight", ".bias"))
         assert found is not None, theirs
