@@ -3,17 +3,18 @@
     python -m benchmarks.guessing                     trains a decoder and a smaller draft first: about three minutes on two cores
     python -m benchmarks.guessing --models FOLDER     keeps the two there, and uses them when they are there already
 
-The task: a stretch of Python source from the standard library, then the same stretch with one of its names changed everywhere. A prompt holds
-the first and the beginning of the second. Other text is source of files that were held out, without a repetition to copy.
+The task: a stretch of Python source from the standard library, then the same stretch with one of its names changed everywhere. A prompt
+holds the first and the beginning of the second. Other text is source of files that were held out, without a repetition to copy.
 
-Models that train in minutes are so small that calls cost more than arithmetic. So the same two are also measured grown: wider and deeper by
-zeros, which say just what the small ones say, at the price of a model of that size. Answers of all ways are compared; rounds are interleaved.
+Models that train in minutes are so small that calls cost more than arithmetic. So the same two are also measured grown: wider and deeper
+by zeros, which say just what the small ones say, at the price of a model of that size. Answers of all ways are compared; rounds are interleaved.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import keyword
 import random
 import re
@@ -66,11 +67,8 @@ def texts(place: Path) -> tuple[list[str], list[str]]:
     kept, held = files[12:], files[:12]
     pairs = [f"{text}###\n{edited(text, draw)}" for text in stretches(kept, draw)]
     draw.shuffle(pairs)
-    plain = [text for text in stretches(kept[:60], draw, 30)]
+    plain = list(stretches(kept[:60], draw, 30))
     place.mkdir(parents=True, exist_ok=True)
-    # a document a line of JSON
-    import json
-
     rows = [*pairs, *plain]
     draw.shuffle(rows)
     (place / "copies.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
@@ -155,7 +153,9 @@ def main() -> None:
         small = trained(place / "draft", place / "copies.jsonl", 64, 2, options.minutes / 3, str(large / "tokenizer.json"))
         model, draft = quire.load(large), quire.load(small)
         print(f"{datetime.date.today()}, {machine.environment()['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-        print(f"{options.prompts} prompts, one after the other, {options.tokens} new tokens each at most; medians of {options.rounds} rounds")
+        print(
+            f"{options.prompts} prompts, one after the other, {options.tokens} new tokens each at most; medians of {options.rounds} rounds"
+        )
         print(f"\n{'':<38}{'alone':>8}{'look-up':>9}{'times':>7}   middle half{'draft':>10}{'times':>7}   middle half")
         for growth in options.grow:
             times, layers = map(int, growth.split("x"))
