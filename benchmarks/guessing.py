@@ -7,7 +7,8 @@ The task: a stretch of Python source from the standard library, then the same st
 holds the first and the beginning of the second. Other text is source of files that were held out, without a repetition to copy.
 
 Models that train in minutes are so small that calls cost more than arithmetic. So the same two are also measured grown: wider and deeper
-by zeros, which say just what the small ones say, at the price of a model of that size. Answers of all ways are compared; rounds are interleaved.
+by zeros, which say just what the small ones say, at the price of a model of that size. Answers of all ways are compared; rounds are
+interleaved.
 """
 
 from __future__ import annotations
