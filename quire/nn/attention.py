@@ -125,10 +125,12 @@ def attend(
             mask = build_mask(q.shape[2], k.shape[2], causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
         return attend_plain(q, k, v, mask=mask, scale=scale, softcap=softcap, dropout=dropout)[0].to(q.dtype)
     queries, keys = q.shape[2], k.shape[2]
-    if keep is not None or segments is not None or bias is not None or (causal and mask is None and 1 < queries != keys):
+    if keep is not None or segments is not None or bias is not None:
         mask = build_mask(queries, keys, causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
-    if suits(q, dropout):
+    if suits(q, dropout, causal):
         return blocked(q, k, v, mask, causal, scale)
+    if causal and mask is None and 1 < queries != keys:
+        mask = build_mask(queries, keys, causal=True, device=q.device)
     grouped = q.shape[1] != k.shape[1]
     if grouped and queries == 1 and (mask is None or mask.shape[1] == 1):
         # one query a head: the heads of a group become the queries of one, and no key is repeated

@@ -1,4 +1,4 @@
-"""Attention for training on a CPU in bf16: the same mathematics as the fused kernel's, in matrix products that a CPU is fast at.
+"""Attention in bf16 on a CPU, for training and for long prompts: the same mathematics as the fused kernel's, in matrix products that a CPU is fast at.
 
 torch's fused CPU kernel is written for fp32; in bf16 its backward pass takes most of attention's time. Here a block of queries meets its
 keys in one batched product, which runs on the machine's bf16 units, and blocks are small enough for the scores to stay in the cache:
@@ -24,17 +24,18 @@ from torch.autograd.function import once_differentiable
 BLOCK = 128  # queries at a time
 SCORES = 3 << 18  # scores at a time and thread: 1.5 MB in bf16, about a core's second-level cache
 FEWEST = 16  # queries from which on the products are large enough to win
+LONG = 256  # the same without a backward pass, where half of the keys need not be looked at
 
 
-def suits(q: Tensor, dropout: float) -> bool:
-    """Whether `blocked` is the faster way for these queries (B, H, T, C)."""
+def suits(q: Tensor, dropout: float, causal: bool = False) -> bool:
+    """Whether `blocked` is the faster way for these queries (B, H, T, C): in training, and for long prompts."""
+    training = q.requires_grad and torch.is_grad_enabled()
     return (
         q.dtype == torch.bfloat16
-        and q.requires_grad
-        and q.shape[2] >= FEWEST
+        and q.shape[2] >= (FEWEST if training else LONG)
+        and (training or causal)
         and dropout == 0.0
         and q.device.type == "cpu"
-        and torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
     )
 

@@ -103,9 +103,9 @@ class Group:
         length = torch.tensor(self.lengths, device=device)
         query = length[:, None] - queries + torch.arange(queries, device=device)  # (R, T): positions
         distance = query[:, :, None] - torch.arange(keys, device=device)  # (R, T, S)
-        plain = queries == 1 and len(set(self.lengths)) == 1 and (window is None or keys <= window)
-        if plain and not slopes and relative is None:
-            return None
+        alike = self.rows == 1 or (queries == 1 and len(set(self.lengths)) == 1)
+        if alike and (window is None or keys <= window) and not slopes and relative is None:
+            return None  # all keys, or those of one request up to each query: attention needs no mask for that
         seen = distance >= 0
         if window is not None:
             seen &= distance < window
@@ -160,6 +160,8 @@ class Paged:
         for group, (keys, values, mask) in zip(self.groups, sides, strict=True):
             r, t = group.rows, group.queries
             part = q[0, :, group.first : group.first + r * t].unflatten(1, (r, t)).transpose(0, 1)  # (R, H, T, C)
-            out = attend(part, keys.to(q.dtype), values.to(q.dtype), mask=mask, scale=attn.scale, softcap=attn.softcap)
+            # without a mask, several queries are one request's alone and look at all up to themselves
+            causal = mask is None and t > 1 and attn.causal
+            out = attend(part, keys.to(q.dtype), values.to(q.dtype), causal=causal, mask=mask, scale=attn.scale, softcap=attn.softcap)
             found.append(out.transpose(0, 1).flatten(1, 2))  # (H, R*T, C)
         return torch.cat(found, 1).unsqueeze(0) if len(found) > 1 else found[0].unsqueeze(0)
