@@ -1,4 +1,4 @@
-"""Attention in bf16 on a CPU, for training and for long prompts: the same mathematics as the fused kernel's, in matrix products that a CPU is fast at.
+"""Attention in bf16 on a CPU, for training and long prompts: the fused kernel's mathematics in matrix products that a CPU is fast at.
 
 torch's fused CPU kernel is written for fp32; in bf16 its backward pass takes most of attention's time. Here a block of queries meets its
 keys in one batched product, which runs on the machine's bf16 units, and blocks are small enough for the scores to stay in the cache:
