@@ -153,7 +153,8 @@ def main() -> None:
         large = trained(place / "large", place / "copies.jsonl", 128, 4, options.minutes)
         small = trained(place / "draft", place / "copies.jsonl", 64, 2, options.minutes / 3, str(large / "tokenizer.json"))
         model, draft = quire.load(large), quire.load(small)
-        print(f"{datetime.date.today()}, {machine.environment()['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+        where = f"{machine.environment()['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        print(f"{datetime.date.today()}, {where}")
         print(
             f"{options.prompts} prompts, one after the other, {options.tokens} new tokens each at most; medians of {options.rounds} rounds"
         )
