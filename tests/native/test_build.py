@@ -67,7 +67,6 @@ def test_no_compiler_is_a_reason_and_no_error(fresh: pytest.MonkeyPatch, tmp_pat
     assert "no C++ compiler" in build.build(tmp_path / "k.so")
     assert "false failed" in build.build(tmp_path / "k.so", cxx=["false"])
     assert list(tmp_path.iterdir()) == []
-    pytest.importorskip("hatchling")
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("hatch_build", Path(__file__).parents[2] / "hatch_build.py")
