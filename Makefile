@@ -2,6 +2,7 @@
 #   make quickstart            train, measure and talk to a first model (ARGS="--minutes 2" passes options on)
 #   make test                  the tests (ARGS="-k resume" passes options on)
 #   make check                 lint and types
+#   make clients               environments of the real clients (openai, anthropic ...) for the tests of the server
 #   make bench                 lists the benchmarks behind the figures in docs/; ARGS="packing" runs one, ARGS=all every one
 #   make clean                 remove .venv, caches and build outputs; runs/ stays
 # Variables: PYTHON=python3.12 picks the interpreter; TORCH=cpu or TORCH=cuda picks torch's build where the registry offers both.
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 # Through the environment, so that the versions also hold where pip builds the package (two names: pip 25.3 divided them).
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-warn-script-location
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test check clients bench clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.runtime
@@ -30,12 +31,22 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Real clients, each in an environment of its own, pinned: what the tests of the server ask it with.
+CLIENTS := $(patsubst tests/serve/clients/%.txt,.clients/%/.made,$(wildcard tests/serve/clients/*.txt))
+clients: $(CLIENTS)
+
+.clients/%/.made: tests/serve/clients/%.txt
+	rm -rf .clients/$*
+	$(PYTHON) -m venv .clients/$*
+	PIP_DISABLE_PIP_VERSION_CHECK=1 .clients/$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -f quire/native/*.so
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .clients build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find quire tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -31,13 +31,14 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("train",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data")),
     (("engine",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify")),
     (("model",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data", "engine")),
+    (("serve",), ("ground", "nn.config", "text", "tasks", "engine", "model")),
     (("report",), ("ground", "metrics")),
     (("search",), ("ground", "metrics")),
     (("cli", "__init__"), ("everything",)),
 ]
 
 # Folders and files that may be imported without torch being installed at all: `quire --help`, plans and tokenizers start at once.
-TORCH_FREE = ("__init__", *GROUND, "text", "nn.config", "train.recipe", "cli.main", "binding")
+TORCH_FREE = ("__init__", *GROUND, "text", "nn.config", "train.recipe", "cli.main", "binding", "serve.run")
 
 # Budgets of DESIGN's house style. A file or function that is over holds two ideas; an exception is named here with its reason.
 FILE_LINES = 400

@@ -13,7 +13,7 @@ import quire
 from quire import Contract, Decoder, Encoder, Message, Sampling, Seq2Seq
 from quire.errors import BindingError, ContextError, DataError, ModelError, RecipeError, WeightsError
 from quire.families.folder import ModelFolder
-from quire.model import locate
+from quire.hub import locate
 from quire.model.local import check_sizes
 from quire.types import Beam, Chat, Generator, Scorer
 from tests.small import TASK, write_model

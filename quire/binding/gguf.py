@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 from ..errors import WeightsError
 from .weights import MAX_TENSORS, Slot
 
-SUFFIX = ".gguf"
 MAX_HEADER_BYTES = 64 << 20  # the largest published vocabularies with their merges take about 20 MiB
 MAX_KEYS = 4096
 MAX_ELEMENTS = 1 << 22  # of all arrays together, as many as a vocabulary may have tokens

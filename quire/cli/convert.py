@@ -47,15 +47,15 @@ def run(argv: list[str]) -> int:
 def read(file: Path, tokenizer: Path | None = None) -> tuple[ModelFolder, Contract]:
     """Raises ModelError for what is no such file, RecipeError for a tokenizer that is missing or too many."""
     from ..binding import Contract
-    from ..binding.gguf import SUFFIX
     from ..families.folder import ModelFolder
     from ..families.llama2c import Llama2c
+    from ..hub import GGUF
     from ..text import llama2c
     from ..text.tokenizer import Tokenizer
 
     if not file.is_file():
-        raise ModelError(f"there is no file {file}. Give a {SUFFIX} file, or a .bin file of llama2.c.")
-    if file.suffix.lower() == SUFFIX:
+        raise ModelError(f"there is no file {file}. Give a {GGUF} file, or a .bin file of llama2.c.")
+    if file.suffix.lower() == GGUF:
         if tokenizer is not None:
             raise RecipeError(f"{file} holds its own tokenizer; leave --tokenizer out.")
         return ModelFolder.open(file), Contract.open(file)

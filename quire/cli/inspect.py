@@ -42,7 +42,7 @@ class Inspect:
 
 def run(argv: list[str]) -> int:
     options = parse(Inspect, "inspect", argv, __doc__)
-    from ..model import locate
+    from ..hub import locate
 
     facts = inspect(locate(options.model))
     print(json.dumps(facts, ensure_ascii=False) if options.json else "\n".join(lines(facts)))

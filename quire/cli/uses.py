@@ -100,7 +100,7 @@ def dry_run(verb: str, path: str, rows: Sequence[Row], files: Files, split: bool
     """What a verb was given, in tokens of the model's own tokenizer; no weights are read. split: the verb divides what is too long."""
     from ..binding import Contract
     from ..families.folder import ModelFolder
-    from ..model import locate
+    from ..hub import locate
 
     folder = locate(path)
     config, contract = ModelFolder.open(folder).model_config, Contract.open(folder)

@@ -30,8 +30,7 @@ def run(argv: list[str]) -> int:
     options = parse(Verify, "verify", argv, __doc__)
     from ..binding import Binding
     from ..certify import certify, write
-    from ..hub import verify
-    from ..model import locate
+    from ..hub import locate, verify
 
     folder = locate(options.model)
     if options.rebind:

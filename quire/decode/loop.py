@@ -187,6 +187,7 @@ class HeldText:
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = tuple(stops)
         self.held = ""
+        self.found: str | None = None  # the stop string that came
 
     def push(self, text: str, heed: bool = True) -> tuple[str, bool]:
         """(what may be shown, whether a stop string was found). The earliest one counts; what follows it is dropped.
@@ -198,9 +199,10 @@ class HeldText:
         text, self.held = self.held + text, ""
         if not heed:
             return text, False
-        found = [place for stop in self.stops if (place := text.find(stop)) >= 0]
+        found = [(place, stop) for stop in self.stops if (place := text.find(stop)) >= 0]
         if found:
-            return text[: min(found)], True
+            place, self.found = min(found)
+            return text[:place], True
         keep = max(_overlap(text, stop) for stop in self.stops)
         self.held = text[len(text) - keep :]
         return text[: len(text) - keep], False

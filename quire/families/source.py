@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..binding.gguf import SUFFIX
 from ..binding.weights import Slot, read_files, strict_json, weight_files
 from ..errors import ModelError, WeightsError
+from ..hub import GGUF
 from .tensors import Mapped, stamp
 
 CONFIG = "config.json"
@@ -36,11 +36,11 @@ def source(path: Path) -> Source:
     """Raises ModelError for what is neither a folder nor a GGUF file."""
     if path.is_dir():
         return Folder(path)
-    if path.is_file() and path.suffix.lower() == SUFFIX:
+    if path.is_file() and path.suffix.lower() == GGUF:
         from .gguf import Gguf
 
         return Gguf(path)
-    raise ModelError(f"{path} is not a folder. A model is a folder with {CONFIG} and model.safetensors, or a {SUFFIX} file.")
+    raise ModelError(f"{path} is not a folder. A model is a folder with {CONFIG} and model.safetensors, or a {GGUF} file.")
 
 
 class Maps:

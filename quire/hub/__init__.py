@@ -8,5 +8,6 @@ from __future__ import annotations
 
 from .cache import Entry, Kind, Name, find, listing, place_of, remove, verify
 from .fetch import Plan, Pulled, fetch, plan
+from .locate import GGUF, locate
 
-__all__ = ["Entry", "Kind", "Name", "Plan", "Pulled", "fetch", "find", "listing", "place_of", "plan", "remove", "verify"]
+__all__ = ["GGUF", "Entry", "Kind", "Name", "Plan", "Pulled", "fetch", "find", "listing", "locate", "place_of", "plan", "remove", "verify"]

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from .. import hub, machine, minilm
+from .. import hub, machine
 from ..binding import Contract, bound
-from ..binding.gguf import SUFFIX
-from ..errors import ModelError, RecipeError, nearest
+from ..errors import RecipeError
 from ..families.folder import ModelFolder
 from ..native.linears import pack_model
 from ..native.pack import Quant
@@ -25,7 +24,7 @@ from .encoder import Encoder
 from .saving import DTYPES
 from .seq2seq import Seq2Seq
 
-__all__ = ["Decoder", "Encoder", "Seq2Seq", "load", "locate"]
+__all__ = ["Decoder", "Encoder", "Seq2Seq", "load"]
 
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -41,7 +40,7 @@ def load(
     Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names),
     RecipeError (a dtype or device that is not there).
     """
-    folder = locate(path)
+    folder = hub.locate(path)
     if verify:
         hub.verify(folder)
     opened = ModelFolder.open(folder)
@@ -57,48 +56,6 @@ def load(
     loaded = kinds[opened.model_config.kind](folder, model, contract, binding)
     loaded.identity += f"+{quant}" if quant is not None else ""
     return loaded
-
-
-def locate(path: Path | str) -> Path:
-    """The model at `path`: a GGUF file, a folder, `model/` in it, or (no network) what was pulled by that name. ModelError: what to do."""
-    text, path = str(path), Path(path).expanduser()
-    if text == minilm.NAME and not path.exists():
-        return minilm.folder()
-    for place in (path, path / "model"):
-        if (place / "config.json").is_file():
-            return place
-    pulled, pull = (None, "") if path.exists() else hub.place_of(text)
-    if pulled is not None:
-        return pulled
-    if path.is_file() and path.suffix.lower() == SUFFIX:
-        return path
-    if path.is_file():
-        other = ""
-        if path.suffix.lower() == ".bin":
-            other = f" Is it a model of llama2.c? Make a folder of it: quire convert {path} FOLDER --tokenizer TOKENIZER.bin"
-        raise ModelError(
-            f"{path} is a file. A model is a folder with config.json and model.safetensors, or a {SUFFIX} file; give that.{other}"
-        )
-    inside = sorted(file for file in path.glob("*") if file.suffix.lower() == SUFFIX) if path.is_dir() else []
-    if inside:
-        more = f" ({len(inside)} such files)" if len(inside) > 1 else ""
-        raise ModelError(f"{path} holds no config.json, but a {SUFFIX} file{more}, which is a model itself. Give it: {inside[0]}")
-    if (path / "recipe.toml").is_file():
-        raise ModelError(f"the run in {path} has no model yet. It is written when the run ends; go on with it: quire resume {path}")
-    here = sorted(place.parent.parent for root in {path.parent, Path("runs")} for place in root.glob("*/model/config.json"))
-    here += sorted(place.parent for place in path.parent.glob("*/config.json"))
-    names = list(dict.fromkeys(map(str, here)))
-    beside = [name for name in names if Path(name).parent == path.parent]
-    meant = nearest(str(path), [name for name in names if nearest(path.name, [Path(name).name])])
-    what = "holds no config.json" if path.is_dir() else "is not there"
-    said = [f"no model at {path}: it {what}. Give a model folder or a run folder.{meant}"]
-    if beside and not meant:
-        said.append(f"Models near it: {', '.join(beside[:6])}.")
-    if pull and not meant and (path.parent == Path() or not path.parent.is_dir()):  # runs/x is a folder that is missing, and no owner's x
-        said.append(f"{pull}.")
-    if not meant:
-        said.append("Train one: quire quickstart")
-    raise ModelError(" ".join(said))
 
 
 def _dtype(name: str, opened: ModelFolder, device: torch.device) -> torch.dtype:

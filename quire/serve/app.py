@@ -1,0 +1,61 @@
+"""The ASGI application: the gate, the routes, and one funnel for errors.
+
+Every API tells errors in its own form: Anthropic's under /v1/messages, OpenAI's everywhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from . import chat, health
+from .bodies import refused
+from .errors import Refused
+from .front import Front, error_body
+from .gate import Gate
+
+
+def application(front: Front) -> ASGIApp:
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        opening = asyncio.create_task(front.models.open_first())
+        yield
+        opening.cancel()
+        await front.models.stop()
+
+    app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, lifespan=life)
+    for part in (chat, health):
+        app.include_router(part.routes(front))
+
+    def tell(request: Request, error: Refused) -> Response:
+        headers = dict(error.headers)
+        if error.retry is not None:
+            headers["Retry-After"] = str(max(1, round(error.retry)))
+        return JSONResponse(error_body(error), error.status, headers)
+
+    async def on_refused(request: Request, error: Exception) -> Response:
+        return tell(request, front.refusal(request, error))
+
+    async def on_body(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return tell(request, refused(error.errors()))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+        what = f"there is nothing at {request.method} {request.url.path[:200]}" if error.status_code in (404, 405) else str(error.detail)
+        return tell(request, Refused(error.status_code, what, kind, headers=dict(error.headers or {})))
+
+    app.add_exception_handler(RequestValidationError, on_body)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Refused, on_refused)
+    app.add_exception_handler(Exception, on_refused)
+    return Gate(app)

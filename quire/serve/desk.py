@@ -1,0 +1,293 @@
+"""Asks in a worker: each is prepared (template, ids, form), goes through the engine beside all others, and what it says is collected.
+
+Preparing may take long (a megabyte of text, a large schema), so it happens on threads of its own; the engine belongs to the one thread that
+calls `begin`, `step` and `abort`. What is wrong with one ask is told to that one alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..engine.answers import Asked, form, tools
+from ..engine.calls import Reader
+from ..engine.encoder import EncoderEngine, Reading
+from ..engine.engine import Engine
+from ..engine.request import Request
+from ..errors import ContextError, ModelError, QuireError, RecipeError
+from ..model import Decoder, Encoder, Seq2Seq
+from ..nn.config import LabelHead
+from ..tasks import classify, embed
+from ..types import Message, Sampling, TokenLogprob
+from .asks import Read, Tokens, Write
+
+Said = list[Any]  # [id of the ask, what: begun piece end found error, its values ...]
+
+
+@dataclass(eq=False)
+class Writing:
+    """An ask to write: a request for each answer."""
+
+    id: int
+    asked: Asked
+    requests: list[Request]
+    readers: list[Reader | None]
+    told: list[int] = field(default_factory=list)  # chunks of each that were said
+    open: int = 0  # answers that go on
+
+
+@dataclass(eq=False)
+class Whole:
+    """An ask to read texts whole."""
+
+    id: int
+    ask: Read
+    readings: list[Reading]
+
+
+class Desk:
+    """All asks of one model."""
+
+    def __init__(self, model: Decoder | Encoder | Seq2Seq, options: Mapping[str, Any]) -> None:
+        """options: of `Engine`. Raises its errors."""
+        self.model = model
+        writes = not isinstance(model, Encoder)
+        self.engine = Engine(model, **options) if writes else None
+        self.reader = EncoderEngine(model)
+        self._writing: dict[int, Writing] = {}
+        self._reading: dict[int, Whole] = {}
+
+    # -- preparing: on any thread --------------------------------------------------------------------------------------------------
+
+    def prepare(self, number: int, ask: Write | Read | Tokens) -> Writing | Whole | Said:
+        """Raises QuireError for what cannot be done. A `Tokens` ask is answered at once."""
+        if isinstance(ask, Write):
+            return self._write(number, ask)
+        if isinstance(ask, Read):
+            return self._read(number, ask)
+        return self._tokens(number, ask)
+
+    def _write(self, number: int, ask: Write) -> Writing:
+        if self.engine is None:
+            raise ModelError("this model reads texts and does not write any. Ask it for embeddings, labels or ranks.")
+        ids, stop_ids, asked = self._start(ask)
+        if ask.most_input is not None and len(ids) > ask.most_input:
+            raise ContextError(f"the prompt has {len(ids):,} tokens; this key may send {ask.most_input:,}. Shorten it.")
+        how = replace(self.model.defaults, **{"max_tokens": self.model.config.context, **_tuples(ask.sampling)})
+        requests: list[Request] = []
+        for choice in range(ask.n):
+            seeded = how if how.seed is None else replace(how, seed=how.seed + choice)
+            requests.append(
+                self.engine.request(
+                    ids,
+                    seeded,
+                    constraint=asked.constraint(),
+                    tenant=ask.tenant,
+                    stop_ids=stop_ids,
+                    prompt_logprobs=ask.prompt_logprobs if choice == 0 else None,
+                    after=requests[0] if requests else None,
+                )
+            )
+        readers = [None if asked.calling is None else asked.calling.reader() for _ in requests]
+        return Writing(number, asked, requests, readers, [0] * len(requests), open=len(requests))
+
+    def _start(self, ask: Write) -> tuple[list[int] | str, Sequence[int], Asked]:
+        """What is to be continued, the ids that end a turn, and what the answer must be."""
+        contract, vocab = self.model.contract, self.model.config.vocab
+        if ask.messages is None:
+            if ask.prompt is None:
+                raise RecipeError("there is neither a prompt nor messages. Give one of them.")
+            asked = form(contract, vocab, ask.forms)
+            if not isinstance(ask.prompt, str):
+                return list(ask.prompt), (), asked
+            return (contract.prompt(ask.prompt) if isinstance(self.model, Decoder) else contract.whole(ask.prompt)), (), asked
+        if not isinstance(self.model, Decoder):
+            raise ModelError("this model is no decoder, so it has no conversations. Give it a prompt.")
+        shown = [] if ask.tool_choice == "none" else [dict(tool) for tool in ask.tools]
+        asked = tools(contract, vocab, shown, ask.tool_choice, ask.parallel, ask.forms)  # type: ignore[arg-type]
+        ids = self.model.chat_ids(messages(ask.messages), shown)
+        return ids + (asked.calling.prefix if asked.calling is not None else []), contract.turn_end, asked
+
+    def _read(self, number: int, ask: Read) -> Whole:
+        texts: Sequence[Any] = [tuple(text) if isinstance(text, list) and text and isinstance(text[0], str) else text for text in ask.texts]
+        if ask.use != "rerank":
+            return Whole(number, ask, self.reader._readings(texts, ask.use, ask.kind, ask.long))
+        assert ask.query is not None
+        if isinstance(self.model.config.head, LabelHead):
+            return Whole(number, ask, self.reader._readings([(ask.query, text) for text in texts], "classify", None, ask.long))
+        queries = self.reader._readings([ask.query], "embed", "query", ask.long)
+        return Whole(number, ask, queries + self.reader._readings(texts, "embed", "document", ask.long))
+
+    def _tokens(self, number: int, ask: Tokens) -> Said:
+        contract = self.model.contract
+        if ask.ids is not None:
+            wrong = next((id for id in ask.ids if not 0 <= id < self.model.config.vocab), None)
+            if wrong is not None:
+                raise RecipeError(f"the ids hold {wrong}; this model's go from 0 to {self.model.config.vocab - 1}.")
+            return [number, "found", contract.tokenizer.decode(ask.ids, special=True), len(ask.ids)]
+        if ask.messages is not None:
+            if not isinstance(self.model, Decoder):
+                raise ModelError("this model is no decoder, so it has no conversations.")
+            ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools])
+        elif not ask.whole:
+            ids = contract.tokenizer.encode(ask.text or "")
+        else:
+            ids = contract.prompt(ask.text or "") if isinstance(self.model, Decoder) else contract.whole(ask.text or "")
+        return [number, "found", ids, len(ids)]
+
+    # -- computing: on the engine's thread -----------------------------------------------------------------------------------------
+
+    def begin(self, prepared: Writing | Whole) -> list[Said]:
+        """Puts an ask in line; what there is to say of it."""
+        if isinstance(prepared, Whole):
+            self._reading[prepared.id] = prepared
+            self.reader.waiting += prepared.readings
+            return []
+        assert self.engine is not None
+        self._writing[prepared.id] = prepared
+        for request in prepared.requests:
+            self.engine.add(request)
+        return [[prepared.id, "begun", len(prepared.requests[0].source or prepared.requests[0].prompt)]]
+
+    def abort(self, number: int) -> None:
+        """Frees what an ask holds; nothing happens to one that is not there."""
+        writing, reading = self._writing.pop(number, None), self._reading.pop(number, None)
+        for request in writing.requests if writing is not None else ():
+            assert self.engine is not None
+            self.engine.abort(request)
+        for one in reading.readings if reading is not None else ():
+            self.reader.abort(one)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._writing or self._reading)
+
+    def step(self) -> list[Said]:
+        """One step of all; what was said in it."""
+        said: list[Said] = []
+        if self.engine is not None and self._writing:
+            self.engine.step()
+            for writing in list(self._writing.values()):
+                said += self._say(writing)
+        if self._reading:
+            self.reader.step()
+            for reading in list(self._reading.values()):
+                if all(one.done for one in reading.readings):
+                    said.append(self._result(reading))
+                    self.abort(reading.id)
+        return said
+
+    def _say(self, writing: Writing) -> list[Said]:
+        said: list[Said] = []
+        try:
+            for choice, request in enumerate(writing.requests):
+                if writing.told[choice] < 0:
+                    continue
+                for chunk in request.chunks[writing.told[choice] :]:
+                    text, calls, reader = chunk.text, [], writing.readers[choice]
+                    if reader is not None:
+                        deltas = reader.push(chunk)
+                        text = "".join(delta.get("content", "") for delta in deltas)
+                        calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+                    said.append([writing.id, "piece", choice, text, chunk.ids, [*map(_fact, chunk.logprobs)], calls])
+                writing.told[choice] = len(request.chunks)
+                if request.done:
+                    said.append(self._end(writing, choice))
+                    writing.told[choice], writing.open = -1, writing.open - 1
+        except QuireError as error:
+            said.append(told(writing.id, error))
+            writing.open = 0
+        if writing.open == 0:
+            self.abort(writing.id)
+        return said
+
+    def _end(self, writing: Writing, choice: int) -> Said:
+        assert self.engine is not None
+        request = writing.requests[choice]
+        answer = writing.asked.read(self.engine.result(request))
+        reason = "tool_calls" if answer.tool_calls and answer.finish_reason == "stop" else answer.finish_reason
+        facts = [None if fact is None else _fact(fact) for fact in request.prompt_facts]
+        values = [choice, reason, len(answer.ids), answer.text, answer.tool_calls, answer.valid, request.held.found, request.cached, facts]
+        return [writing.id, "end", *values]
+
+    def _result(self, whole: Whole) -> Said:
+        ask, readings = whole.ask, whole.readings
+        error = next((one.error for one in readings if one.error is not None), None)
+        if error is not None:
+            return told(whole.id, error)
+        values, count = [one.value for one in readings], sum(len(one.row) for one in readings)
+        if ask.use == "classify":
+            return [whole.id, "found", [list(value.items()) for value in values], count]
+        if ask.use == "embed":
+            return [whole.id, "found", [base64.b64encode(value.astype("<f4").tobytes()).decode() for value in values], count]
+        if isinstance(self.model.config.head, LabelHead):
+            label = classify.one_of(self.model.labels, ask.label)
+            scores = [value[label] for value in values]
+        else:
+            scores = embed.near(self.model.sentence, values[0][None], np.stack(values[1:]))[0].tolist()
+        return [whole.id, "found", classify.ranked(scores), count]
+
+    def facts(self) -> dict[str, Any]:
+        """What the front must know of the model."""
+        model = self.model
+        head = model.config.head
+        return {
+            "identity": model.identity,
+            "kind": model.config.kind,
+            "context": model.config.context,
+            "vocab": model.config.vocab,
+            "parameters": model.config.parameters(),
+            "writes": self.engine is not None,
+            "chats": isinstance(model, Decoder) and model.contract.template is not None,
+            "size": embed.size(model.model, model.sentence),
+            "labels": list(model.labels.values()) if isinstance(head, LabelHead) and head.over == "row" else [],
+            "defaults": dataclasses.asdict(model.defaults),
+        }
+
+    def counts(self) -> dict[str, float]:
+        """Gauges and counters for the metrics."""
+        if self.engine is None:
+            return {"running": float(len(self.reader.waiting))}
+        scheduler, blocks = self.engine.scheduler, self.engine.blocks
+        return {
+            "running": len(scheduler.running),
+            "waiting": len(scheduler.waiting),
+            "preemptions": scheduler.preemptions,
+            "blocks": blocks.count,
+            "blocks_free": blocks.free,
+            "blocks_findable": blocks.findable,
+            "hits": blocks.hits,
+            "evictions": blocks.evictions,
+        }
+
+
+def messages(rows: Sequence[Mapping[str, Any]]) -> list[Message]:
+    return [Message(row["role"], row["content"], tuple(row.get("tool_calls") or ()), row.get("tool_call_id")) for row in rows]
+
+
+def told(number: int, error: Exception) -> Said:
+    """An error as the front hears it. What is no `QuireError` may hold anything, so its text stays here."""
+    if isinstance(error, QuireError):
+        return [number, "error", type(error).__name__, str(error)]
+    return [number, "error", "", f"{type(error).__name__}: {error}"]
+
+
+def _fact(fact: TokenLogprob) -> list[Any]:
+    return [fact.id, fact.text, fact.logprob, fact.top]
+
+
+def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a `Sampling` from JSON, where tuples are lists."""
+    known = {field.name for field in dataclasses.fields(Sampling)}
+    wrong = next((name for name in given if name not in known), None)
+    if wrong is not None:
+        raise RecipeError(f"there is no '{wrong}' in Sampling.")
+    return {
+        name: tuple(tuple(v) if isinstance(v, list) else v for v in value) if isinstance(value, list) else value
+        for name, value in given.items()
+    }

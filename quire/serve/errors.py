@@ -1,0 +1,41 @@
+"""What a client is told when something is refused or goes wrong: a status, a kind, a message made for it. Each API puts it in its own form.
+
+There is one funnel (`app` hands every exception to `refusal`): the text of an exception that is not ours never leaves the process, since it
+may hold anything; such a client gets a request id instead, which the log has too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Refused(Exception):
+    """status: of HTTP. kind: as OpenAI's API names it (invalid_request_error, authentication_error, rate_limit_error, server_error ...).
+
+    param: the field that is wrong. code: a word for programs. retry: seconds after which to try again, for the header Retry-After.
+    """
+
+    status: int
+    message: str
+    kind: str = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    retry: float | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def of_worker(name: str, message: str) -> Refused:
+    """An error that a worker told. name: its class in `quire.errors`, "" for one that is not ours."""
+    if name == "ContextError":
+        return Refused(400, message, code="context_length_exceeded")
+    if name in ("RecipeError", "DataError", "ModelError", "VerbError"):
+        return Refused(400, message)
+    if name == "ExtraError":
+        return Refused(501, message, "server_error")
+    if name == "WorkerDied":
+        return Refused(503, message, "server_error", code="worker_died", retry=2)
+    return Refused(500, "the model could not compute this. The log has the reason under this request's id.", "server_error")

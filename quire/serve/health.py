@@ -1,0 +1,57 @@
+"""Is the server well, may it be asked, which models are there, what does it count: /health, /ready, /v1/models, /metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from .front import Front
+from .models import Worker
+
+_BEGUN = int(time.time())
+
+
+def routes(front: Front) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", summary="Is every model's process well?")
+    async def health() -> Response:
+        states = {worker.name: worker.state for worker in front.models.workers.values()}
+        well = all(state in ("ready", "away") for state in states.values())
+        return JSONResponse({"status": "ok" if well else "degraded", "models": states}, 200 if well else 503)
+
+    @router.get("/ready", summary="May requests be sent here?")
+    async def ready() -> Response:
+        there = [worker.state for worker in front.models.workers.values()]
+        may = not front.draining and all(state in ("ready", "away") for state in there)
+        return JSONResponse({"ready": may, "draining": front.draining}, 200 if may else 503)
+
+    @router.get("/v1/models", summary="The models that are here")
+    async def models() -> Response:
+        return JSONResponse({"object": "list", "data": [_model(worker) for worker in front.models.workers.values()]})
+
+    @router.get("/v1/models/{name:path}", summary="One model")
+    async def model(name: str) -> Response:
+        return JSONResponse(_model(front.models.worker(name)))
+
+    return router
+
+
+def _model(worker: Worker) -> dict[str, Any]:
+    """max_model_len: the context's length, under the name that vLLM gives it."""
+    facts = worker.facts
+    return {
+        "id": worker.name,
+        "object": "model",
+        "created": _BEGUN,
+        "owned_by": "quire",
+        "max_model_len": facts.get("context"),
+        "context_length": facts.get("context"),
+        "kind": facts.get("kind"),
+        "parameters": facts.get("parameters"),
+        "binding": facts.get("identity"),
+        "state": worker.state,
+    }

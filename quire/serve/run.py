@@ -1,0 +1,54 @@
+"""One server from its start to its end: models opened, port bound, signals heard, drained.
+
+The first SIGTERM (or Ctrl-C) drains: /ready says no, what comes new is refused with 503, what is on its way may finish until `grace`
+seconds are over; then the rest end with an error event, so no stream just stops. A second signal ends everything at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from types import FrameType
+
+import uvicorn
+
+from .app import application
+from .front import Front
+
+log = logging.getLogger("quire.serve")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our way to end."""
+
+    def __init__(self, config: uvicorn.Config, front: Front, grace: float) -> None:
+        super().__init__(config)
+        self._front, self._grace = front, grace
+        self._drain: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._front.draining:
+            log.warning("second signal: ends at once")
+            self.force_exit = self.should_exit = True
+            return
+        self._front.draining = True
+        log.info("draining", extra={"signal": signal.Signals(sig).name, "open": self._front.open})
+        self._drain = asyncio.get_running_loop().create_task(self._drained())
+
+    async def _drained(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._grace
+        while self._front.open and loop.time() < until:
+            await asyncio.sleep(0.05)
+        self._front.end_all()
+        await asyncio.sleep(0.1 if self._front.open else 0)  # the error events are on their way
+        self.should_exit = True
+
+
+def run(front: Front, host: str, port: int, *, grace: float = 30.0, socket: int | None = None) -> None:
+    """Serves until a signal says otherwise."""
+    config = uvicorn.Config(
+        application(front), host, port, fd=socket, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30
+    )
+    Server(config, front, grace).run()
