@@ -27,6 +27,8 @@ class Serve:
     """Seconds that answers may take after SIGTERM."""
     memory: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Bytes for keys and values of each model."""
+    budget: Annotated[int | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Bytes of weights that may be open at once; the model asked longest ago is put away for another."""
     guess: Annotated[Literal["lookup"] | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Guess tokens ahead from the text itself."""
     exact: bool = False
@@ -49,7 +51,7 @@ def run(argv: list[str]) -> int:
     from ..serve.models import Models
     from ..serve.run import run as serve
 
-    front = Front(Models(specs(options)), Limits(), Metrics())
+    front = Front(Models(specs(options), options.budget), Limits(), Metrics())
     serve(front, options.host, options.port, grace=options.grace)
     return 0
 
