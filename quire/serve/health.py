@@ -52,6 +52,8 @@ def _model(worker: Worker) -> dict[str, Any]:
         "context_length": facts.get("context"),
         "kind": facts.get("kind"),
         "parameters": facts.get("parameters"),
+        "writes": facts.get("writes"),
+        "chats": facts.get("chats"),
         "binding": facts.get("identity"),
         "state": worker.state,
     }
