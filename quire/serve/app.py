@@ -16,10 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from . import chat, health
+from . import chat, health, messages, responses
 from .bodies import refused
-from .errors import Refused
-from .front import Front, error_body
+from .errors import Refused, body_of, is_anthropic
+from .front import Front
 from .gate import Gate
 
 
@@ -32,14 +32,16 @@ def application(front: Front) -> ASGIApp:
         await front.models.stop()
 
     app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, lifespan=life)
-    for part in (chat, health):
+    for part in (chat, messages, responses, health):
         app.include_router(part.routes(front))
 
     def tell(request: Request, error: Refused) -> Response:
-        headers = dict(error.headers)
+        headers, path, id = dict(error.headers), request.url.path, front.id(request)
         if error.retry is not None:
             headers["Retry-After"] = str(max(1, round(error.retry)))
-        return JSONResponse(error_body(error), error.status, headers)
+        if is_anthropic(path):
+            headers["request-id"] = id  # where its clients look for it
+        return JSONResponse(body_of(path, error, id), error.status, headers)
 
     async def on_refused(request: Request, error: Exception) -> Response:
         return tell(request, front.refusal(request, error))

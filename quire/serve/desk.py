@@ -59,6 +59,9 @@ class Desk:
         writes = not isinstance(model, Encoder)
         self.engine = Engine(model, **options) if writes else None
         self.reader = EncoderEngine(model)
+        template = model.contract.template
+        for one in () if template is None else (template, *template.named.values()):
+            one.origin = "the model's chat template"  # clients are told of what it refuses, and not of this machine's folders
         self._writing: dict[int, Writing] = {}
         self._reading: dict[int, Whole] = {}
 
@@ -93,6 +96,9 @@ class Desk:
                     after=requests[0] if requests else None,
                 )
             )
+        if ask.continued and not isinstance(ids, str):
+            for request in requests:
+                request.stream.push(ids[-1])  # what follows begins no text, so a space before its first word counts
         readers = [None if asked.calling is None else asked.calling.reader() for _ in requests]
         return Writing(number, asked, requests, readers, [0] * len(requests), open=len(requests))
 
@@ -108,9 +114,15 @@ class Desk:
             return (contract.prompt(ask.prompt) if isinstance(self.model, Decoder) else contract.whole(ask.prompt)), (), asked
         if not isinstance(self.model, Decoder):
             raise ModelError("this model is no decoder, so it has no conversations. Give it a prompt.")
+        if contract.template is None:
+            raise ModelError("this is a base model: it has no chat template, so it knows no turns. Give a prompt to /v1/completions.")
         shown = [] if ask.tool_choice == "none" else [dict(tool) for tool in ask.tools]
         asked = tools(contract, vocab, shown, ask.tool_choice, ask.parallel, ask.forms)  # type: ignore[arg-type]
-        ids = self.model.chat_ids(messages(ask.messages), shown)
+        if ask.continued and (shown or ask.forms):
+            raise RecipeError(
+                "the last message is the beginning of the answer, so there can be no tools and no form: those hold a whole one."
+            )
+        ids = self.model.chat_ids(messages(ask.messages), shown, continued=ask.continued)
         return ids + (asked.calling.prefix if asked.calling is not None else []), contract.turn_end, asked
 
     def _read(self, number: int, ask: Read) -> Whole:
@@ -130,10 +142,16 @@ class Desk:
             if wrong is not None:
                 raise RecipeError(f"the ids hold {wrong}; this model's go from 0 to {self.model.config.vocab - 1}.")
             return [number, "found", contract.tokenizer.decode(ask.ids, special=True), len(ask.ids)]
-        if ask.messages is not None:
+        if ask.messages is not None and ask.tool_choice is not None:
+            write = Write(messages=ask.messages, tools=ask.tools, tool_choice=ask.tool_choice, continued=ask.continued)
+            ids, *_ = self._start(write)
+            assert not isinstance(ids, str)
+        elif ask.messages is not None:
             if not isinstance(self.model, Decoder):
                 raise ModelError("this model is no decoder, so it has no conversations.")
-            ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools])
+            if contract.template is None:
+                raise ModelError("this is a base model: it has no chat template, so it knows no turns.")
+            ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools], continued=ask.continued)
         elif not ask.whole:
             ids = contract.tokenizer.encode(ask.text or "")
         else:
