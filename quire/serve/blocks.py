@@ -76,7 +76,7 @@ class ToolResult(Body):
 _BLOCKS = kinds({"text": Text, "tool_use": ToolUse, "tool_result": ToolResult}, {**_IMAGES, **_THOUGHTS, **_RESULTS})
 
 
-class Turn(Body):
+class MessageTurn(Body):
     role: Literal["user", "assistant", "system"]
     content: listed(_BLOCKS, MOST_BLOCKS, _of_text)  # type: ignore[valid-type]
 
@@ -122,7 +122,7 @@ class Never(Body):
 CHOICES: dict[str, type[Body]] = {"auto": Auto, "any": Auto, "tool": Named, "none": Never}
 
 
-def conversation(system: Sequence[Text], turns: Sequence[Turn]) -> list[dict[str, Any]]:
+def conversation(system: Sequence[Text], turns: Sequence[MessageTurn]) -> list[dict[str, Any]]:
     """Turns as `types.Message` has its fields. Raises Refused for blocks where they do not belong."""
     rows: list[dict[str, Any]] = []
     if system:

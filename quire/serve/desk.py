@@ -96,9 +96,10 @@ class Desk:
                     after=requests[0] if requests else None,
                 )
             )
-        if ask.continued and not isinstance(ids, str):
-            for request in requests:
-                request.stream.push(ids[-1])  # what follows begins no text, so a space before its first word counts
+        for request in requests if ask.continued else ():
+            stream = self.model.contract.tokenizer.stream()
+            stream.behind()
+            request.stream = stream
         readers = [None if asked.calling is None else asked.calling.reader() for _ in requests]
         return Writing(number, asked, requests, readers, [0] * len(requests), open=len(requests))
 

@@ -56,7 +56,7 @@ def _of_text(text: str) -> list[Any]:
     return [{"type": "input_text", "text": text}]
 
 
-class InputMessage(Body):
+class MessageItem(Body):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: listed(_PARTS, MOST_PARTS, _of_text)  # type: ignore[valid-type]
@@ -65,7 +65,7 @@ class InputMessage(Body):
     phase: refusable("turns have no phases here") = None  # type: ignore[valid-type]
 
 
-class FunctionCall(Body):
+class CallItem(Body):
     type: Literal["function_call"]
     call_id: str = Field(min_length=1, max_length=256)
     name: str = Field(min_length=1, max_length=256)
@@ -77,7 +77,7 @@ class FunctionCall(Body):
     namespace: refusable("functions have no namespaces here") = None  # type: ignore[valid-type]
 
 
-class FunctionOutput(Body):
+class OutputItem(Body):
     type: Literal["function_call_output"]
     call_id: str = Field(min_length=1, max_length=256)
     output: listed(kinds({"input_text": InputText}, _NO_TEXT), MOST_PARTS, _of_text)  # type: ignore[valid-type]
@@ -95,7 +95,7 @@ _OTHER_ITEMS = {
 }
 
 
-_ITEM = kinds({"message": InputMessage, "function_call": FunctionCall, "function_call_output": FunctionOutput}, _OTHER_ITEMS, "message")
+_ITEM = kinds({"message": MessageItem, "function_call": CallItem, "function_call_output": OutputItem}, _OTHER_ITEMS, "message")
 
 
 def items() -> Any:
@@ -103,7 +103,7 @@ def items() -> Any:
     return listed(_ITEM, MOST_MESSAGES, lambda text: [{"role": "user", "content": text}], least=1)
 
 
-class Function(Body):
+class FunctionTool(Body):
     type: Literal["function"]
     name: str = Field(min_length=1, max_length=64)
     description: str | None = None
@@ -126,7 +126,7 @@ class Function(Body):
 
 
 _HOSTED = "file_search web_search web_search_preview computer computer_use_preview code_interpreter image_generation mcp local_shell shell"
-FUNCTION = kinds({"function": Function}, dict.fromkeys(_HOSTED.split(), _THEIRS))
+FUNCTION = kinds({"function": FunctionTool}, dict.fromkeys(_HOSTED.split(), _THEIRS))
 
 
 class NamedFunction(Body):
@@ -160,10 +160,10 @@ def conversation(instructions: str | None, items: Sequence[Any]) -> list[dict[st
     rows = [_row("system", instructions)] if instructions else []
     called: set[str] = set()
     for number, item in enumerate(items):
-        if isinstance(item, InputMessage):
+        if isinstance(item, MessageItem):
             role = "system" if item.role == "developer" else item.role
             rows.append(_row(role, "".join(part.text for part in item.content)))
-        elif isinstance(item, FunctionCall):
+        elif isinstance(item, CallItem):
             called.add(item.call_id)
             if not rows or rows[-1]["role"] != "assistant":
                 rows.append(_row("assistant", ""))

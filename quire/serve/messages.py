@@ -16,7 +16,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from .asks import Begun, End, Event, Piece, Tokens, Write
-from .blocks import CHOICES, MOST_TOOLS, TOOL, Cache, Turn, conversation, texts
+from .blocks import CHOICES, MOST_TOOLS, TOOL, Cache, MessageTurn, conversation, texts
 from .bodies import MOST_MESSAGES, MOST_STOPS, Body, Stop, kinds, listed, refusable
 from .errors import Refused
 from .front import Front
@@ -45,7 +45,7 @@ class Conversation(Body):
     """What a message is written from, and what is counted."""
 
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Annotated[list[MessageTurn], Field(min_length=1, max_length=MOST_MESSAGES)]
     system: texts() = Field(default_factory=list)  # type: ignore[valid-type]
     tools: listed(TOOL, MOST_TOOLS) = Field(default_factory=list)  # type: ignore[valid-type]
     tool_choice: kinds(CHOICES, {}) | None = None  # type: ignore[valid-type]
@@ -101,7 +101,7 @@ class Conversation(Body):
             raise Refused(400, f"'{place}', the last message, {why}.", param=place)
 
 
-class Create(Conversation):
+class Messages(Conversation):
     max_tokens: int = Field(ge=1)
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=1)
@@ -229,7 +229,7 @@ def routes(front: Front) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/messages", summary="The next message of a conversation, in Anthropic's form")
-    async def create(body: Create, request: Request) -> Response:
+    async def create(body: Messages, request: Request) -> Response:
         _headers(request)
         id = front.id(request)
         worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)))

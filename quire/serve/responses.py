@@ -29,7 +29,7 @@ _NO_STORE = "nothing is stored here; send the whole conversation as input"
 _LOGPROBS = "message.output_text.logprobs"
 
 
-class JsonSchema(Body):
+class TextSchema(Body):
     type: Literal["json_schema"]
     name: str = Field(min_length=1, max_length=64)
     schema_: dict[str, Any] = Field(alias="schema")
@@ -42,15 +42,15 @@ class Plain(Body):
 
 
 class TextOptions(Body):
-    format: kinds({"text": Plain, "json_object": Plain, "json_schema": JsonSchema}, {}) | None = None  # type: ignore[valid-type]
+    format: kinds({"text": Plain, "json_object": Plain, "json_schema": TextSchema}, {}) | None = None  # type: ignore[valid-type]
     verbosity: refusable("say in a message how long the answer should be", "medium") = None  # type: ignore[valid-type]
 
 
-class StreamOptions(Body):
+class ResponseStreamOptions(Body):
     include_obfuscation: refusable("events are not padded here", False) = None  # type: ignore[valid-type]
 
 
-class Create(Body):
+class Responses(Body):
     model: str
     input: items()  # type: ignore[valid-type]
     instructions: str | None = None
@@ -66,7 +66,7 @@ class Create(Body):
     )
     top_logprobs: int | None = Field(None, ge=0, le=20)
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     truncation: refusable("nothing is cut out of a conversation here; a prompt that is too long is refused", "disabled") = None  # type: ignore[valid-type]
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(None, max_length=16)
     user: str | None = Field(None, max_length=256, description="Answers of one user share cached beginnings with nobody else.")
@@ -117,7 +117,7 @@ class Create(Body):
     def form(self) -> dict[str, Any]:
         """The form that the answer must have, as `engine.answers` names it."""
         format = self.text.format if self.text is not None else None
-        if isinstance(format, JsonSchema):
+        if isinstance(format, TextSchema):
             return {"schema": format.schema_}
         return {"schema": {"type": "object"}} if format is not None and format.type == "json_object" else {}
 
@@ -290,7 +290,7 @@ def routes(front: Front) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/responses", summary="The next turn of a conversation, as items")
-    async def create(body: Create, request: Request) -> Response:
+    async def create(body: Responses, request: Request) -> Response:
         worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)))
         head = {"created_at": int(time.time()), "model": worker.name, **body.told(worker)}
         answer = Answer(front.id(request), head, begun, (body.top_logprobs or 0) if body.logprobs else None)

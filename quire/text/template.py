@@ -247,14 +247,15 @@ class Template:
         turns, now = _messages(messages), datetime.now()
         before = plain(chosen._render(turns[:-1], tools, True, None, now))
         through = chosen._render(turns, tools, False, None, now)
-        begun = before + str(turns[-1].get("content") or "")
-        last, whole = turns[-1], plain(through)
-        if last["role"] != "assistant" or last.get("tool_calls") or begun == before or not whole.startswith(begun):
+        whole, last, begun = plain(through), turns[-1], str(turns[-1].get("content") or "")
+        gap = len(whole) - len(whole[len(before) :].lstrip())  # some templates write white space between the two
+        start = next((at for at in (len(before), gap) if whole.startswith(before) and whole.startswith(begun, at)), None)
+        if last["role"] != "assistant" or last.get("tool_calls") or not begun or start is None:
             raise DataError(
                 f"{self.origin} cannot go on with a last message that the assistant has begun: it does not write that message, as it "
                 "is, at the place where an answer begins. End with a message of the user."
             )
-        return list(tokenizer.encode_parts(chosen._row(tokenizer, through[: len(begun)]).parts).ids)
+        return list(tokenizer.encode_parts(chosen._row(tokenizer, through[: start + len(begun)]).parts).ids)
 
     def _row(self, tokenizer: Tokenizer, text: str) -> _Row:
         """Divides a rendering at the special tokens that the template wrote."""

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from quire.binding import Contract
-from quire.serve.blocks import Cache, Named, Text, Tool, ToolResult, ToolUse, Turn
+from quire.serve.blocks import Cache, MessageTurn, Named, Text, Tool, ToolResult, ToolUse
 from quire.serve.errors import Refused, body_of
-from quire.serve.messages import Conversation, Create, Metadata, OutputConfig
+from quire.serve.messages import Conversation, Messages, Metadata, OutputConfig
 from quire.types import Message
 from tests.serve.conftest import Running, start
 from tests.serve.fields import run, try_fields, try_kinds
@@ -294,9 +294,9 @@ def test_every_documented_field_is_honoured_or_refused_by_name(server: Running, 
         return {**BODY, "messages": [*HELLO, {"role": "assistant", "content": [USE]}, {"role": "user", "content": [part]}]}
 
     parts = {
-        "MessageCreateParamsNonStreaming": (Create, lambda part: {**BODY, **part}),
-        "BetaMessageCreateParamsNonStreaming": (Create, lambda part: {**BODY, **part}),
-        "UserMessageParam": (Turn, lambda part: {**BODY, "messages": [{**HELLO[0], **part}]}),
+        "MessageCreateParamsNonStreaming": (Messages, lambda part: {**BODY, **part}),
+        "BetaMessageCreateParamsNonStreaming": (Messages, lambda part: {**BODY, **part}),
+        "UserMessageParam": (MessageTurn, lambda part: {**BODY, "messages": [{**HELLO[0], **part}]}),
         "TextBlockParam": (Text, lambda part: block({"type": "text", "text": "a", **part})),
         "ToolUseBlockParam": (ToolUse, lambda part: use({**USE, **part})),
         "ToolResultBlockParam": (ToolResult, lambda part: result({**RESULT, **part})),
