@@ -54,13 +54,18 @@ class Read:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids of a text or a conversation (`whole`: with what the model puts around it), or the text of ids."""
+    """Ids of a text or a conversation (`whole`: with what the model puts around it), or the text of ids.
+
+    tool_choice: given, the ids are those that a `Write` of the same fields would go on with, and what is wrong with it is refused.
+    """
 
     text: str | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
     tools: Sequence[Mapping[str, Any]] = ()
     ids: Sequence[int] | None = None
     whole: bool = True
+    tool_choice: str | Mapping[str, Any] | None = None
+    continued: bool = False
 
 
 Ask = Write | Read | Tokens

@@ -10,12 +10,11 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from starlette.requests import Request
 
 from .asks import Ask, Begun, Found, Read, Tokens, Write
-from .errors import Refused
+from .errors import Refused, body_of, is_anthropic
 from .http import Left, unless_left
 from .limits import Limits
 from .metrics import Metrics
@@ -99,14 +98,11 @@ class Front:
         return Refused(500, f"something went wrong here. The log has the reason under the id {self.id(request)}.", "server_error")
 
     def failed(self, request: Request) -> Callable[[Exception], bytes]:
-        """The last events of a stream of OpenAI's APIs that breaks."""
+        """The last events of a stream that breaks, in the form of the path's API."""
+        path = request.url.path
 
         def line(error: Exception) -> bytes:
-            return f"data: {json.dumps(error_body(self.refusal(request, error)))}\n\ndata: [DONE]\n\n".encode()
+            told = json.dumps(body_of(path, self.refusal(request, error), self.id(request)))
+            return (f"event: error\ndata: {told}\n\n" if is_anthropic(path) else f"data: {told}\n\ndata: [DONE]\n\n").encode()
 
         return line
-
-
-def error_body(error: Refused) -> dict[str, Any]:
-    """OpenAI's form of an error."""
-    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
