@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from . import chat, health
+from . import chat, health, plain, reading
 from .bodies import refused
 from .errors import Refused
 from .front import Front, error_body
@@ -32,7 +32,7 @@ def application(front: Front) -> ASGIApp:
         await front.models.stop()
 
     app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, lifespan=life)
-    for part in (chat, health):
+    for part in (chat, reading, plain, health):
         app.include_router(part.routes(front))
 
     def tell(request: Request, error: Refused) -> Response:
