@@ -275,6 +275,7 @@ class Desk:
             "chats": isinstance(model, Decoder) and model.contract.template is not None,
             "size": embed.size(model.model, model.sentence),
             "labels": list(model.labels.values()) if isinstance(head, LabelHead) and head.over == "row" else [],
+            "special": model.contract.tokenizer.special_ids,
             "defaults": dataclasses.asdict(model.defaults),
         }
 

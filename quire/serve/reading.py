@@ -3,6 +3,7 @@
     POST /v1/embeddings                       OpenAI's: https://platform.openai.com/docs/api-reference/embeddings
     POST /rerank, /v1/rerank, /v2/rerank      Jina's and Cohere's, as vLLM has it
     POST /classify, /tokenize, /detokenize    vLLM's: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+    GET  /tokenizer_info                      vLLM's, so that lm-evaluation-harness needs no tokenizer of its own
 
 A text that is too long is refused with the numbers. It is cut at its end only where the request says so: `truncate` cuts to what the model
 reads, `truncate_prompt_tokens` to so many tokens (-1: what the model reads), those around the text included.
@@ -191,6 +192,18 @@ def routes(front: Front) -> APIRouter:
     async def detokenize(body: Detokenize, request: Request) -> Response:
         _, found = await front.found(request, body.model, Tokens(ids=body.tokens))
         return JSONResponse({"prompt": found.value})
+
+    @router.get("/tokenizer_info", summary="What a client must know that makes ids by /tokenize")
+    async def tokenizer_info(model: str | None = None) -> Response:
+        if model is None and len(front.models.workers) > 1:
+            # A client that does not say which would get the ids of one model for another.
+            there = ", ".join(front.models.workers)
+            raise Refused(400, f"there are several models. Name one: /tokenizer_info?model=...; there are: {there}.", param="model")
+        worker = await front.models.opened(model)
+        # Of a special token the id is told and not the spelling: /tokenize takes no text for a special token, whatever it spells.
+        spellings = {"bos_token": None, "eos_token": None, "pad_token": None}
+        ids = {"special_ids": worker.facts["special"], "vocab_size": worker.facts["vocab"], "model_max_length": worker.facts["context"]}
+        return JSONResponse({"model": worker.name, **spellings, **ids})
 
     return router
 

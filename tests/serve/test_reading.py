@@ -179,6 +179,14 @@ def test_ids_of_texts_and_of_conversations_and_back(server: Running, folders: di
     assert "the ids hold 100000" in refused(server, "/detokenize", {"model": "chat", "tokens": [100_000]})["message"]
 
 
+def test_the_tokenizer_is_told_of_one_model_and_never_of_another(server: Running, folders: dict[str, Path]) -> None:
+    answer = server.client.get("/tokenizer_info")
+    assert answer.status_code == 400 and "Name one: /tokenizer_info?model=" in answer.json()["error"]["message"]
+    found = server.client.get("/tokenizer_info", params={"model": "base"}).json()
+    assert found["special_ids"] == quire.load(folders["base"]).contract.tokenizer.special_ids and found["eos_token"] is None
+    assert (found["model"], found["model_max_length"]) == ("base", 512)
+
+
 def test_spelt_special_tokens_stay_text(server: Running, folders: dict[str, Path], judges: tuple[Running, dict[str, Path]]) -> None:
     for name in ("chat", "bert", "t5"):
         special = set(quire.load(folders[name]).contract.tokenizer.special_tokens.values())
