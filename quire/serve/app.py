@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from . import chat, health, plain, reading
+from . import chat, completions, health, plain, reading
 from .bodies import refused
 from .errors import Refused
 from .front import Front, error_body
@@ -32,7 +32,7 @@ def application(front: Front) -> ASGIApp:
         await front.models.stop()
 
     app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, lifespan=life)
-    for part in (chat, reading, plain, health):
+    for part in (chat, completions, reading, plain, health):
         app.include_router(part.routes(front))
 
     def tell(request: Request, error: Refused) -> Response:
@@ -46,7 +46,7 @@ def application(front: Front) -> ASGIApp:
 
     async def on_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return tell(request, refused(error.errors()))
+        return tell(request, refused(error.errors(), error.body))
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -17,7 +17,8 @@ class Write:
     sampling: the fields of `types.Sampling` that were given; the others are the model's own. forms: one of schema, regex, choice and
     grammar. n: so many answers. prompt_logprobs: also the log-probabilities of the prompt, with so many alternatives. tenant: whose cached
     beginnings may be shared. most_input: tokens of the prompt at most (None: what the model has). longest: tokens of the prompt and
-    the answer together at most. continued: the last message is the beginning of the answer itself.
+    the answer together at most. continued: the last message is the beginning of the answer itself. suffix: a text behind the answer, for
+    models that fill in what is between. echo: tell the prompt's text.
     """
 
     prompt: str | Sequence[int] | None = None
@@ -33,6 +34,8 @@ class Write:
     most_input: int | None = None
     longest: int | None = None
     continued: bool = False
+    suffix: str | None = None
+    echo: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The ask is accepted and in line: nothing can be wrong with it any more. prompt_tokens: that its prompt has."""
+    """The ask is accepted and in line: nothing can be wrong with it any more. prompt_tokens: that its prompt has. pieces: what each of them
+    adds to the prompt's text, where `echo` asked for it."""
 
     prompt_tokens: int
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from ..errors import ContextError, ModelError, QuireError, RecipeError
 from ..model import Decoder, Encoder, Seq2Seq
 from ..nn.config import LabelHead
 from ..tasks import classify, embed
+from ..text.infill import infill
+from ..text.tokenizer import Tokenizer
 from ..types import Message, Sampling, TokenLogprob
 from .asks import Read, Tokens, Write
 
@@ -38,6 +40,7 @@ class Writing:
     requests: list[Request]
     readers: list[Reader | None]
     told: list[int] = field(default_factory=list)  # chunks of each that were said
+    pieces: list[str] = field(default_factory=list)  # of the prompt's text, where it is to be told
     open: int = 0  # answers that go on
 
 
@@ -99,20 +102,28 @@ class Desk:
                 )
             )
         readers = [None if asked.calling is None else asked.calling.reader() for _ in requests]
-        return Writing(number, asked, requests, readers, [0] * len(requests), open=len(requests))
+        pieces = _pieces(self.model.contract.tokenizer, ids, not isinstance(ask.prompt, str)) if ask.echo else []
+        return Writing(number, asked, requests, readers, [0] * len(requests), pieces, len(requests))
 
-    def _start(self, ask: Write) -> tuple[list[int] | str, Sequence[int], Asked]:
+    def _start(self, ask: Write) -> tuple[list[int], Sequence[int], Asked]:
         """What is to be continued, the ids that end a turn, and what the answer must be."""
         contract, vocab = self.model.contract, self.model.config.vocab
         if ask.messages is None:
             if ask.prompt is None:
                 raise RecipeError("there is neither a prompt nor messages. Give one of them.")
             asked = form(contract, vocab, ask.forms)
+            if (ask.suffix is not None or ask.echo) and not isinstance(self.model, Decoder):
+                raise ModelError("this model answers a text instead of going on with it, so it has no suffix and no echo.")
+            if ask.suffix is not None:
+                ids, ends = infill(contract.tokenizer, ask.prompt, ask.suffix)
+                return [*contract.before, *ids], ends, asked
             if not isinstance(ask.prompt, str):
                 return list(ask.prompt), (), asked
             return (contract.prompt(ask.prompt) if isinstance(self.model, Decoder) else contract.whole(ask.prompt)), (), asked
         if not isinstance(self.model, Decoder):
             raise ModelError("this model is no decoder, so it has no conversations. Give it a prompt.")
+        if contract.template is None:
+            raise ModelError("this is a base model: it has no chat template, so it knows no turns. Give a prompt to /v1/completions.")
         shown = [] if ask.tool_choice == "none" else [dict(tool) for tool in ask.tools]
         asked = tools(contract, vocab, shown, ask.tool_choice, ask.parallel, ask.forms)  # type: ignore[arg-type]
         ids = self.model.chat_ids(messages(ask.messages), shown)
@@ -181,7 +192,7 @@ class Desk:
         self._writing[prepared.id] = prepared
         for request in prepared.requests:
             self.engine.add(request)
-        return [[prepared.id, "begun", len(prepared.requests[0].source or prepared.requests[0].prompt)]]
+        return [[prepared.id, "begun", len(prepared.requests[0].source or prepared.requests[0].prompt), prepared.pieces]]
 
     def abort(self, number: int) -> None:
         """Frees what an ask holds; nothing happens to one that is not there."""
@@ -298,6 +309,13 @@ class Desk:
 
 def messages(rows: Sequence[Mapping[str, Any]]) -> list[Message]:
     return [Message(row["role"], row["content"], tuple(row.get("tool_calls") or ()), row.get("tool_call_id")) for row in rows]
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int], special: bool) -> list[str]:
+    """What each id adds to the text of all."""
+    stream = tokenizer.stream(special)
+    pieces = [stream.push(id) for id in ids]
+    return [*pieces[:-1], pieces[-1] + stream.end()] if pieces else []
 
 
 def told(number: int, error: Exception) -> Said:

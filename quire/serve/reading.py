@@ -30,7 +30,7 @@ from starlette.responses import JSONResponse, Response
 
 from .asks import Found, Read, Tokens
 from .bodies import MOST_MESSAGES, MOST_ROWS, Body, refusable
-from .chat import Turn, message
+from .conversation import Turn, message
 from .errors import Refused
 from .front import Front
 from .models import Worker
