@@ -85,6 +85,11 @@ class Desk:
         if ask.most_input is not None and len(ids) > ask.most_input:
             raise ContextError(f"the prompt has {len(ids):,} tokens; this key may send {ask.most_input:,}. Shorten it.")
         how = replace(self.model.defaults, **{"max_tokens": self.model.config.context, **_tuples(ask.sampling)})
+        if ask.longest is not None:
+            read = len(ids) if isinstance(self.model, Decoder) else 1  # an encoder-decoder's answer begins with a token of its own
+            if read >= ask.longest:
+                raise ContextError(f"the prompt has {read:,} tokens; {ask.longest:,} with the answer leave none for it. Ask for more.")
+            how = replace(how, max_tokens=min(how.max_tokens, ask.longest - read))
         requests: list[Request] = []
         for choice in range(ask.n):
             seeded = how if how.seed is None else replace(how, seed=how.seed + choice)
@@ -137,13 +142,35 @@ class Desk:
 
     def _read(self, number: int, ask: Read) -> Whole:
         texts: Sequence[Any] = [tuple(text) if isinstance(text, list) and text and isinstance(text[0], str) else text for text in ask.texts]
+        head = self.model.config.head
+        by_label = ask.use == "classify" or (ask.use == "rerank" and isinstance(head, LabelHead))
+        if by_label and not (isinstance(head, LabelHead) and head.over == "row"):
+            raise ModelError(f"this model gives no labels of texts. It {self._able()}.")
         if ask.use != "rerank":
-            return Whole(number, ask, self.reader._readings(texts, ask.use, ask.kind, ask.long))
-        assert ask.query is not None
-        if isinstance(self.model.config.head, LabelHead):
-            return Whole(number, ask, self.reader._readings([(ask.query, text) for text in texts], "classify", None, ask.long))
-        queries = self.reader._readings([ask.query], "embed", "query", ask.long)
-        return Whole(number, ask, queries + self.reader._readings(texts, "embed", "document", ask.long))
+            readings = self.reader.readings(texts, ask.use, ask.kind, ask.long, limit=ask.limit, dimensions=ask.dimensions)
+        elif by_label:
+            classify.one_of(self.model.labels, ask.label)  # before any work
+            pairs = [(ask.query or "", text) for text in texts]
+            readings = self.reader.readings(pairs, "classify", None, ask.long, limit=ask.limit)
+        else:
+            readings = self.reader.readings([ask.query or ""], "embed", "query", ask.long, limit=ask.limit)
+            readings += self.reader.readings(texts, "embed", "document", ask.long, limit=ask.limit)
+        longest = max((len(one.row) for one in readings), default=0)
+        if ask.most_input is not None and longest > ask.most_input:
+            raise ContextError(f"a text has {longest:,} tokens with those around it; this key may send {ask.most_input:,}. Shorten it.")
+        return Whole(number, ask, readings)
+
+    def _able(self) -> str:
+        """What this model does, by the routes for it."""
+        head = self.model.config.head
+        can = ["makes vectors (/v1/embeddings)", "ranks texts by them (/rerank)"]
+        if isinstance(head, LabelHead) and head.over == "row":
+            can = ["labels texts (/classify)", "ranks texts by a label (/rerank)", can[0]]
+        if self.engine is not None:
+            can.append("writes (/v1/completions)")
+        if isinstance(self.model, Decoder) and self.model.contract.template is not None:
+            can.append("answers (/v1/chat/completions)")
+        return ", ".join(can)
 
     def _tokens(self, number: int, ask: Tokens) -> Said:
         contract = self.model.contract
@@ -157,15 +184,15 @@ class Desk:
             ids, *_ = self._start(write)
             assert not isinstance(ids, str)
         elif ask.messages is not None:
-            if not isinstance(self.model, Decoder):
-                raise ModelError("this model is no decoder, so it has no conversations.")
-            if contract.template is None:
-                raise ModelError("this is a base model: it has no chat template, so it knows no turns.")
+            if not isinstance(self.model, Decoder) or contract.template is None:
+                raise ModelError(f"this model has no chat template, so it has no conversations. It {self._able()}.")
             ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools], continued=ask.continued)
         elif not ask.whole:
             ids = contract.tokenizer.encode(ask.text or "")
         else:
             ids = contract.prompt(ask.text or "") if isinstance(self.model, Decoder) else contract.whole(ask.text or "")
+        if ask.spelled:
+            return [number, "found", [[id, contract.tokenizer.token(id)] for id in ids], len(ids)]
         return [number, "found", ids, len(ids)]
 
     # -- computing: on the engine's thread -----------------------------------------------------------------------------------------
@@ -174,7 +201,7 @@ class Desk:
         """Puts an ask in line; what there is to say of it."""
         if isinstance(prepared, Whole):
             self._reading[prepared.id] = prepared
-            self.reader.waiting += prepared.readings
+            self.reader.add(prepared.readings)
             return []
         assert self.engine is not None
         self._writing[prepared.id] = prepared
@@ -188,8 +215,8 @@ class Desk:
         for request in writing.requests if writing is not None else ():
             assert self.engine is not None
             self.engine.abort(request)
-        for one in reading.readings if reading is not None else ():
-            self.reader.abort(one)
+        if reading is not None:
+            self.reader.abort(*reading.readings)
 
     @property
     def busy(self) -> bool:
@@ -274,6 +301,7 @@ class Desk:
             "chats": isinstance(model, Decoder) and model.contract.template is not None,
             "size": embed.size(model.model, model.sentence),
             "labels": list(model.labels.values()) if isinstance(head, LabelHead) and head.over == "row" else [],
+            "special": model.contract.tokenizer.special_ids,
             "defaults": dataclasses.asdict(model.defaults),
         }
 
