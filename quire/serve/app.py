@@ -14,16 +14,17 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from . import chat, health
 from .bodies import refused
 from .errors import Refused
 from .front import Front, error_body
-from .gate import Gate
+from .gate import Gate, Rules
+from .http import Left
 
 
-def application(front: Front) -> ASGIApp:
+def application(front: Front, rules: Rules) -> ASGIApp:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         opening = asyncio.create_task(front.models.open_first())
@@ -31,11 +32,12 @@ def application(front: Front) -> ASGIApp:
         opening.cancel()
         await front.models.stop()
 
-    app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, lifespan=life)
+    app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=life)
     for part in (chat, health):
         app.include_router(part.routes(front))
 
     def tell(request: Request, error: Refused) -> Response:
+        front.metrics.refused(error)
         headers = dict(error.headers)
         if error.retry is not None:
             headers["Retry-After"] = str(max(1, round(error.retry)))
@@ -54,8 +56,15 @@ def application(front: Front) -> ASGIApp:
         what = f"there is nothing at {request.method} {request.url.path[:200]}" if error.status_code in (404, 405) else str(error.detail)
         return tell(request, Refused(error.status_code, what, kind, headers=dict(error.headers or {})))
 
+    async def on_left(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    def at_gate(scope: Scope, error: Refused) -> ASGIApp:
+        return tell(Request(scope), error)
+
+    app.add_exception_handler(Left, on_left)
     app.add_exception_handler(RequestValidationError, on_body)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Refused, on_refused)
     app.add_exception_handler(Exception, on_refused)
-    return Gate(app)
+    return Gate(app, at_gate, front.metrics, rules)
