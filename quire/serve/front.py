@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from starlette.requests import Request
 
@@ -19,15 +20,16 @@ from .http import Left, unless_left
 from .limits import Limits
 from .metrics import Metrics
 from .models import Job, Models, Worker
+from .telemetry import Traces
 
 log = logging.getLogger("quire.serve")
 
 
 class Front:
-    """most_open: asks that a model may have on their way; those beyond it are refused at once."""
+    """most_open: asks that a model may have on their way; those beyond it are refused at once. traces: None is without."""
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics, most_open: int = 256) -> None:
-        self.models, self.limits, self.metrics, self.most_open = models, limits, metrics, most_open
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, most_open: int = 256, traces: Traces | None = None) -> None:
+        self.models, self.limits, self.metrics, self.most_open, self.traces = models, limits, metrics, most_open, traces
         self.draining = False
 
     # -- who asks ------------------------------------------------------------------------------------------------------------------
@@ -68,13 +70,17 @@ class Front:
         if worker.open >= self.most_open:
             message = f"{worker.open} requests are on their way and no more are taken. Try again."
             raise Refused(503, message, "server_error", code="overloaded", retry=1)
-        leave = self.limits.enter(key)
+        most_input = self.limits.of(key).most_input
+        if most_input is not None and not isinstance(ask, Tokens):
+            ask = replace(ask, most_input=most_input)
+        leave = await self.limits.enter(key, request.scope["quire.headers"])
         try:
             job = await (await self.models.opened(worker.name)).ask(ask)
         except BaseException:
             leave(0)
             raise
-        job.watch = self.metrics.watch(worker.name, leave)
+        watch = self.metrics.watch(worker.name, leave, request.scope["quire.facts"])
+        job.watch = watch if self.traces is None else self.traces.watch(worker.name, ask, self.id(request), watch)
         return worker, job
 
     @property

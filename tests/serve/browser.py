@@ -100,7 +100,12 @@ class Browser:
         self.call("Input.insertText", text=text)
 
     def press(self, key: str, code: str = "", **more: Any) -> None:
-        values = {"key": key, "code": code or key, "windowsVirtualKeyCode": {"Enter": 13, "Escape": 27}.get(key, ord(key[0].upper())), **more}
+        values = {
+            "key": key,
+            "code": code or key,
+            "windowsVirtualKeyCode": {"Enter": 13, "Escape": 27}.get(key, ord(key[0].upper())),
+            **more,
+        }
         self.call("Input.dispatchKeyEvent", type="keyDown", **values, **({"text": "\r"} if key == "Enter" else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **values)
 
