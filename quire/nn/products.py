@@ -2,8 +2,8 @@
 
 torch hands fp32 products on a CPU to MKL, which leaves more than half of the speed of some processors unused (an AMD EPYC with AVX-512:
 139 of 410 GFLOP/s for 128 rows over a vocabulary of 32,128). oneDNN, which torch brings along, does not. The numbers differ by rounding.
-It is two to three times as fast there, for one row as for a thousand, so `Linear` takes it wherever no gradient is wanted. A call of it takes
-11 us beside the numbers, torch's own 1 to 2: the smallest products stay with torch.
+It is two to three times as fast there, for one row as for a thousand, so `Linear` takes it wherever no gradient is wanted. A call of it
+takes 11 us beside the numbers, torch's own 1 to 2: the smallest products stay with torch.
 """
 
 from __future__ import annotations
