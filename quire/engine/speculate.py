@@ -174,8 +174,8 @@ class Draft:
     def _write(self, shadows: Sequence[Request]) -> bool:
         """One token more of each; True when that was one step, without a text to be read first."""
         short = True
-        while behind := [shadow for shadow in shadows if FEW < shadow.known - shadow.computed <= 4 * FEW]:
-            # what was passed over in a pause, in pieces that are rows of the native step; a whole prompt is read at once
+        while behind := [shadow for shadow in shadows if FEW < shadow.known - shadow.computed <= 16 * FEW]:
+            # a short prompt, or what was passed over in a pause, as rows of the native step; a long prompt is read at once
             short = False
             self.runner.run([Piece(shadow, shadow.computed, FEW) for shadow in behind])
             for shadow in behind:
