@@ -81,13 +81,11 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, script: str, seconds: float = 20) -> Any:
-        """Its value when it is true."""
+    def until(self, script: str, seconds: float = 20) -> None:
         end = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not self.run(f"Boolean({script})"):
             assert time.monotonic() < end, (script, self.text(), self.console)
             time.sleep(0.05)
-        return value
 
     def text(self) -> str:
         return str(self.run("document.body.innerText"))

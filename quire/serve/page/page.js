@@ -122,6 +122,7 @@ async function answer() {
   const stop = (running = new AbortController());
   const turn = { role: "assistant", content: "", tokens: [], tool_calls: [] };
   notice();
+  show();
   try {
     const body = { model: model().id, ...options(store.settings.get(), chats()) };
     const given = await prompt(body);
