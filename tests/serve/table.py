@@ -59,7 +59,7 @@ CLIENTS = (
         "langchain-openai",
         "langchain_classes",
         ("chat", "bert"),
-        "Give `OpenAIEmbeddings` the argument `check_embedding_ctx_length=False`. Without it the class sends ids instead of texts, made by a\n"
+        "Give `OpenAIEmbeddings` the argument `check_embedding_ctx_length=False`. Without it the class sends ids instead of texts, of a\n"
         "tokenizer of OpenAI's: where the model has such ids they mean other words to it, and the vectors are worth nothing. Ids that it\n"
         "does not have are refused.",
     ),
@@ -69,9 +69,9 @@ CLIENTS = (
         "lm_eval",
         "lm_eval_completions",
         ("base",),
-        "With one model in the server, the harness makes ids by the server's own tokenizer. With several it cannot say which, so it is\n"
-        "refused and wants `tokenizer=FOLDER` (and `transformers`). Tasks that measure whole texts (`loglikelihood_rolling`) or begin with\n"
-        "nothing need `custom_prefix_token_id`, the id in front of a text: `/tokenizer_info` names it under `special_ids`.",
+        "Give it the model's folder, so that ids are made as the model makes them, and `add_bos_token=True` where the model begins a text\n"
+        "with a token of its own (`/tokenizer_info` names it under `special_ids`). Without a folder the harness asks the server for ids, if\n"
+        "the server has one model; it then leaves that token out, so its figures are not those of `quire eval`.",
         alone="base",
     ),
 )
@@ -95,9 +95,17 @@ def expected(folder: Path) -> str:
 
     model = quire.load(folder)
     context, continuation, prompt = "The quick brown", " fox jumps", "The quick"
+    assert isinstance(model, quire.Decoder)
     [score] = model.score([(context, continuation)])
+    encode, engine = model.contract.tokenizer.encode, model.engine
+    request = engine.request(encode(context + continuation), quire.Sampling(max_tokens=1), prompt_logprobs=0)
+    engine.add(request)
+    while not request.done:
+        engine.step()
+    bare = sum(fact.logprob for fact in request.prompt_facts[len(encode(context)) :] if fact is not None)
     answer = model.generate(prompt, max_tokens=12, temperature=0, stop=("\n\n",)).text
-    return json.dumps({"score": [context, continuation, score.logprob, score.greedy], "answer": [prompt, answer]})
+    scored = [context, continuation, score.logprob, score.greedy]
+    return json.dumps({"folder": str(folder), "score": scored, "bare": bare, "answer": [prompt, answer]})
 
 
 def section(client: Client, found: Mapping[str, bool]) -> str:
@@ -121,7 +129,12 @@ def shown(client: Client) -> str:
             imports.append(line.removesuffix("  # shown"))
     text = "\n".join([*imports, "", *lines])
     text = re.sub(r'f"\{url\}', '"http://127.0.0.1:8000', text)
-    for name, model in (("talker", "chat"), ("reader", "encoder"), ("model", "chat" if client.arguments[0] != "bert" else "encoder")):
+    for name, model in (
+        ("talker", "chat"),
+        ("reader", "encoder"),
+        ("model", "chat" if client.arguments[0] != "bert" else "encoder"),
+        ("folder", "path/to/model"),
+    ):
         text = re.sub(rf"(\w+)={name}\b", rf'\1="{model}"', text)
     return text
 
