@@ -1,11 +1,11 @@
 """The request fields that the `openai` package knows: {route: {type: {field: whether it is required}}}, as one JSON object."""
 
 import json
-from typing import Any, get_args
+from typing import Any, Required, get_args, get_origin
 
 from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming as Chat
 from openai.types.completion_create_params import CompletionCreateParamsStreaming as Completions
-from typing_extensions import Required, get_origin, get_type_hints, is_typeddict
+from typing_extensions import get_type_hints, is_typeddict
 
 
 def fields(type_: Any, found: dict[str, dict[str, bool]]) -> dict[str, dict[str, bool]]:
