@@ -19,9 +19,9 @@ folder = expected["folder"]
 LM = get_model("local-completions")
 server = {"base_url": f"{url}/v1/completions", "max_length": 512, "max_retries": 1}
 lm = LM(model=model, tokenizer=folder, tokenizer_backend="huggingface", add_bos_token=True, **server)
-remote = LM(model=model, **server)
 # end
 
+remote = LM(model=model, **server)
 own = {"tokenizer": folder, "tokenizer_backend": "huggingface", "add_bos_token": True}
 many = LM(model=model, num_concurrent=4, batch_size=2, **own, **server)
 
