@@ -57,6 +57,15 @@ ANTHROPIC = """import anthropic
 
 client = anthropic.Anthropic(base_url="http://127.0.0.1:8000", api_key="none")
 answer = client.messages.create(model="chat", max_tokens=64, messages=[{"role": "user", "content": "hello"}])"""
+HARNESS = """\
+Give it the model's folder, so that ids are made as the model makes them, and `add_bos_token=True` where the model begins a text
+with a token of its own (`/tokenizer_info` names it under `special_ids`). Without a folder the harness asks the server for ids, if
+the server has one model; it then leaves that token out, so its figures are not those of `model.score`. In the terminal:
+
+```console
+lm_eval --tasks arc_easy --model local-completions --model_args \\
+  model=chat,base_url=http://127.0.0.1:8000/v1/completions,tokenizer=path/to/model,tokenizer_backend=huggingface,add_bos_token=True
+```"""
 ALL = (
     Client("OpenAI's package", "openai", "openai_embeddings", ("chat", "bert")),
     Client("OpenAI's package: chat completions", "openai", "openai_chat"),
@@ -78,9 +87,7 @@ ALL = (
         "lm_eval",
         "lm_eval_completions",
         ("base",),
-        "Give it the model's folder, so that ids are made as the model makes them, and `add_bos_token=True` where the model begins a text\n"
-        "with a token of its own (`/tokenizer_info` names it under `special_ids`). Without a folder the harness asks the server for\n"
-        "ids, if the server has one model; it then leaves that token out, so its figures are not those of `model.score`.",
+        HARNESS,
         alone="base",
     ),
 )
