@@ -49,14 +49,15 @@ def test_one_key_may_stand_in_the_environment() -> None:
 
 
 HASH = "a" * 64
+IS = f'sha256 = "{HASH}"'
 WRONG = {
     '[keys.a]\nsha256 = "abc"': "64 hexadecimal digits",
-    '[keys."a b"]\nsha256 = "%s"' % HASH: "cannot be called 'a b'",
-    '[keys.a]\nsha256 = "%s"\nrequest = 3' % HASH: "Did you mean 'requests'",
-    '[keys.a]\nsha256 = "%s"\nrequests = "3"' % HASH: "must be of type int",
-    '[keys.a]\nsha256 = "%s"\ntokens = 0' % HASH: "tokens is 0; allowed is 1",
-    '[keys.a]\nsha256 = "%s"\n[keys.b]\nsha256 = "%s"' % (HASH, HASH): "one hash",
-    '[kys.a]\nsha256 = "%s"' % HASH: "tables \\[keys.NAME\\]",
+    f'[keys."a b"]\n{IS}': "cannot be called 'a b'",
+    f"[keys.a]\n{IS}\nrequest = 3": "Did you mean 'requests'",
+    f'[keys.a]\n{IS}\nrequests = "3"': "must be of type int",
+    f"[keys.a]\n{IS}\ntokens = 0": "tokens is 0; allowed is 1",
+    f"[keys.a]\n{IS}\n[keys.b]\n{IS}": "one hash",
+    f"[kys.a]\n{IS}": "tables \\[keys.NAME\\]",
     "[keys]\na = 3": "must be a table",
     "": "holds no keys",
     "[keys": "cannot be read",
