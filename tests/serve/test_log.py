@@ -25,7 +25,7 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def kept() -> Iterator[None]:
     """Loggers as they were."""
-    names = ("quire.serve", "uvicorn")
+    names = ("quire.serve", "uvicorn", "opentelemetry")
     before = [(list(logging.getLogger(name).handlers), logging.getLogger(name).propagate, logging.getLogger(name).level) for name in names]
     yield
     for name, (handlers, propagate, level) in zip(names, before):

@@ -46,6 +46,14 @@ def test_how_it_ended(events: list[Found | Refused], reason: str) -> None:
     assert samples(metrics.page().decode())[("quire_requests_total", "m", reason)] == 1
 
 
+def test_tokens_that_were_only_counted_cost_nothing() -> None:
+    metrics, left = Metrics(), list[int]()
+    watch = metrics.watch("m", left.append, computed=False)
+    for event in (Found([1, 2], 2), None):
+        watch(event)
+    assert left == [0] and samples(metrics.page().decode())[("quire_prompt_tokens_total", "m")] == 0
+
+
 def test_what_workers_report_is_read_when_it_is_asked_for() -> None:
     worker = Worker("m", Spec("nowhere"))
     metrics = Metrics({"m": worker})
@@ -120,6 +128,7 @@ def test_an_ask_of_the_right_kind_is_told() -> None:
     watch = traces.watch("m", Write(prompt="secret"), "id2", told.append)
     watch(Refused(503, "secret", code="worker_died"))
     watch(None)
+    traces.stop()
     first, second = exporter.get_finished_spans()
     assert first.name == "chat m" and second.name == "text_completion m"
     assert first.attributes is not None and second.attributes is not None
@@ -128,4 +137,3 @@ def test_an_ask_of_the_right_kind_is_told() -> None:
     assert [event.name for event in first.events] == ["quire.first_token"]
     assert "secret" not in first.to_json() + second.to_json() and "alice" not in first.to_json()
     assert told[:4] == events
-    traces.stop()
