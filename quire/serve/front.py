@@ -79,7 +79,7 @@ class Front:
         except BaseException:
             leave(0)
             raise
-        watch = self.metrics.watch(worker.name, leave, request.scope["quire.facts"])
+        watch = self.metrics.watch(worker.name, leave, request.scope["quire.facts"], computed=not isinstance(ask, Tokens))
         job.watch = watch if self.traces is None else self.traces.watch(worker.name, ask, self.id(request), watch)
         return worker, job
 
