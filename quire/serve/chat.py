@@ -68,7 +68,7 @@ class Sampled(Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
-    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_few), Field(max_length=MOST_BIASES)] = None
+    logit_bias: Annotated[Annotated[dict[str, float], Field(max_length=MOST_BIASES)] | None, BeforeValidator(_few)] = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)

@@ -89,6 +89,11 @@ def test_a_field_has_an_effect(server: Running, field: str) -> None:
     assert HONOURED[field](server)
 
 
+def test_null_is_as_good_as_nothing(server: Running) -> None:
+    for field in set(HONOURED) - {"model"}:
+        assert asked(server, **{"max_tokens": 1, field: None})["choices"], field
+
+
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
 
 
