@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens against a real server, by hand and by Anthropic's own client."""
+"""POST /v1/messages and /v1/messages/count_tokens against a real server: whole, streamed, every documented field."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from quire.binding import Contract
@@ -265,8 +266,9 @@ def test_a_place_is_named_as_it_is_in_the_body(server: Running, said: str, more:
 
 
 def test_streams_that_break_end_with_an_error_event(folders: dict[str, Path], tmp_path: Path) -> None:
-    """The model's process is killed while two APIs stream."""
-    broken = start(tmp_path, f"chat={folders['chat']}")
+    """The model's process is killed while two APIs stream. The server has a key, and says so in the form of each path."""
+    key = "a-key-of-sixteen-letters-or-more"
+    broken = start(tmp_path, f"chat={folders['chat']}", key=key, QUIRE_API_KEY=key)
     bodies = {
         "/v1/messages": {**BODY, "max_tokens": 480, "stream": True},
         "/v1/responses": {"model": "chat", "input": "hello", "max_output_tokens": 480, "temperature": 0, "stream": True},
@@ -282,6 +284,11 @@ def test_streams_that_break_end_with_an_error_event(folders: dict[str, Path], tm
             texts[path] += "\n".join(lines)
 
     try:
+        for headers in ({"x-api-key": "another-key-that-is-wrong"}, {}):
+            answer = httpx2.post(f"{broken.url}/v1/messages", json=BODY, headers=headers, trust_env=False)
+            assert answer.status_code == 401 and answer.json()["error"]["type"] == "authentication_error"
+            assert answer.json()["request_id"] == answer.headers["request-id"]
+        assert httpx2.post(f"{broken.url}/v1/messages", json=BODY, headers={"x-api-key": key}, trust_env=False).status_code == 200
         threads = [threading.Thread(target=read, args=(path,)) for path in bodies]
         for thread in threads:
             thread.start()
@@ -340,8 +347,3 @@ def test_every_documented_field_is_honoured_or_refused_by_name(server: Running, 
     for name in ("anthropic-user-profile-id", "anthropic-workspace-id"):
         assert server.post("/v1/messages", BODY, headers={name: "x"}).status_code == 400
     assert server.post("/v1/messages", BODY, headers={"anthropic-version": "2023-06-01", "anthropic-beta": "x"}).status_code == 200
-
-
-def test_anthropics_own_client(server: Running, client_python: Callable[[str], Path]) -> None:
-    found = run(client_python("anthropic"), "anthropic_messages.py", server.url, "chat")
-    assert len(found) == 14 and all(found.values()), found
