@@ -8,92 +8,71 @@ namespace {
 
 // ---- row-major products ------------------------------------------------------------------------------------------------------------
 
-// R rows against M tokens: acc[m][r]. The rows behind are asked for while these are computed.
-template <class T, int R, int M>
-void dense_tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
-  vf acc[M][R];
-  Each<M>::run([&](int m) QN_INLINE { Each<R>::run([&](int r) QN_INLINE { acc[m][r] = zero(); }); });
-  const float *xs = x->f + m0 * x->stride;
-  const int64_t xstep = x->stride;
-  int64_t j = 0;
-  for (; j + W <= cols; j += W) {
-    vf v[R];
-    Each<R>::run([&](int r) QN_INLINE {
-      v[r] = load(w + r * cols + j);
-      __builtin_prefetch(w + (r + R) * cols + j);
-    });
-    Each<M>::run([&](int m) QN_INLINE {
-      const vf xv = load(xs + m * xstep + j);
-      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = fma(v[r], xv, acc[m][r]); });
-    });
-  }
-  if (j < cols)
-    Each<R>::run([&](int r) QN_INLINE {
-      const vf v = load_n(w + r * cols + j, cols - j);
-      Each<M>::run([&](int m) QN_INLINE { acc[m][r] = fma(v, load(xs + m * xstep + j), acc[m][r]); });
-    });
-  Each<M>::run([&](int m) QN_INLINE { sums<R>(acc[m], out + m * stride); });
-}
-
+// How a row-major format is multiplied: vectors of weights, of activations, and the product of the two added to a sum.
+template <class Number>
+struct Widened {  // fp32, and bf16 without an instruction of its own
+  typedef Number T;
+  typedef vf V;
+  static constexpr int STEP = W;
+  static const float *row(const Acts *x, int m) { return x->f + m * x->stride; }
+  static QN_INLINE V all(const T *w) { return load(w); }
+  static QN_INLINE V some(const T *w, int64_t n) { return load_n(w, n); }
+  static QN_INLINE vf add(V w, const float *x, vf sum) { return fma(w, load(x), sum); }
+};
 #if defined(QN_BF16DP)
-template <int R, int M>
-void dot_tile(const uint16_t *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
+struct Pairs {
+  typedef uint16_t T;
+  typedef __m512i V;
+  static constexpr int STEP = 2 * W;
+  static const uint16_t *row(const Acts *x, int m) { return x->h + m * x->stride; }
+  static QN_INLINE V all(const T *w) { return _mm512_loadu_si512(w); }
+  static QN_INLINE V some(const T *w, int64_t n) { return _mm512_maskz_loadu_epi16((1u << n) - 1, w); }
+  static QN_INLINE vf add(V w, const uint16_t *x, vf sum) {
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_loadu_si512(x));
+  }
+};
+typedef Pairs Bf16;
+#else
+typedef Widened<uint16_t> Bf16;
+#endif
+
+// R rows against M tokens: acc[m][r]. The rows behind are asked for while these are computed.
+template <class F, int R, int M>
+void dense_tile(const typename F::T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
   vf acc[M][R];
-  __m512i v[R];
+  typename F::V v[R];
   Each<M>::run([&](int m) QN_INLINE { Each<R>::run([&](int r) QN_INLINE { acc[m][r] = zero(); }); });
-  const uint16_t *xs = x->h + m0 * x->stride;
+  const auto *xs = F::row(x, m0);
   const int64_t xstep = x->stride;
   const auto multiply = [&](int64_t j) QN_INLINE {
     Each<M>::run([&](int m) QN_INLINE {
-      const __m512bh xv = (__m512bh)_mm512_loadu_si512(xs + m * xstep + j);
-      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = (vf)_mm512_dpbf16_ps((__m512)acc[m][r], (__m512bh)v[r], xv); });
+      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = F::add(v[r], xs + m * xstep + j, acc[m][r]); });
     });
   };
   int64_t j = 0;
-  for (; j + 32 <= cols; j += 32) {
+  for (; j + F::STEP <= cols; j += F::STEP) {
     Each<R>::run([&](int r) QN_INLINE {
-      v[r] = _mm512_loadu_si512(w + r * cols + j);
+      v[r] = F::all(w + r * cols + j);
       __builtin_prefetch(w + (r + R) * cols + j);
     });
     multiply(j);
   }
   if (j < cols) {
-    const __mmask32 mask = (1u << (cols - j)) - 1;
-    Each<R>::run([&](int r) QN_INLINE { v[r] = _mm512_maskz_loadu_epi16(mask, w + r * cols + j); });
+    Each<R>::run([&](int r) QN_INLINE { v[r] = F::some(w + r * cols + j, cols - j); });
     multiply(j);
   }
   Each<M>::run([&](int m) QN_INLINE { sums<R>(acc[m], out + m * stride); });
 }
-#endif
-
-struct Fp32 {
-  typedef float T;
-  template <int R, int M>
-  static void tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
-    dense_tile<T, R, M>(w, cols, x, m0, out, stride);
-  }
-};
-struct Bf16 {
-  typedef uint16_t T;
-  template <int R, int M>
-  static void tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
-#if defined(QN_BF16DP)
-    dot_tile<R, M>(w, cols, x, m0, out, stride);
-#else
-    dense_tile<T, R, M>(w, cols, x, m0, out, stride);
-#endif
-  }
-};
 
 template <class F, int R>
 void dense_rows(const typename F::T *w, int64_t cols, const Acts *x, int tokens, float *out, int64_t stride) {
   int m = 0;
-  for (; m + 4 <= tokens; m += 4) F::template tile<R, 4>(w, cols, x, m, out + m * stride, stride);
+  for (; m + 4 <= tokens; m += 4) dense_tile<F, R, 4>(w, cols, x, m, out + m * stride, stride);
   if (tokens - m >= 2) {
-    F::template tile<R, 2>(w, cols, x, m, out + m * stride, stride);
+    dense_tile<F, R, 2>(w, cols, x, m, out + m * stride, stride);
     m += 2;
   }
-  if (m < tokens) F::template tile<R, 1>(w, cols, x, m, out + m * stride, stride);
+  if (m < tokens) dense_tile<F, R, 1>(w, cols, x, m, out + m * stride, stride);
 }
 
 template <class F>
@@ -119,39 +98,59 @@ inline QN_INLINE void block_of(const uint8_t *q, vb *w) {
     Each<8>::run([&](int g) QN_INLINE { w[g] = whole_bytes(get<vb>(q + g * 64)); });
 }
 
-template <bool FOUR>
-constexpr int64_t bytes_of() {  // a block of a tile
-  return FOUR ? 256 : 512;
+constexpr int64_t bytes_of(bool four) { return four ? 256 : 512; }  // a block of a tile
+
+// Where M tokens' numbers of the next block stand.
+struct Place {
+  const int8_t *q;
+  const float *d;
+  const int32_t *s;
+  int64_t step, narrow;
+  Place(const Acts *x, int64_t token, int64_t block) : step(x->stride), narrow(x->stride / QN_BLOCK) {
+    q = x->q + token * step + block * QN_BLOCK, d = x->d + token * narrow + block, s = x->s + token * narrow + block;
+  }
+  void next() { q += QN_BLOCK, d++, s++; }
+};
+
+// One block of V vectors of rows against M tokens, added to their totals: the one order in which every sum runs.
+template <bool FOUR, int M, int V>
+inline QN_INLINE void add_block(const vb (*w)[V], const vf *scale, const Place &x, vf (*total)[V]) {
+  vi acc[M][V];
+  Each<M>::run([&](int m) QN_INLINE {
+    const vi from = start(FOUR, x.s[m * x.narrow]);
+    Each<V>::run([&](int v) QN_INLINE { acc[m][v] = from; });
+  });
+  Each<8>::run([&](int g) QN_INLINE {
+    Each<M>::run([&](int m) QN_INLINE {
+      const int32_t columns = four(x.q + m * x.step + g * 4);
+      Each<V>::run([&](int v) QN_INLINE { acc[m][v] = dot4<!FOUR>(acc[m][v], w[g][v], columns); });
+    });
+  });
+  Each<V>::run([&](int v) QN_INLINE {
+    Each<M>::run([&](int m) QN_INLINE { total[m][v] = fma(scaled(acc[m][v], scale[v]), set1(x.d[m * x.narrow]), total[m][v]); });
+  });
 }
 
 template <bool FOUR, int M>
-void packed_tile(const uint8_t *q, const uint16_t *s, int64_t blocks, const Acts *x, int m0, float *out, int64_t stride) {
-  vf total[M][NV];
-  Each<M>::run([&](int m) QN_INLINE { Each<NV>::run([&](int v) QN_INLINE { total[m][v] = zero(); }); });
-  const int64_t xstep = x->stride, narrow = x->stride / QN_BLOCK;
-  const int8_t *xq = x->q + m0 * x->stride;
-  const float *xd = x->d + m0 * narrow;
-  const int32_t *xs = x->s + m0 * narrow;
-  for (int64_t b = 0; b < blocks; b++, q += bytes_of<FOUR>(), s += QN_TILE) {
+void packed_tile(const uint8_t *q, const uint16_t *s, int64_t blocks, const Acts *acts, int m0, float *out, int64_t stride) {
+  vf total[NV][M][1];
+  Each<NV>::run([&](int v) QN_INLINE { Each<M>::run([&](int m) QN_INLINE { total[v][m][0] = zero(); }); });
+  Place x(acts, m0, 0);
+  for (int64_t b = 0; b < blocks; b++, q += bytes_of(FOUR), s += QN_TILE, x.next()) {
     if (m0 == 0)
-      for (int64_t line = 0; line < bytes_of<FOUR>(); line += 64) __builtin_prefetch(q + 4096 + line);
+      for (int64_t line = 0; line < bytes_of(FOUR); line += 64) __builtin_prefetch(q + 4096 + line);
     Each<NV>::run([&](int v) QN_INLINE {
-      vb w[8];
-      block_of<FOUR>(q + v * 4 * W, w);
-      const vf scale = load_f16(s + v * W) * set1(scale_of<FOUR>());
-      Each<M>::run([&](int m) QN_INLINE {
-        vi acc = start<FOUR>(xs[m * narrow + b]);
-        const int8_t *xb = xq + m * xstep + b * QN_BLOCK;
-        Each<8>::run([&](int g) QN_INLINE { acc = dot4<!FOUR>(acc, w[g], four(xb + g * 4)); });
-        total[m][v] = fma(scaled(acc, scale), set1(xd[m * narrow + b]), total[m][v]);
-      });
+      vb w[8][1];
+      block_of<FOUR>(q + v * 4 * W, w[0]);
+      const vf scale = times(FOUR, load_f16(s + v * W));
+      add_block<FOUR, M, 1>(w, &scale, x, total[v]);
     });
   }
-  Each<M>::run([&](int m) QN_INLINE { Each<NV>::run([&](int v) QN_INLINE { store(out + m * stride + v * W, total[m][v]); }); });
+  Each<NV>::run([&](int v) QN_INLINE { Each<M>::run([&](int m) QN_INLINE { store(out + m * stride + v * W, total[v][m][0]); }); });
 }
 
 // For many tokens: some tiles' weights and scales made ready once, a stretch of blocks at a time, so that they stay in the nearest cache
-// while MANY tokens after MANY pass. Sums run as above.
+// while MANY tokens after MANY pass.
 constexpr int STRETCH = 32, TILES = WIDE / NV, SPAN = 32 * MANY;
 struct Ready {
   vb w[STRETCH][8][WIDE];
@@ -160,53 +159,36 @@ struct Ready {
 
 template <bool FOUR>
 void make_ready(const uint8_t *q, const uint16_t *s, int64_t blocks, int count, Ready *to) {
-  for (int b = 0; b < count; b++, q += bytes_of<FOUR>(), s += QN_TILE)
+  for (int b = 0; b < count; b++, q += bytes_of(FOUR), s += QN_TILE)
     Each<WIDE>::run([&](int v) QN_INLINE {
       const int64_t tile = v / NV * blocks;
       vb w[8];
-      block_of<FOUR>(q + tile * bytes_of<FOUR>() + v % NV * 4 * W, w);
+      block_of<FOUR>(q + tile * bytes_of(FOUR) + v % NV * 4 * W, w);
       Each<8>::run([&](int g) QN_INLINE { to->w[b][g][v] = w[g]; });
-      to->scale[b][v] = load_f16(s + tile * QN_TILE + v % NV * W) * set1(scale_of<FOUR>());
+      to->scale[b][v] = times(FOUR, load_f16(s + tile * QN_TILE + v % NV * W));
     });
 }
 
 // Blocks b0 .. b0 + count - 1 added to what `out` holds of the blocks before them. next: weights to ask for meanwhile, or null.
 template <bool FOUR>
-void ready_tile(const Ready *r, int64_t b0, int count, const Acts *x, int m0, float *out, int64_t stride, const uint8_t *next, int64_t tile) {
+void ready_tile(const Ready *r, int64_t b0, int count, const Acts *acts, int m0, float *out, int64_t stride, const uint8_t *next, int64_t tile) {
   vf total[MANY][WIDE];
   Each<MANY>::run([&](int m) QN_INLINE {
     Each<WIDE>::run([&](int v) QN_INLINE { total[m][v] = b0 ? load(out + m * stride + v * W) : zero(); });
   });
-  const int64_t xstep = x->stride, narrow = x->stride / QN_BLOCK;
-  const int8_t *xq = x->q + m0 * xstep + b0 * QN_BLOCK;
-  const float *xd = x->d + m0 * narrow + b0;
-  const int32_t *xs = x->s + m0 * narrow + b0;
-  for (int b = 0; b < count; b++, xq += QN_BLOCK) {
-    Each<MANY>::run([&](int m) QN_INLINE { __builtin_prefetch(xq + (m + MANY) * xstep); });
+  Place x(acts, m0, b0);
+  for (int b = 0; b < count; b++, x.next()) {
+    Each<MANY>::run([&](int m) QN_INLINE { __builtin_prefetch(x.q + (m + MANY) * x.step); });
     for (int64_t t = 0; next && t < TILES; t++)
-      for (int64_t line = 0; line < bytes_of<FOUR>(); line += 64) __builtin_prefetch(next + t * tile + b * bytes_of<FOUR>() + line);
-    vi acc[MANY][WIDE];
-    Each<MANY>::run([&](int m) QN_INLINE {
-      const vi from = start<FOUR>(xs[m * narrow + b]);
-      Each<WIDE>::run([&](int v) QN_INLINE { acc[m][v] = from; });
-    });
-    Each<8>::run([&](int g) QN_INLINE {
-      Each<MANY>::run([&](int m) QN_INLINE {
-        const int32_t columns = four(xq + m * xstep + g * 4);
-        Each<WIDE>::run([&](int v) QN_INLINE { acc[m][v] = dot4<!FOUR>(acc[m][v], r->w[b][g][v], columns); });
-      });
-    });
-    Each<WIDE>::run([&](int v) QN_INLINE {
-      const vf scale = r->scale[b][v];
-      Each<MANY>::run([&](int m) QN_INLINE { total[m][v] = fma(scaled(acc[m][v], scale), set1(xd[m * narrow + b]), total[m][v]); });
-    });
+      for (int64_t line = 0; line < bytes_of(FOUR); line += 64) __builtin_prefetch(next + t * tile + b * bytes_of(FOUR) + line);
+    add_block<FOUR, MANY, WIDE>(r->w[b], r->scale[b], x, total);
   }
   Each<MANY>::run([&](int m) QN_INLINE { Each<WIDE>::run([&](int v) QN_INLINE { store(out + m * stride + v * W, total[m][v]); }); });
 }
 
 template <bool FOUR>
 void packed(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *out, int64_t stride) {
-  const int64_t blocks = w->cols / QN_BLOCK, tile = blocks * bytes_of<FOUR>();
+  const int64_t blocks = w->cols / QN_BLOCK, tile = blocks * bytes_of(FOUR);
   Ready ready;
   for (int r = r0; r < r1;) {  // the last tile is filled up with rows of zeros
     const uint8_t *q = (const uint8_t *)w->data + r / QN_TILE * tile;
@@ -216,18 +198,14 @@ void packed(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float 
     int m = 0;
     for (int64_t b = 0; many && b < blocks; b += STRETCH) {
       const int count = blocks - b < STRETCH ? (int)(blocks - b) : STRETCH;
-      make_ready<FOUR>(q + b * bytes_of<FOUR>(), s + b * QN_TILE, blocks, count, &ready);
-      const uint8_t *next = b + count < blocks ? q + (b + count) * bytes_of<FOUR>() : q + TILES * tile;
+      make_ready<FOUR>(q + b * bytes_of(FOUR), s + b * QN_TILE, blocks, count, &ready);
+      const uint8_t *next = b + count < blocks ? q + (b + count) * bytes_of(FOUR) : q + TILES * tile;
       for (m = 0; m + MANY <= tokens; m += MANY)
         ready_tile<FOUR>(&ready, b, count, x, m, to + m * stride, stride, m ? nullptr : next, tile);
     }
     for (int t = 0, left = m; t < (many ? TILES : 1); t++, r += QN_TILE, q += tile, s += blocks * QN_TILE, to += QN_TILE) {
-      m = left;
-      for (; m + 8 <= tokens; m += 8) packed_tile<FOUR, 8>(q, s, blocks, x, m, to + m * stride, stride);
-      if (tokens - m >= 4) {
-        packed_tile<FOUR, 4>(q, s, blocks, x, m, to + m * stride, stride);
-        m += 4;
-      }
+      for (m = left; m + 8 <= tokens; m += 8) packed_tile<FOUR, 8>(q, s, blocks, x, m, to + m * stride, stride);
+      for (; m + 4 <= tokens; m += 4) packed_tile<FOUR, 4>(q, s, blocks, x, m, to + m * stride, stride);
       for (; m < tokens; m++) packed_tile<FOUR, 1>(q, s, blocks, x, m, to + m * stride, stride);
     }
   }
@@ -235,7 +213,7 @@ void packed(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float 
 
 void product(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *out) {
   switch (w->format) {
-    case QN_FP32: return dense<Fp32>(w, r0, r1, x, tokens, out, QN_CHUNK);
+    case QN_FP32: return dense<Widened<float>>(w, r0, r1, x, tokens, out, QN_CHUNK);
     case QN_BF16: return dense<Bf16>(w, r0, r1, x, tokens, out, QN_CHUNK);
     case QN_INT8: return packed<false>(w, r0, r1, x, tokens, out, QN_CHUNK);
     default: return packed<true>(w, r0, r1, x, tokens, out, QN_CHUNK);

@@ -148,33 +148,23 @@ inline QN_INLINE void sums(const vf *a, float *to) {
   else
     Each<R>::run([&](int r) QN_INLINE { to[r] = sum(a[r]); });
 }
-inline float highest(vf v) {
 #if defined(QN_AVX512)
-  return _mm512_reduce_max_ps((__m512)v);
+inline float highest(vf v) { return _mm512_reduce_max_ps((__m512)v); }
+inline int32_t highest(vi v) { return _mm512_reduce_max_epi32((__m512i)v); }
+inline int32_t sum(vi v) { return _mm512_reduce_add_epi32((__m512i)v); }
 #else
-  float m = v[0];
+template <class V>
+inline auto highest(V v) {
+  auto m = v[0];
   for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
   return m;
-#endif
-}
-inline int32_t highest(vi v) {
-#if defined(QN_AVX512)
-  return _mm512_reduce_max_epi32((__m512i)v);
-#else
-  int32_t m = v[0];
-  for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
-  return m;
-#endif
 }
 inline int32_t sum(vi v) {
-#if defined(QN_AVX512)
-  return _mm512_reduce_add_epi32((__m512i)v);
-#else
   int32_t s = 0;
   for (int i = 0; i < W; i++) s += v[i];
   return s;
-#endif
 }
+#endif
 
 // W scales in fp16. Written out where there is no instruction: moved into fp32's exponent range, which also holds for subnormal ones.
 inline vf load_f16(const uint16_t *p) {
@@ -203,14 +193,8 @@ inline int32_t four(const int8_t *x) {
 #if defined(QN_AVX512)
 constexpr int WIDE = 2 * NV, MANY = 6;  // vectors of rows, and tokens, at once where there are many: as many sums as registers hold
 inline int32_t start_of(int32_t sum) { return 0x4b400000 - 128 * sum; }
-template <bool FOUR>
-inline vi start(int32_t from) {
-  return (vi)_mm512_set1_epi32(from);
-}
-template <bool FOUR>
-constexpr float scale_of() {
-  return FOUR ? 0.0625f : 1.0f;
-}
+inline vi start(bool, int32_t from) { return (vi)_mm512_set1_epi32(from); }
+inline vf times(bool four, vf scale) { return four ? scale * set1(0.0625f) : scale; }
 inline vf scaled(vi acc, vf scale) { return fma((vf)acc, scale, set1(-12582912.0f) * scale); }  // exact before it is rounded
 inline vb whole_bytes(vb w) { return w ^ (uint8_t)0x80; }
 inline vb low_halves(vb w) { return (vb)((vu)w << 4) & (uint8_t)0xf0; }
@@ -222,14 +206,8 @@ inline vi dot4(vi acc, vb w, int32_t x) {
 #else
 constexpr int WIDE = NV, MANY = 2;
 inline int32_t start_of(int32_t sum) { return -8 * sum; }
-template <bool FOUR>
-inline vi start(int32_t from) {
-  return vi{} + (FOUR ? from : 0);
-}
-template <bool FOUR>
-constexpr float scale_of() {
-  return 1.0f;
-}
+inline vi start(bool four, int32_t from) { return vi{} + (four ? from : 0); }
+inline vf times(bool, vf scale) { return scale; }
 inline vf scaled(vi acc, vf scale) { return __builtin_convertvector(acc, vf) * scale; }
 inline vb whole_bytes(vb w) { return w; }
 inline vb low_halves(vb w) { return w & (uint8_t)15; }
