@@ -61,6 +61,7 @@ class Read:
 class Tokens:
     """Ids of a text or a conversation (`whole`: with what the model puts around it), or the text of ids.
 
+    tool_choice: given, the ids are those that a `Write` of the same fields would go on with, and what is wrong with it is refused.
     spelled: [id, spelling] of each, instead of ids.
     """
 
@@ -69,6 +70,8 @@ class Tokens:
     tools: Sequence[Mapping[str, Any]] = ()
     ids: Sequence[int] | None = None
     whole: bool = True
+    tool_choice: str | Mapping[str, Any] | None = None
+    continued: bool = False
     spelled: bool = False
 
 

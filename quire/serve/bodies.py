@@ -6,10 +6,10 @@ refused with the reason. An unknown field is refused too, with the nearest known
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..errors import nearest
@@ -56,6 +56,44 @@ def refusable(reason: str, *harmless: Any) -> Any:
         raise at("", reason, "unsupported_field")
 
     return Annotated[Any, BeforeValidator(check), Field(description=f"Not done here: {reason}")]
+
+
+def kinds(known: Mapping[str, type[Body]], others: Mapping[str, str], default: str | None = None) -> Any:
+    """An object that is one of several by its `type`. others: documented types that are not done here, each with the reason; default:
+    the type of an object that names none."""
+
+    def kind(value: Any) -> Any:
+        return value.get("type", default) if isinstance(value, dict) else getattr(value, "type", None)
+
+    def tag(value: Any) -> str:
+        """A branch's name stands in the places of errors, so it is one that no field can have."""
+        found = kind(value)
+        return f"<{found}>" if isinstance(found, str) and found in known else "<>"
+
+    def refuse(value: Any) -> Any:
+        found, allowed = kind(value), ", ".join(known)
+        if not isinstance(value, dict):
+            raise at("", f"it must be an object with one of the types {allowed}")
+        if isinstance(found, str) and found in others:
+            raise at("type", f"'{found}' is not done here: {others[found]}")
+        raise at("type", f"{found!r:.60} is not done here; allowed: {allowed}")
+
+    union: Any = Annotated[Any, BeforeValidator(refuse), Tag("<>")]
+    for name, body in known.items():
+        union = Union[union, Annotated[body, Tag(f"<{name}>")]]  # noqa: UP007
+    return Annotated[union, Discriminator(tag)]
+
+
+def listed(part: Any, most: int, of_text: Callable[[str], list[Any]] | None = None, least: int = 0) -> Any:
+    """A list of parts. of_text: what a text alone is shorthand for."""
+    made: Any = Annotated[list[part], Field(min_length=least, max_length=most)]
+    if of_text is None:
+        return made
+
+    def whole(value: Any) -> Any:
+        return of_text(value) if isinstance(value, str) else value
+
+    return Annotated[made, BeforeValidator(whole, json_schema_input_type=str | made)]
 
 
 _NOTHING = object()

@@ -62,6 +62,9 @@ class Desk:
         writes = not isinstance(model, Encoder)
         self.engine = Engine(model, **options) if writes else None
         self.reader = EncoderEngine(model)
+        template = model.contract.template
+        for one in () if template is None else (template, *template.named.values()):
+            one.origin = "the model's chat template"  # clients are told of what it refuses, and not of this machine's folders
         self._writing: dict[int, Writing] = {}
         self._reading: dict[int, Whole] = {}
 
@@ -101,6 +104,10 @@ class Desk:
                     after=requests[0] if requests else None,
                 )
             )
+        for request in requests if ask.continued else ():
+            stream = self.model.contract.tokenizer.stream()
+            stream.behind()
+            request.stream = stream
         readers = [None if asked.calling is None else asked.calling.reader() for _ in requests]
         pieces = _pieces(self.model.contract.tokenizer, ids, not isinstance(ask.prompt, str)) if ask.echo else []
         return Writing(number, asked, requests, readers, [0] * len(requests), pieces, len(requests))
@@ -126,7 +133,11 @@ class Desk:
             raise ModelError("this is a base model: it has no chat template, so it knows no turns. Give a prompt to /v1/completions.")
         shown = [] if ask.tool_choice == "none" else [dict(tool) for tool in ask.tools]
         asked = tools(contract, vocab, shown, ask.tool_choice, ask.parallel, ask.forms)  # type: ignore[arg-type]
-        ids = self.model.chat_ids(messages(ask.messages), shown)
+        if ask.continued and (shown or ask.forms):
+            raise RecipeError(
+                "the last message is the beginning of the answer, so there can be no tools and no form: those hold a whole one."
+            )
+        ids = self.model.chat_ids(messages(ask.messages), shown, continued=ask.continued)
         return ids + (asked.calling.prefix if asked.calling is not None else []), contract.turn_end, asked
 
     def _read(self, number: int, ask: Read) -> Whole:
@@ -168,10 +179,14 @@ class Desk:
             if wrong is not None:
                 raise RecipeError(f"the ids hold {wrong}; this model's go from 0 to {self.model.config.vocab - 1}.")
             return [number, "found", contract.tokenizer.decode(ask.ids, special=True), len(ask.ids)]
-        if ask.messages is not None:
+        if ask.messages is not None and ask.tool_choice is not None:
+            write = Write(messages=ask.messages, tools=ask.tools, tool_choice=ask.tool_choice, continued=ask.continued)
+            ids, *_ = self._start(write)
+            assert not isinstance(ids, str)
+        elif ask.messages is not None:
             if not isinstance(self.model, Decoder) or contract.template is None:
                 raise ModelError(f"this model has no chat template, so it has no conversations. It {self._able()}.")
-            ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools])
+            ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools], continued=ask.continued)
         elif not ask.whole:
             ids = contract.tokenizer.encode(ask.text or "")
         else:

@@ -228,8 +228,9 @@ class Worker:
             self.facts, self.state = message["ready"], "ready"
             self._ready.set()
         elif "failed" in message:
-            self.state, self.failure = "failed", of_worker(*message["failed"])
-            self.failure.status = 503
+            self.state = "failed"
+            self.failure = Refused(503, f"the model '{self.name}' cannot be opened. The server's log has the reason.", "server_error")
+            log.error("a model cannot be opened", extra={"model": self.name, "reason": ": ".join(message["failed"])})
 
     def _event(self, said: list[Any]) -> None:
         job = self._jobs.get(said[0])
@@ -310,10 +311,8 @@ class Models:
         for worker in self.workers.values():
             there = sum(size(other.spec) for other in self.workers.values() if other.state != "away")
             if self.budget is None or there + size(worker.spec) <= self.budget or not there:
-                try:
+                with contextlib.suppress(Refused):  # it is in the log, and told to who asks
                     await self.opened(worker.name)
-                except Refused as error:
-                    log.error("a model cannot be opened", extra={"model": worker.name, "reason": error.message})
 
     async def ask(self, name: str | None, ask: Ask) -> Job:
         return await (await self.opened(name)).ask(ask)

@@ -220,6 +220,11 @@ def test_a_field_that_is_honoured_has_an_effect(server: Running, field: str) -> 
     assert HONOURED[field](server)
 
 
+def test_null_is_as_good_as_nothing(server: Running) -> None:
+    for field in set(HONOURED) - {"messages", "model"}:
+        assert asked(server, **{"max_tokens": 1, field: None})["choices"], field
+
+
 def test_a_field_that_is_not_done_is_refused_by_name(server: Running) -> None:
     for field, value in REFUSED.items():
         assert wrong(server, **{field: value})["param"] == field

@@ -14,8 +14,8 @@ import pytest
 from quire.binding import Contract
 from quire.errors import ModelError
 from quire.model import load
-from quire.serve.asks import Begun, Write
-from quire.serve.completions import Completions, Listing, begin
+from quire.serve.asks import Begun, Logprob, Piece, Write
+from quire.serve.completions import Completions, Listing, Part, Parts, begin
 from quire.serve.desk import Desk, Writing
 from quire.serve.errors import Refused
 from quire.text.infill import MARKS, infill
@@ -87,6 +87,11 @@ def test_every_documented_field_is_honoured_or_refused(client_python: Callable[[
 @pytest.mark.parametrize("field", HONOURED)
 def test_a_field_has_an_effect(server: Running, field: str) -> None:
     assert HONOURED[field](server)
+
+
+def test_null_is_as_good_as_nothing(server: Running) -> None:
+    for field in set(HONOURED) - {"model"}:
+        assert asked(server, **{"max_tokens": 1, field: None})["choices"], field
 
 
 # -- prompts -----------------------------------------------------------------------------------------------------------------------
@@ -179,8 +184,6 @@ def test_offsets_are_places_in_the_text(server: Running) -> None:
 
 
 def test_text_that_is_held_back_has_its_place() -> None:
-    from quire.serve.asks import Logprob
-
     listing = Listing(0, stops=True)
     listing.said = 3
     assert listing.answer("", [Logprob(1, "\n", -1.0)])["text_offset"] == [3]  # a stop string may begin here
@@ -259,3 +262,33 @@ def test_the_spelling_of_a_special_token_stays_text(server: Running, folders: di
         assert found["choices"][0]["text"] == f"a{spelling}b" == "".join(tokens)
         assert spelling not in tokens and len(tokens) > 3
         assert spelling not in asked(server, stop=spelling)["choices"][0]["text"]
+
+
+def test_what_several_jobs_hold_is_freed_at_once() -> None:
+    class Job(FakeJob):
+        """Says one piece, and then nothing more."""
+
+        said = False
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> Piece:
+            if self.said:
+                await asyncio.Event().wait()
+            self.said = True
+            return Piece(0, "a", (1,))
+
+        def ready(self) -> None:
+            return None
+
+    async def leave() -> None:
+        parts = Parts([Part(None, Job(), Begun(1), "") for _ in range(3)])  # type: ignore[arg-type]
+        events = parts.events()
+        await anext(events)
+        before = len(asyncio.all_tasks())
+        parts.close()
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == before - 3 and all(part.job.closed for part in parts.parts)  # type: ignore[attr-defined]
+
+    asyncio.run(leave())
