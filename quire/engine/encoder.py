@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -26,7 +27,7 @@ from ..tasks import classify, embed
 from ..tasks.classify import Function
 from ..tasks.embed import Kind
 from ..tasks.lengths import batches
-from ..tasks.reading import Long, Row, budget, labelled, read
+from ..tasks.reading import Long, Row, budget, labelled, read, rows_of
 from ..tasks.sentence import Sentence
 from ..text.library import texts_of
 from ..types import Text
@@ -82,20 +83,51 @@ class EncoderEngine:
 
         Raises ContextError for one that is too long, ModelError for a model without the head, before any work.
         """
-        [reading] = self._readings([text], use, kind, long)
-        with self._lock:
-            self.waiting.append(reading)
+        [reading] = self.readings([text], use, kind, long)
+        self.add([reading])
         return reading
 
-    def _readings(self, texts: Sequence[Text], use: Use, kind: Kind | None, long: Long) -> list[Reading]:
+    def readings(
+        self,
+        texts: Sequence[Text] | Sequence[Sequence[int]],
+        use: Use = "embed",
+        kind: Kind | None = None,
+        long: Long = "error",
+        *,
+        limit: int | None = None,
+        dimensions: int | None = None,
+    ) -> list[Reading]:
+        """Texts (or pairs, to be classified), or rows of ids, made ready and not in line yet: `add` puts them there. Any thread may.
+
+        A row of ids is read as it stands, nothing put around it or before it. kind, long: as in `submit`. limit: tokens of a text at most,
+        where that is less than what the model reads. dimensions: of a vector, as in `embed.first`. Raises as `submit`, and RecipeError for
+        an id that the model has not.
+        """
+        finish, how = self._finish(use, dimensions), self.loaded.sentence
+        most = self.model.config.context if use == "classify" else min(how.limit or self.model.config.context, self.model.config.context)
+        most = most if limit is None else min(most, limit)
+        listed = texts if isinstance(texts, str | bytes) else [*texts]
+        skip = 0
+        if not isinstance(listed, str | bytes) and listed and all(_ids(row) for row in listed):
+            rows = rows_of(listed, self.model.config.vocab, most, long)
+        elif use == "embed":
+            rows, skip = embed.prompted(self.model, self.contract, replace(how, limit=most), texts_of(listed), kind, long)
+        else:
+            rows = read(self.contract, texts_of(listed, "texts or pairs"), most, long)
+        return [Reading(row, (use, skip), finish) for row in rows]
+
+    def _finish(self, use: Use, dimensions: int | None) -> Callable[[Floats], Any]:
+        """What makes a result of what the model says of a row. Raises ModelError for a model that cannot say it."""
         if use == "embed":
-            rows, skip = embed.prompted(self.model, self.contract, self.loaded.sentence, texts_of(texts), kind, long)
-            return [Reading(row, (use, skip), lambda vector: vector) for row in rows]
+            return partial(embed.first, dimensions=embed.cut_to(dimensions, embed.size(self.model, self.loaded.sentence)))
         if use != "classify":
             raise RecipeError(f"use is {use!r}; allowed: embed, classify. For ranks there is rerank.")
-        labels, function = self.loaded.labels, self.loaded.function
-        rows = read(self.contract, texts_of(texts, "texts or pairs"), self.model.config.context, long)
-        return [Reading(row, (use, 0), lambda logits: classify.listed(logits, labels, function)) for row in rows]
+        return partial(classify.listed, labels=self.loaded.labels, function=self.loaded.function)
+
+    def add(self, readings: Sequence[Reading]) -> None:
+        """Puts readings in line."""
+        with self._lock:
+            self.waiting += readings
 
     def result(self, reading: Reading) -> Any:
         """The vector or the scores of a text, computing steps until they are there. Raises its error."""
@@ -106,14 +138,16 @@ class EncoderEngine:
             raise reading.error
         return reading.value
 
-    def abort(self, reading: Reading) -> None:
-        """Forget a text that was not read yet; its result is then None."""
+    def abort(self, *readings: Reading) -> None:
+        """Forget texts that were not read yet; their results are then None."""
         with self._lock:
-            if not reading.done:
-                if reading not in self.waiting:
-                    raise RecipeError("this text is not in line here: give a reading to the engine that it was submitted to.")
+            gone = {reading for reading in readings if not reading.done}
+            if not gone <= set(self.waiting):
+                raise RecipeError("a text is not in line here: give a reading to the engine that it was submitted to.")
+            for reading in gone:
                 reading.done = True
-                self.waiting.remove(reading)
+            if gone:
+                self.waiting = [reading for reading in self.waiting if reading not in gone]
 
     def embed(self, texts: Sequence[str], kind: Kind | None = None, *, long: Long = "error") -> Floats:
         """(N, D) in fp32, as `model.embed`."""
@@ -137,14 +171,12 @@ class EncoderEngine:
         return classify.ranked(scores)
 
     def _all(self, texts: Sequence[Text], use: Use, kind: Kind | None, long: Long) -> list[Any]:
-        readings = self._readings(texts, use, kind, long)
-        with self._lock:
-            self.waiting += readings
+        readings = self.readings(texts, use, kind, long)
+        self.add(readings)
         try:
             return [self.result(reading) for reading in readings]
         finally:
-            for reading in readings:
-                self.abort(reading)
+            self.abort(*readings)
 
     @property
     def busy(self) -> bool:
@@ -185,3 +217,7 @@ class EncoderEngine:
             return
         for reading, value in zip(part, values, strict=True):
             reading.value, reading.done = value, True
+
+
+def _ids(row: object) -> bool:
+    return isinstance(row, list | tuple) and not any(isinstance(part, str) for part in row)

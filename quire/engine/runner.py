@@ -4,6 +4,9 @@ Short pieces, those of requests that write and their guesses, go through the nat
 call, and no row's bits depend on the rows beside it. The others share a forward, those with equally many tokens attended together. Where
 rotary scaling depends on the length of a text, pieces of different lengths are computed apart. With `exact`, every piece of such a forward
 is computed alone, so its bits do not depend on what else is there. An encoder-decoder's new requests are read first (`sources`).
+
+Rows of a forward are filled up to a multiple of 16. oneDNN writes machine code for every number of rows that a product meets and keeps a
+thousand of them, 0.4 MB each and more: prompts of up to 300 tokens brought a tiny model to 0.7 GB, and each new number cost time too.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from .sources import attach, check, read
 
 Logits = npt.NDArray[np.float32]
 FEW = 16  # tokens of a piece that are rows of the native step: guesses, and the ends of prompts
+EVEN = 16  # rows of a forward, and of its logits, come in multiples of so many; fewer stay as they are
 SMALL = 3_000_000  # parameters: a token is over before a second thread has woken
 
 
@@ -112,15 +116,16 @@ class Runner:
         def ids(numbers: list[int]) -> Tensor:
             return torch.tensor(numbers, dtype=torch.long, device=device)
 
+        empty = [0] * _missing(len(tokens))
         paged = Paged(self.pages, ids(slots), self._groups(pieces, device), max(_reach(piece) for piece in pieces))
-        ctx = AttnContext(positions=ids(positions)[None], paged=paged)
-        hidden = self.model.decode(ids(tokens)[None], ctx)  # (1, N, D)
+        ctx = AttnContext(positions=ids(positions + empty)[None], paged=paged)
+        hidden = self.model.decode(ids(tokens + empty)[None], ctx)  # (1, N, D)
         if not wanted:
             return [np.empty((0, self.model.config.vocab), dtype=np.float32)] * len(pieces)
         head = self.model.head
         assert head is not None
-        rows: Tensor = head(hidden[0, ids(wanted)])
-        return np.split(rows.float().cpu().numpy(), np.cumsum(counts)[:-1])
+        rows: Tensor = head(hidden[0, ids(wanted + [0] * _missing(len(wanted)))])
+        return np.split(rows[: len(wanted)].float().cpu().numpy(), np.cumsum(counts)[:-1])
 
     def _groups(self, pieces: Sequence[Piece], device: torch.device) -> list[Group]:
         groups, at = [], 0
@@ -137,6 +142,11 @@ class Runner:
             groups.append(group)
             at += count * len(listed)
         return groups
+
+
+def _missing(rows: int) -> int:
+    """How many rows fill so many up."""
+    return -rows % EVEN if rows > EVEN else 0
 
 
 def _first(piece: Piece) -> int:

@@ -73,17 +73,21 @@ class Decoder(Writer):
         task = self.binding.recorded.get("lineage", {}).get("task")
         return self.contract.template is not None and task != "causal"
 
-    def chat_ids(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        """The conversation as the model reads it, with the beginning of the answer. Raises ModelError for a base model."""
+    def chat_ids(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = (), *, continued: bool = False) -> list[int]:
+        """The conversation as the model reads it, with the beginning of the answer. Raises ModelError for a base model.
+
+        continued: the last message is that beginning itself. Raises DataError where the template does not let an answer begin with a text.
+        """
         template = self.contract.template
         if template is None:
             raise ModelError(
                 f"{self.folder} is a base model: it has no chat template, so it does not know turns, only text to go on with. "
                 "Use generate or stream, or `quire generate`; a model fine-tuned on conversations has a template."
             )
-        return list(
-            template.encode(self.contract.tokenizer, with_objects(messages_of(messages)), list(tools), add_generation_prompt=True).ids
-        )
+        turns = with_objects(messages_of(messages))
+        if continued:
+            return template.continued(self.contract.tokenizer, turns, list(tools))
+        return list(template.encode(self.contract.tokenizer, turns, list(tools), add_generation_prompt=True).ids)
 
     def chat(
         self,

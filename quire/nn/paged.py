@@ -120,8 +120,9 @@ class Group:
 
 @dataclass(slots=True)
 class Paged:
-    """What attention must know to read and write pages in one forward. slots (N,): where each token's key goes.
+    """What attention must know to read and write pages in one forward. slots (n,): where each token's key goes.
 
+    A flat row may be longer than its n tokens: what fills it up is written nowhere, and attention gives it zeros.
     reach: the length of the text by which rotary scaling is chosen, where it depends on it; the same for all requests of a forward.
     """
 
@@ -142,7 +143,8 @@ class Paged:
 
     def attend(self, attend: Attend, attn: Attn, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (1, H, N, C), new k and v (1, K, N, C) -> (1, H, N, C)."""
-        self.pages.write(layer, self.slots, k[0], v[0])
+        tokens = len(self.slots)
+        self.pages.write(layer, self.slots, k[0, :, :tokens], v[0, :, :tokens])
         return self._each(attend, attn, q, [(*self.pages.read(layer, group), group.masks[attn.window]) for group in self.groups])
 
     def cross(self, attend: Attend, attn: Attn, layer: int, q: Tensor) -> Tensor:
@@ -164,4 +166,6 @@ class Paged:
             causal = mask is None and t > 1 and attn.causal
             out = attend(part, keys.to(q.dtype), values.to(q.dtype), causal=causal, mask=mask, scale=attn.scale, softcap=attn.softcap)
             found.append(out.transpose(0, 1).flatten(1, 2))  # (H, R*T, C)
+        if (filling := q.shape[2] - len(self.slots)) > 0:
+            found.append(q.new_zeros(q.shape[1], filling, q.shape[3]))
         return torch.cat(found, 1).unsqueeze(0) if len(found) > 1 else found[0].unsqueeze(0)

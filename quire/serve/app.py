@@ -14,16 +14,19 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
-from . import chat, health
+from . import chat, completions, health, messages, page, plain, reading, responses
 from .bodies import refused
-from .errors import Refused
-from .front import Front, error_body
-from .gate import Gate
+from .errors import Refused, body_of, is_anthropic
+from .front import Front
+from .gate import Gate, Rules
+from .http import Left
+
+PARTS = (chat, completions, responses, messages, reading, plain, health, page)
 
 
-def application(front: Front) -> ASGIApp:
+def application(front: Front, rules: Rules) -> ASGIApp:
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         opening = asyncio.create_task(front.models.open_first())
@@ -31,22 +34,25 @@ def application(front: Front) -> ASGIApp:
         opening.cancel()
         await front.models.stop()
 
-    app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, lifespan=life)
-    for part in (chat, health):
+    app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=life)
+    for part in PARTS:
         app.include_router(part.routes(front))
 
     def tell(request: Request, error: Refused) -> Response:
-        headers = dict(error.headers)
+        front.metrics.refused(error)
+        headers, path, id = dict(error.headers), request.url.path, front.id(request)
         if error.retry is not None:
             headers["Retry-After"] = str(max(1, round(error.retry)))
-        return JSONResponse(error_body(error), error.status, headers)
+        if is_anthropic(path):
+            headers["request-id"] = id  # where its clients look for it
+        return JSONResponse(body_of(path, error, id), error.status, headers)
 
     async def on_refused(request: Request, error: Exception) -> Response:
         return tell(request, front.refusal(request, error))
 
     async def on_body(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return tell(request, refused(error.errors()))
+        return tell(request, refused(error.errors(), error.body))
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -54,8 +60,15 @@ def application(front: Front) -> ASGIApp:
         what = f"there is nothing at {request.method} {request.url.path[:200]}" if error.status_code in (404, 405) else str(error.detail)
         return tell(request, Refused(error.status_code, what, kind, headers=dict(error.headers or {})))
 
+    async def on_left(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
+    def at_gate(scope: Scope, error: Refused) -> ASGIApp:
+        return tell(Request(scope), error)
+
+    app.add_exception_handler(Left, on_left)
     app.add_exception_handler(RequestValidationError, on_body)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(Refused, on_refused)
     app.add_exception_handler(Exception, on_refused)
-    return Gate(app)
+    return Gate(app, at_gate, front.metrics, rules)

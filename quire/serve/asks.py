@@ -16,8 +16,9 @@ class Write:
 
     sampling: the fields of `types.Sampling` that were given; the others are the model's own. forms: one of schema, regex, choice and
     grammar. n: so many answers. prompt_logprobs: also the log-probabilities of the prompt, with so many alternatives. tenant: whose cached
-    beginnings may be shared. most_input: tokens of the prompt at most (None: what the model has). continued: the last message is the
-    beginning of the answer itself.
+    beginnings may be shared. most_input: tokens of the prompt at most (None: what the model has). longest: tokens of the prompt and
+    the answer together at most. continued: the last message is the beginning of the answer itself. suffix: a text behind the answer, for
+    models that fill in what is between. echo: tell the prompt's text.
     """
 
     prompt: str | Sequence[int] | None = None
@@ -31,14 +32,18 @@ class Write:
     prompt_logprobs: int | None = None
     tenant: str = ""
     most_input: int | None = None
+    longest: int | None = None
     continued: bool = False
+    suffix: str | None = None
+    echo: bool = False
 
 
 @dataclass(frozen=True)
 class Read:
     """Read texts, or rows of ids, whole: vectors, labels, or ranks of `texts` for `query`.
 
-    kind: of the folder's prompts for vectors ("query", "document"); long: "error" refuses what is too long.
+    kind: of the folder's prompts for vectors ("query", "document"); long: "error" refuses what is too long, "cut" leaves out its end.
+    limit: tokens of a text at most, where that is less than what the model reads. dimensions: the first numbers of a vector, of length 1.
     """
 
     use: Literal["embed", "classify", "rerank"]
@@ -47,18 +52,27 @@ class Read:
     label: str | None = None
     kind: Literal["query", "document"] | None = None
     long: Literal["error", "cut"] = "error"
+    limit: int | None = None
+    dimensions: int | None = None
     most_input: int | None = None
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Ids of a text or a conversation (`whole`: with what the model puts around it), or the text of ids."""
+    """Ids of a text or a conversation (`whole`: with what the model puts around it), or the text of ids.
+
+    tool_choice: given, the ids are those that a `Write` of the same fields would go on with, and what is wrong with it is refused.
+    spelled: [id, spelling] of each, instead of ids.
+    """
 
     text: str | None = None
     messages: Sequence[Mapping[str, Any]] | None = None
     tools: Sequence[Mapping[str, Any]] = ()
     ids: Sequence[int] | None = None
     whole: bool = True
+    tool_choice: str | Mapping[str, Any] | None = None
+    continued: bool = False
+    spelled: bool = False
 
 
 Ask = Write | Read | Tokens
@@ -102,9 +116,11 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The ask is accepted and in line: nothing can be wrong with it any more. prompt_tokens: that its prompt has."""
+    """The ask is accepted and in line: nothing can be wrong with it any more. prompt_tokens: that its prompt has. pieces: what each of them
+    adds to the prompt's text, where `echo` asked for it."""
 
     prompt_tokens: int
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

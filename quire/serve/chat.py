@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from .asks import Begun, End, Event, Logprob, Piece, Write
 from .bodies import MOST_ANSWERS, MOST_BIASES, MOST_MESSAGES, MOST_STOPS, Body, Stop, refusable
+from .conversation import ToolChoice, Tools, Turn, chosen, message
 from .errors import Refused
 from .front import Front
 from .http import Stream, unless_left
@@ -26,40 +27,13 @@ from .models import Job
 REASONS = {"stop": "stop", "length": "length", "context": "length", "tool_calls": "tool_calls"}
 
 
-class TextPart(Body):
-    type: Literal["text", "refusal"]
-    text: str | None = None
-    refusal: str | None = None
-
-
-class FunctionCall(Body):
-    name: str
-    arguments: str
-
-
-class ToolCall(Body):
-    id: str
-    type: Literal["function"] = "function"
-    function: FunctionCall
-    index: int | None = None
-
-
-class Turn(Body):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: refusable("names of speakers are not rendered by chat templates; write them into the content") = None  # type: ignore[valid-type]
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    refusal: refusable("a refusal is text like any other; put it in content") = None  # type: ignore[valid-type]
-    audio: refusable("this server reads text only") = None  # type: ignore[valid-type]
-    function_call: refusable("it was replaced by tool_calls; use that") = None  # type: ignore[valid-type]
-
-
 class JsonSchema(Body):
+    """name and description are labels, as in a schema itself: the answer is held to the schema, and the model is shown neither."""
+
     name: str = Field(max_length=64)
     description: str | None = None
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
-    strict: bool | None = None
+    strict: bool | None = Field(None, description="Answers are held to the schema either way.")
 
 
 class ResponseFormat(Body):
@@ -70,7 +44,7 @@ class ResponseFormat(Body):
 class StructuredOutputs(Body):
     json_: dict[str, Any] | None = Field(None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = None
+    choice: Annotated[list[str], Field(max_length=4096)] | None = None
     grammar: str | None = None
 
 
@@ -125,6 +99,9 @@ def _bias(value: float) -> float:
     return value
 
 
+_KEPT = "equal beginnings are shared as long as the memory lasts, without being marked"
+
+
 class Chat(Sampled):
     model: str
     messages: list[Turn] = Field(min_length=1, max_length=MOST_MESSAGES)
@@ -137,8 +114,8 @@ class Chat(Sampled):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     user: str | None = Field(None, max_length=256, description="Answers of one user share cached beginnings with nobody else.")
     safety_identifier: str | None = Field(None, max_length=256, description="As user.")
@@ -153,58 +130,49 @@ class Chat(Sampled):
     verbosity: refusable("say in a message how long the answer should be") = None  # type: ignore[valid-type]
     web_search_options: refusable("this server fetches nothing from the network") = None  # type: ignore[valid-type]
     moderation: refusable("this server has no moderation model") = None  # type: ignore[valid-type]
-    prompt_cache_retention: refusable("how long beginnings are kept follows from the memory", "in_memory", "in-memory") = None  # type: ignore[valid-type]
+    prompt_cache_options: refusable(_KEPT, {}, {"mode": "implicit"}) = None  # type: ignore[valid-type]
+    prompt_cache_retention: refusable(_KEPT, "in_memory", "in-memory") = None  # type: ignore[valid-type]
     functions: refusable("they were replaced by tools; use that") = None  # type: ignore[valid-type]
-    function_call: refusable("it was replaced by tool_choice; use that") = None  # type: ignore[valid-type]
+    function_call: refusable("it was replaced by tool_choice; use that", "none") = None  # type: ignore[valid-type]
 
     def ask(self, tenant: str) -> Write:
         """Raises Refused for fields that contradict each other."""
         if self.max_tokens is not None and self.max_completion_tokens is not None and self.max_tokens != self.max_completion_tokens:
             raise Refused(400, "'max_tokens' and 'max_completion_tokens' say different things. Give one.", param="max_tokens")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise Refused(400, "'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
-        if self.stream_options is not None and not self.stream:
-            raise Refused(400, "'stream_options' needs 'stream': true.", param="stream_options")
-        if self.parallel_tool_calls is not None and not self.tools:
-            raise Refused(400, "'parallel_tool_calls' needs 'tools'.", param="parallel_tool_calls")
+        for name, other in (("top_logprobs", "logprobs"), ("stream_options", "stream"), ("parallel_tool_calls", "tools")):
+            if getattr(self, name) is not None and not getattr(self, other):
+                raise Refused(400, f"'{name}' says something of '{other}', which is not asked for. Leave it out.", param=name)
+        tools, choice = chosen(self.tools or (), self.tool_choice)
+        held = forms(self.response_format, self.structured_outputs)
+        if held and tools and choice != "none":
+            said = (
+                "an answer is held to its form or calls tools, not both. Leave out 'tools', or 'response_format' and 'structured_outputs'."
+            )
+            raise Refused(400, said, param="tools")
         sampling = self.sampling()
         most = self.max_completion_tokens or self.max_tokens
         if most is not None:
             sampling["max_tokens"] = most
         if self.logprobs:
             sampling["logprobs"] = max(1, self.top_logprobs or 0)
-        whose = [part for part in (tenant, self.user, self.safety_identifier, self.prompt_cache_key) if part]
         return Write(
             messages=[message(turn, number) for number, turn in enumerate(self.messages)],
             sampling=sampling,
             n=self.n or 1,
-            forms=forms(self.response_format, self.structured_outputs),
-            tools=self.tools or (),
-            tool_choice=self.tool_choice or "auto",
+            forms=held,
+            tools=tools,
+            tool_choice=choice,
             parallel=self.parallel_tool_calls is not False,
-            tenant="\0".join(whose),
+            tenant=tenant_of(tenant, self.user, self.safety_identifier, self.prompt_cache_key),
         )
-
-
-def message(turn: Turn, number: int) -> dict[str, Any]:
-    """A turn as `types.Message` has its fields. Raises Refused for parts that do not belong together."""
-    content = turn.content
-    if isinstance(content, list):
-        content = "".join((part.text if part.type == "text" else part.refusal) or "" for part in content)
-    if content is None and not (turn.role == "assistant" and turn.tool_calls):
-        raise Refused(400, f"'messages.{number}.content' is missing.", param=f"messages.{number}.content")
-    if (turn.role == "tool") != (turn.tool_call_id is not None):
-        raise Refused(400, f"'messages.{number}.tool_call_id' belongs to the role 'tool', which needs it.", param=f"messages.{number}")
-    if turn.tool_calls and turn.role != "assistant":
-        raise Refused(400, f"'messages.{number}.tool_calls' belongs to the role 'assistant'.", param=f"messages.{number}.tool_calls")
-    calls = [call.model_dump(exclude={"index"}) for call in turn.tool_calls or ()]
-    role = "system" if turn.role == "developer" else turn.role
-    return {"role": role, "content": content or "", "tool_calls": calls, "tool_call_id": turn.tool_call_id}
 
 
 def forms(format: ResponseFormat | None, structured: StructuredOutputs | None) -> dict[str, Any]:
     """The form that an answer must have, as `engine.answers` names it."""
     found: dict[str, Any] = {}
+    if format is not None and format.type != "json_schema" and format.json_schema is not None:
+        message = f"'response_format.json_schema' belongs to the type 'json_schema', and the type is '{format.type}'."
+        raise Refused(400, message, param="response_format.json_schema")
     if format is not None and format.type == "json_object":
         found["schema"] = {"type": "object"}
     if format is not None and format.type == "json_schema":
@@ -219,6 +187,24 @@ def forms(format: ResponseFormat | None, structured: StructuredOutputs | None) -
     return found
 
 
+def tenant_of(key: str, *named: str | None) -> str:
+    """Whose cached beginnings may be shared: the key's, and among its own those of one user. No name reaches another key's."""
+    return f"{key}\0{json.dumps(named)}" if any(named) else key
+
+
+def too_many(most: int | None, context: int, name: str = "max_tokens") -> Refused | None:
+    """An answer cannot have more tokens than the model has positions, whatever the prompt."""
+    if most is None or most <= context:
+        return None
+    return Refused(400, f"'{name}' is {most:,}; this model has {context:,} positions in all.", param=name, code="invalid_value")
+
+
+def placed(error: Refused, param: str) -> None:
+    """Gives what the worker refused the field it is about, where that is known: a worker sees ids, no fields."""
+    if error.code == "context_length_exceeded" and error.param is None:
+        error.param = param
+
+
 # -- answers -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -227,9 +213,19 @@ def routes(front: Front) -> APIRouter:
 
     @router.post("/v1/chat/completions", summary="The next turn of a conversation")
     async def chat(body: Chat, request: Request) -> Response:
-        worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)))
+        try:
+            worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)))
+        except Refused as error:
+            placed(error, "messages")
+            raise
+        name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        if (refused := too_many(getattr(body, name), worker.facts["context"], name)) is not None:
+            job.close()
+            raise refused
         head = {"id": f"chatcmpl-{front.id(request)}", "created": int(time.time()), "model": worker.name}
         head["system_fingerprint"] = worker.facts["identity"]
+        if body.service_tier is not None:
+            head["service_tier"] = "default"
         count = (body.top_logprobs or 0) if body.logprobs else None
         if body.stream:
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -255,7 +251,7 @@ async def _whole(job: Job, begun: Begun, head: Mapping[str, Any], count: int | N
             said["tool_calls"] = end.tool_calls
         listed = None if count is None else listings(facts.get(number, ()), count)
         choices.append({"index": number, "message": said, "logprobs": listed, "finish_reason": REASONS[end.reason]})
-    return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(begun, ends.values()), "service_tier": "default"}
+    return {**head, "object": "chat.completion", "choices": choices, "usage": usage_of(begun, ends.values())}
 
 
 async def _lines(job: Job, begun: Begun, head: Mapping[str, Any], usage: bool, count: int | None) -> AsyncIterator[bytes]:
@@ -308,8 +304,13 @@ def listings(facts: Sequence[Logprob], count: int) -> dict[str, Any]:
 
 def listing(fact: Logprob, count: int) -> dict[str, Any]:
     """One token's log-probability in OpenAI's form."""
-    top = [{"token": text, "logprob": value, "bytes": list(text.encode())} for _, text, value in fact.top[:count]]
-    return {"token": fact.text, "logprob": fact.logprob, "bytes": list(fact.text.encode()), "top_logprobs": top}
+    top = [{"token": text, "logprob": value, "bytes": _bytes(text)} for _, text, value in fact.top[:count]]
+    return {"token": fact.text, "logprob": fact.logprob, "bytes": _bytes(fact.text), "top_logprobs": top}
+
+
+def _bytes(text: str) -> list[int] | None:
+    """None for a token that is a part of a character: which bytes it has is not told, and those of U+FFFD would be wrong."""
+    return None if "\ufffd" in text else list(text.encode())
 
 
 def usage_of(begun: Begun, ends: Any) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from ..errors import ContextError, ModelError, QuireError, RecipeError
 from ..model import Decoder, Encoder, Seq2Seq
 from ..nn.config import LabelHead
 from ..tasks import classify, embed
+from ..text.infill import infill
+from ..text.tokenizer import Tokenizer
 from ..types import Message, Sampling, TokenLogprob
 from .asks import Read, Tokens, Write
 
@@ -38,6 +40,7 @@ class Writing:
     requests: list[Request]
     readers: list[Reader | None]
     told: list[int] = field(default_factory=list)  # chunks of each that were said
+    pieces: list[str] = field(default_factory=list)  # of the prompt's text, where it is to be told
     open: int = 0  # answers that go on
 
 
@@ -59,6 +62,9 @@ class Desk:
         writes = not isinstance(model, Encoder)
         self.engine = Engine(model, **options) if writes else None
         self.reader = EncoderEngine(model)
+        template = model.contract.template
+        for one in () if template is None else (template, *template.named.values()):
+            one.origin = "the model's chat template"  # clients are told of what it refuses, and not of this machine's folders
         self._writing: dict[int, Writing] = {}
         self._reading: dict[int, Whole] = {}
 
@@ -79,6 +85,11 @@ class Desk:
         if ask.most_input is not None and len(ids) > ask.most_input:
             raise ContextError(f"the prompt has {len(ids):,} tokens; this key may send {ask.most_input:,}. Shorten it.")
         how = replace(self.model.defaults, **{"max_tokens": self.model.config.context, **_tuples(ask.sampling)})
+        if ask.longest is not None:
+            read = len(ids) if isinstance(self.model, Decoder) else 1  # an encoder-decoder's answer begins with a token of its own
+            if read >= ask.longest:
+                raise ContextError(f"the prompt has {read:,} tokens; {ask.longest:,} with the answer leave none for it. Ask for more.")
+            how = replace(how, max_tokens=min(how.max_tokens, ask.longest - read))
         requests: list[Request] = []
         for choice in range(ask.n):
             seeded = how if how.seed is None else replace(how, seed=how.seed + choice)
@@ -93,35 +104,73 @@ class Desk:
                     after=requests[0] if requests else None,
                 )
             )
+        for request in requests if ask.continued else ():
+            stream = self.model.contract.tokenizer.stream()
+            stream.behind()
+            request.stream = stream
         readers = [None if asked.calling is None else asked.calling.reader() for _ in requests]
-        return Writing(number, asked, requests, readers, [0] * len(requests), open=len(requests))
+        pieces = _pieces(self.model.contract.tokenizer, ids, not isinstance(ask.prompt, str)) if ask.echo else []
+        return Writing(number, asked, requests, readers, [0] * len(requests), pieces, len(requests))
 
-    def _start(self, ask: Write) -> tuple[list[int] | str, Sequence[int], Asked]:
+    def _start(self, ask: Write) -> tuple[list[int], Sequence[int], Asked]:
         """What is to be continued, the ids that end a turn, and what the answer must be."""
         contract, vocab = self.model.contract, self.model.config.vocab
         if ask.messages is None:
             if ask.prompt is None:
                 raise RecipeError("there is neither a prompt nor messages. Give one of them.")
             asked = form(contract, vocab, ask.forms)
+            if (ask.suffix is not None or ask.echo) and not isinstance(self.model, Decoder):
+                raise ModelError("this model answers a text instead of going on with it, so it has no suffix and no echo.")
+            if ask.suffix is not None:
+                ids, ends = infill(contract.tokenizer, ask.prompt, ask.suffix)
+                return [*contract.before, *ids], ends, asked
             if not isinstance(ask.prompt, str):
                 return list(ask.prompt), (), asked
             return (contract.prompt(ask.prompt) if isinstance(self.model, Decoder) else contract.whole(ask.prompt)), (), asked
         if not isinstance(self.model, Decoder):
             raise ModelError("this model is no decoder, so it has no conversations. Give it a prompt.")
+        if contract.template is None:
+            raise ModelError("this is a base model: it has no chat template, so it knows no turns. Give a prompt to /v1/completions.")
         shown = [] if ask.tool_choice == "none" else [dict(tool) for tool in ask.tools]
         asked = tools(contract, vocab, shown, ask.tool_choice, ask.parallel, ask.forms)  # type: ignore[arg-type]
-        ids = self.model.chat_ids(messages(ask.messages), shown)
+        if ask.continued and (shown or ask.forms):
+            raise RecipeError(
+                "the last message is the beginning of the answer, so there can be no tools and no form: those hold a whole one."
+            )
+        ids = self.model.chat_ids(messages(ask.messages), shown, continued=ask.continued)
         return ids + (asked.calling.prefix if asked.calling is not None else []), contract.turn_end, asked
 
     def _read(self, number: int, ask: Read) -> Whole:
         texts: Sequence[Any] = [tuple(text) if isinstance(text, list) and text and isinstance(text[0], str) else text for text in ask.texts]
+        head = self.model.config.head
+        by_label = ask.use == "classify" or (ask.use == "rerank" and isinstance(head, LabelHead))
+        if by_label and not (isinstance(head, LabelHead) and head.over == "row"):
+            raise ModelError(f"this model gives no labels of texts. It {self._able()}.")
         if ask.use != "rerank":
-            return Whole(number, ask, self.reader._readings(texts, ask.use, ask.kind, ask.long))
-        assert ask.query is not None
-        if isinstance(self.model.config.head, LabelHead):
-            return Whole(number, ask, self.reader._readings([(ask.query, text) for text in texts], "classify", None, ask.long))
-        queries = self.reader._readings([ask.query], "embed", "query", ask.long)
-        return Whole(number, ask, queries + self.reader._readings(texts, "embed", "document", ask.long))
+            readings = self.reader.readings(texts, ask.use, ask.kind, ask.long, limit=ask.limit, dimensions=ask.dimensions)
+        elif by_label:
+            classify.one_of(self.model.labels, ask.label)  # before any work
+            pairs = [(ask.query or "", text) for text in texts]
+            readings = self.reader.readings(pairs, "classify", None, ask.long, limit=ask.limit)
+        else:
+            readings = self.reader.readings([ask.query or ""], "embed", "query", ask.long, limit=ask.limit)
+            readings += self.reader.readings(texts, "embed", "document", ask.long, limit=ask.limit)
+        longest = max((len(one.row) for one in readings), default=0)
+        if ask.most_input is not None and longest > ask.most_input:
+            raise ContextError(f"a text has {longest:,} tokens with those around it; this key may send {ask.most_input:,}. Shorten it.")
+        return Whole(number, ask, readings)
+
+    def _able(self) -> str:
+        """What this model does, by the routes for it."""
+        head = self.model.config.head
+        can = ["makes vectors (/v1/embeddings)", "ranks texts by them (/rerank)"]
+        if isinstance(head, LabelHead) and head.over == "row":
+            can = ["labels texts (/classify)", "ranks texts by a label (/rerank)", can[0]]
+        if self.engine is not None:
+            can.append("writes (/v1/completions)")
+        if isinstance(self.model, Decoder) and self.model.contract.template is not None:
+            can.append("answers (/v1/chat/completions)")
+        return ", ".join(can)
 
     def _tokens(self, number: int, ask: Tokens) -> Said:
         contract = self.model.contract
@@ -130,14 +179,20 @@ class Desk:
             if wrong is not None:
                 raise RecipeError(f"the ids hold {wrong}; this model's go from 0 to {self.model.config.vocab - 1}.")
             return [number, "found", contract.tokenizer.decode(ask.ids, special=True), len(ask.ids)]
-        if ask.messages is not None:
-            if not isinstance(self.model, Decoder):
-                raise ModelError("this model is no decoder, so it has no conversations.")
-            ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools])
+        if ask.messages is not None and ask.tool_choice is not None:
+            write = Write(messages=ask.messages, tools=ask.tools, tool_choice=ask.tool_choice, continued=ask.continued)
+            ids, *_ = self._start(write)
+            assert not isinstance(ids, str)
+        elif ask.messages is not None:
+            if not isinstance(self.model, Decoder) or contract.template is None:
+                raise ModelError(f"this model has no chat template, so it has no conversations. It {self._able()}.")
+            ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools], continued=ask.continued)
         elif not ask.whole:
             ids = contract.tokenizer.encode(ask.text or "")
         else:
             ids = contract.prompt(ask.text or "") if isinstance(self.model, Decoder) else contract.whole(ask.text or "")
+        if ask.spelled:
+            return [number, "found", [[id, contract.tokenizer.token(id)] for id in ids], len(ids)]
         return [number, "found", ids, len(ids)]
 
     # -- computing: on the engine's thread -----------------------------------------------------------------------------------------
@@ -146,13 +201,13 @@ class Desk:
         """Puts an ask in line; what there is to say of it."""
         if isinstance(prepared, Whole):
             self._reading[prepared.id] = prepared
-            self.reader.waiting += prepared.readings
+            self.reader.add(prepared.readings)
             return []
         assert self.engine is not None
         self._writing[prepared.id] = prepared
         for request in prepared.requests:
             self.engine.add(request)
-        return [[prepared.id, "begun", len(prepared.requests[0].source or prepared.requests[0].prompt)]]
+        return [[prepared.id, "begun", len(prepared.requests[0].source or prepared.requests[0].prompt), prepared.pieces]]
 
     def abort(self, number: int) -> None:
         """Frees what an ask holds; nothing happens to one that is not there."""
@@ -160,8 +215,8 @@ class Desk:
         for request in writing.requests if writing is not None else ():
             assert self.engine is not None
             self.engine.abort(request)
-        for one in reading.readings if reading is not None else ():
-            self.reader.abort(one)
+        if reading is not None:
+            self.reader.abort(*reading.readings)
 
     @property
     def busy(self) -> bool:
@@ -246,6 +301,7 @@ class Desk:
             "chats": isinstance(model, Decoder) and model.contract.template is not None,
             "size": embed.size(model.model, model.sentence),
             "labels": list(model.labels.values()) if isinstance(head, LabelHead) and head.over == "row" else [],
+            "special": model.contract.tokenizer.special_ids,
             "defaults": dataclasses.asdict(model.defaults),
         }
 
@@ -268,6 +324,13 @@ class Desk:
 
 def messages(rows: Sequence[Mapping[str, Any]]) -> list[Message]:
     return [Message(row["role"], row["content"], tuple(row.get("tool_calls") or ()), row.get("tool_call_id")) for row in rows]
+
+
+def _pieces(tokenizer: Tokenizer, ids: Sequence[int], special: bool) -> list[str]:
+    """What each id adds to the text of all."""
+    stream = tokenizer.stream(special)
+    pieces = [stream.push(id) for id in ids]
+    return [*pieces[:-1], pieces[-1] + stream.end()] if pieces else []
 
 
 def told(number: int, error: Exception) -> Said:

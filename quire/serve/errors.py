@@ -7,6 +7,17 @@ may hold anything; such a client gets a request id instead, which the log has to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+
+# Anthropic's names of what went wrong, by the status.
+_ANTHROPIC = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
 
 
 @dataclass
@@ -39,3 +50,23 @@ def of_worker(name: str, message: str) -> Refused:
     if name == "WorkerDied":
         return Refused(503, message, "server_error", code="worker_died", retry=2)
     return Refused(500, "the model could not compute this. The log has the reason under this request's id.", "server_error")
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path is of Anthropic's API: its errors have another form."""
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
+
+
+def body_of(path: str, error: Refused, id: str) -> dict[str, Any]:
+    """What a client at a path is told of an error, in the form of that path's API. id: the request's."""
+    if not is_anthropic(path):
+        return error_body(error)
+    kind = _ANTHROPIC.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    if error.code in ("overloaded", "no_room"):
+        kind = "overloaded_error"
+    return {"type": "error", "error": {"type": kind, "message": error.message}, "request_id": id}
+
+
+def error_body(error: Refused) -> dict[str, Any]:
+    """OpenAI's form of an error."""
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}

@@ -10,25 +10,26 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 from starlette.requests import Request
 
 from .asks import Ask, Begun, Found, Read, Tokens, Write
-from .errors import Refused
+from .errors import Refused, body_of, is_anthropic
 from .http import Left, unless_left
 from .limits import Limits
 from .metrics import Metrics
 from .models import Job, Models, Worker
+from .telemetry import Traces
 
 log = logging.getLogger("quire.serve")
 
 
 class Front:
-    """most_open: asks that a model may have on their way; those beyond it are refused at once."""
+    """most_open: asks that a model may have on their way; those beyond it are refused at once. traces: None is without."""
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics, most_open: int = 256) -> None:
-        self.models, self.limits, self.metrics, self.most_open = models, limits, metrics, most_open
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, most_open: int = 256, traces: Traces | None = None) -> None:
+        self.models, self.limits, self.metrics, self.most_open, self.traces = models, limits, metrics, most_open, traces
         self.draining = False
 
     # -- who asks ------------------------------------------------------------------------------------------------------------------
@@ -69,13 +70,17 @@ class Front:
         if worker.open >= self.most_open:
             message = f"{worker.open} requests are on their way and no more are taken. Try again."
             raise Refused(503, message, "server_error", code="overloaded", retry=1)
-        leave = self.limits.enter(key)
+        most_input = self.limits.of(key).most_input
+        if most_input is not None and not isinstance(ask, Tokens):
+            ask = replace(ask, most_input=most_input)
+        leave = await self.limits.enter(key, request.scope["quire.headers"])
         try:
             job = await (await self.models.opened(worker.name)).ask(ask)
         except BaseException:
             leave(0)
             raise
-        job.watch = self.metrics.watch(worker.name, leave)
+        watch = self.metrics.watch(worker.name, leave, request.scope["quire.facts"])
+        job.watch = watch if self.traces is None else self.traces.watch(worker.name, ask, self.id(request), watch)
         return worker, job
 
     @property
@@ -99,14 +104,11 @@ class Front:
         return Refused(500, f"something went wrong here. The log has the reason under the id {self.id(request)}.", "server_error")
 
     def failed(self, request: Request) -> Callable[[Exception], bytes]:
-        """The last events of a stream of OpenAI's APIs that breaks."""
+        """The last events of a stream that breaks, in the form of the path's API."""
+        path = request.url.path
 
         def line(error: Exception) -> bytes:
-            return f"data: {json.dumps(error_body(self.refusal(request, error)))}\n\ndata: [DONE]\n\n".encode()
+            told = json.dumps(body_of(path, self.refusal(request, error), self.id(request)))
+            return (f"event: error\ndata: {told}\n\n" if is_anthropic(path) else f"data: {told}\n\ndata: [DONE]\n\n").encode()
 
         return line
-
-
-def error_body(error: Refused) -> dict[str, Any]:
-    """OpenAI's form of an error."""
-    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}

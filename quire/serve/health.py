@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from .front import Front
+from .metrics import CONTENT_TYPE
 from .models import Worker
 
 _BEGUN = int(time.time())
@@ -28,6 +29,10 @@ def routes(front: Front) -> APIRouter:
         there = [worker.state for worker in front.models.workers.values()]
         may = not front.draining and all(state in ("ready", "away") for state in there)
         return JSONResponse({"ready": may, "draining": front.draining}, 200 if may else 503)
+
+    @router.get("/metrics", summary="What the server counts, for Prometheus")
+    async def metrics() -> Response:
+        return Response(front.metrics.page(), media_type=CONTENT_TYPE)
 
     @router.get("/v1/models", summary="The models that are here")
     async def models() -> Response:
@@ -52,6 +57,8 @@ def _model(worker: Worker) -> dict[str, Any]:
         "context_length": facts.get("context"),
         "kind": facts.get("kind"),
         "parameters": facts.get("parameters"),
+        "writes": facts.get("writes"),
+        "chats": facts.get("chats"),
         "binding": facts.get("identity"),
         "state": worker.state,
     }

@@ -245,7 +245,7 @@ class Worker:
             facts = tuple(None if fact is None else logprob(fact) for fact in prompt)
             job.tell(End(choice, reason, tokens, text, tuple(calls), valid, stop, cached, facts))
         elif kind == "begun":
-            job.tell(Begun(*values))
+            job.tell(Begun(values[0], tuple(values[1])))
         elif kind == "found":
             job.tell(Found(*values))
         else:
@@ -254,13 +254,16 @@ class Worker:
             job.tell(of_worker(*values))
 
     async def ask(self, ask: Ask) -> Job:
-        """Sends an ask. Raises Refused when the worker is not there."""
+        """Sends an ask. Raises Refused when the worker is not there, and for values that are no JSON."""
         if self.state != "ready" or self._writer is None:
             raise Refused(503, f"the model '{self.name}' is {self.state}. Try again in a moment.", "server_error", retry=2)
         number = next(self._numbers)
         job = Job(self, number, ask.n if isinstance(ask, Write) else 1)
         op = "write" if isinstance(ask, Write) else "read" if isinstance(ask, Read) else "tokens"
-        data = frame({"op": op, "id": number, "ask": asdict(ask)})
+        try:
+            data = frame({"op": op, "id": number, "ask": asdict(ask)})
+        except ValueError:  # Python reads NaN and Infinity where JSON has none
+            raise Refused(400, "the body holds NaN or Infinity, which are no JSON. Send numbers.", code="invalid_json") from None
         self._jobs[number] = job
         self.used = time.monotonic()
         self._writer.write(data)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 from types import FrameType
 
 import uvicorn
 
 from .app import application
 from .front import Front
+from .gate import Rules
+from .guard import Guarded
 
 log = logging.getLogger("quire.serve")
 
@@ -22,10 +25,18 @@ log = logging.getLogger("quire.serve")
 class Server(uvicorn.Server):
     """uvicorn's server with our way to end."""
 
-    def __init__(self, config: uvicorn.Config, front: Front, grace: float) -> None:
+    def __init__(self, config: uvicorn.Config, front: Front, grace: float, keys: int) -> None:
         super().__init__(config)
-        self._front, self._grace = front, grace
+        self._front, self._grace, self._keys = front, grace, keys
         self._drain: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            keys = str(self._keys) if self._keys else "none: whoever is on this machine may ask"
+            log.info("serving", extra={"url": url, "models": ", ".join(self._front.models.workers), "keys": keys})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._front.draining:
@@ -46,9 +57,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(front: Front, host: str, port: int, *, grace: float = 30.0, socket: int | None = None) -> None:
+def run(front: Front, host: str, port: int, rules: Rules, *, grace: float = 30.0) -> None:
     """Serves until a signal says otherwise."""
     config = uvicorn.Config(
-        application(front), host, port, fd=socket, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30
+        application(front, rules),
+        host,
+        port,
+        http=Guarded,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=30,
     )
-    Server(config, front, grace).run()
+    Server(config, front, grace, len(rules.keys)).run()
+    if front.traces is not None:
+        front.traces.stop()

@@ -84,6 +84,25 @@ def size(model: Transformer, how: Sentence) -> int:
     return len(dense[-1].weight) if dense else model.config.width * len(how.pools)
 
 
+def cut_to(dimensions: int | None, size: int) -> int | None:
+    """`dimensions`, where a vector of `size` numbers has them. Raises RecipeError."""
+    if dimensions is not None and not 1 <= dimensions <= size:
+        raise RecipeError(f"dimensions is {dimensions}; this model's vectors have {size}, so 1 to {size} are allowed.")
+    return dimensions
+
+
+def first(vectors: Floats, dimensions: int | None) -> Floats:
+    """The first numbers of each vector (.., D), made as long as 1 again; None: the vectors as they are.
+
+    A model that was trained for it (Matryoshka, Kusupati et al. 2022) has put most of the meaning there. Of any other the first numbers are
+    a choice like any: the vectors still compare, worse the fewer they are.
+    """
+    if dimensions is None:
+        return vectors
+    kept = vectors[..., :dimensions]
+    return np.asarray(kept / np.maximum(np.linalg.norm(kept, axis=-1, keepdims=True), 1e-12), dtype=np.float32)
+
+
 def near(how: Sentence, queries: Floats, texts: Floats) -> Floats:
     """How near vectors (M, D) of texts are to those (N, D) of queries, (N, M): the cosine, or the product where the folder says so."""
     if how.similarity == "cosine":

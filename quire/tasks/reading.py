@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..binding.contract import Contract
 from ..decode.loop import room
-from ..errors import ContextError, DataError, ModelError
+from ..errors import ContextError, DataError, ModelError, RecipeError
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..text.rows import Encoded
@@ -64,6 +64,20 @@ def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "er
         row = Row([*before, *first, *after]) if other is None else Row(*contract.join(first, other))
         room(len(row), limit, f"text {number}", spare=0)
         rows.append(row)
+    return rows
+
+
+def rows_of(ids: Sequence[Sequence[int]], vocab: int, limit: int, long: Long = "error") -> list[Row]:
+    """Rows of ids as they stand, of at most `limit` tokens. Raises RecipeError for an id beyond `vocab`, ContextError for one too long."""
+    rows = []
+    for number, row in enumerate(ids):
+        wrong = next((id for id in row if type(id) is not int or not 0 <= id < vocab), None)
+        if wrong is not None:
+            raise RecipeError(f"row {number} holds {str(wrong)[:40]}; this model's ids go from 0 to {vocab - 1}.")
+        if len(row) > limit and long == "error":
+            raise ContextError(f"row {number} has {len(row):,} tokens; at most {limit:,} are read at once here. Shorten or divide it.")
+        room(min(len(row), limit), limit, f"row {number}", spare=0)
+        rows.append(Row(row[:limit]))
     return rows
 
 

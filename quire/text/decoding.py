@@ -157,6 +157,10 @@ class StreamDecoder:
         self._first = True
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
+    def behind(self) -> None:
+        """The text goes on with another one: a space before its first word is part of it."""
+        self._first = False
+
     def push(self, id: int) -> str:
         if self._whole is not None:
             self._ids.append(id)

@@ -236,6 +236,27 @@ class Template:
                 marks[start:end] = bytes([TRAINED]) * (end - start)
         return ChatTokens(found.ids, _trained(tokenizer, row, bytes(marks), found))
 
+    def continued(
+        self, tokenizer: Tokenizer, messages: Sequence[Message | Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
+        """Ids of a conversation up to the end of its last message's text, which the assistant has begun and goes on with.
+
+        Raises DataError where the template does not write that text as it is, right where an answer begins.
+        """
+        chosen = self._chosen(tools)
+        turns, now = _messages(messages), datetime.now()
+        before = plain(chosen._render(turns[:-1], tools, True, None, now))
+        through = chosen._render(turns, tools, False, None, now)
+        whole, last, begun = plain(through), turns[-1], str(turns[-1].get("content") or "")
+        gap = len(whole) - len(whole[len(before) :].lstrip())  # some templates write white space between the two
+        start = next((at for at in (len(before), gap) if whole.startswith(before) and whole.startswith(begun, at)), None)
+        if last["role"] != "assistant" or last.get("tool_calls") or not begun or start is None:
+            raise DataError(
+                f"{self.origin} cannot go on with a last message that the assistant has begun: it does not write that message, as it "
+                "is, at the place where an answer begins. End with a message of the user."
+            )
+        return list(tokenizer.encode_parts(chosen._row(tokenizer, through[: start + len(begun)]).parts).ids)
+
     def _row(self, tokenizer: Tokenizer, text: str) -> _Row:
         """Divides a rendering at the special tokens that the template wrote."""
         whole, marks = plain(text), marks_of(text)

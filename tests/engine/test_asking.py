@@ -99,7 +99,10 @@ def test_a_form_that_allows_nothing_says_so(small: Small, engine: Make) -> None:
         ({"sampling": Sampling(stop_ids=iter([1]))}, "stop_ids is <.*allowed: a tuple of ids"),  # type: ignore[arg-type]
         ({"sampling": Sampling(stop=None)}, "stop is None"),  # type: ignore[arg-type]
         ({"sampling": Sampling(logit_bias=((1,),))}, r"logit_bias is \(1,\); allowed: pairs"),  # type: ignore[arg-type]
-        ({"sampling": Sampling(temperature=1e-40)}, r"temperature is 1e-40; allowed: 0 \(greedy\) to 100, but nothing between 0 and 0\.000001"),
+        (
+            {"sampling": Sampling(temperature=1e-40)},
+            r"temperature is 1e-40; allowed: 0 \(greedy\) to 100, but nothing between 0 and 0\.000001",
+        ),
         ({"sampling": Sampling(repetition_penalty=1e-40)}, r"repetition_penalty is 1e-40; allowed: 0\.01 to 100"),
         ({"sampling": ""}, "sampling is "),
     ],

@@ -46,6 +46,37 @@ def test_vectors_and_labels_are_those_of_the_model(tmp_path: Path, kind: str) ->
     assert engine.classify(PAIRS) == [pytest.approx(row, abs=1e-5) for row in model.classify(PAIRS)]
 
 
+def test_rows_of_ids_are_read_as_they_stand_and_vectors_can_be_cut(tmp_path: Path) -> None:
+    model = opened(tmp_path, num_labels=2, length=32)
+    engine = EncoderEngine(model)
+    rows = [model.contract.whole(text)[:32] for text in TEXTS]
+    readings = engine.readings(rows) + engine.readings(rows, "classify")
+    assert not engine.busy, "what is made ready waits until it is put in line"
+    engine.add(readings)
+    gone = readings.pop()
+    engine.abort(gone, gone)
+    vectors, found = model.embed(TEXTS, long="cut"), model.classify(TEXTS, long="cut")
+    for number, reading in enumerate(readings):
+        if number < len(rows):
+            assert np.allclose(engine.result(reading), vectors[number], atol=1e-5)
+        else:
+            assert engine.result(reading) == pytest.approx(found[number - len(rows)], abs=1e-5)
+    assert gone.value is None and not engine.busy
+    [cut] = engine.readings([[5] * 40], long="cut", limit=7, dimensions=4)
+    engine.add([cut])
+    assert engine.result(cut).shape == (4,) and len(cut.row) == 7 and np.linalg.norm(cut.value) == pytest.approx(1)
+    for row, error, said in (
+        ([160], RecipeError, "row 0 holds 160; this model's ids go from 0 to 159"),
+        ([True], RecipeError, "row 0 holds True"),
+        ([5] * 33, ContextError, "row 0 has 33 tokens; at most 32 are read at once"),
+        ([], ContextError, "row 0 is empty"),
+    ):
+        with pytest.raises(error, match=said):
+            engine.readings([row])
+    with pytest.raises(RecipeError, match="dimensions is 33; this model's vectors have 32"):
+        engine.readings(["x"], dimensions=33)
+
+
 def test_ranks_by_one_label_by_a_named_one_and_by_vectors(tmp_path: Path) -> None:
     query = "Where is the fox?"
     for folder, config, label in (("one", {"num_labels": 1}, None), ("two", {"labels": ["no", "yes"]}, "yes")):

@@ -37,6 +37,25 @@ model = touched(sys.argv[1])
 print(resident("VmHWM") - base, sum(p.numel() * p.element_size() for p in model.parameters()))
 """
 
+PACKING = """
+import sys, torch
+from quire.families.folder import ModelFolder
+from quire.native.linears import pack_model, packed_bytes
+def resident(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+def packed(path):
+    model = ModelFolder.open(path).build(torch.bfloat16)
+    pack_model(model, sys.argv[2])
+    return model
+packed(sys.argv[3])
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+base, own = resident("VmRSS"), resident("RssAnon")
+model = packed(sys.argv[1])
+print(resident("VmHWM") - base, resident("RssAnon") - own, packed_bytes(model))
+"""
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -68,3 +87,16 @@ def test_opening_takes_the_weights_and_no_second_copy(root: Path, file: str, dty
     assert weights > 40e6
     largest = 4096 * 1024 * 4  # one tensor of each side may be in memory while it is converted
     assert peak <= ALLOWED * weights + FIXED + (2 * largest if file != dtype else 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's high-water mark of memory")
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_packing_takes_the_packed_weights_beside_the_file(root: Path, quant: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PACKING, str(root / "bfloat16"), quant, str(root / "small")], check=True, capture_output=True, text=True
+    )
+    peak, own, made = map(int, done.stdout.split())
+    file = (root / "bfloat16" / "model.safetensors").stat().st_size
+    assert made > 10e6
+    assert peak <= ALLOWED * (file + made) + FIXED
+    assert own <= ALLOWED * made + FIXED  # nothing of the file is copied

@@ -20,6 +20,7 @@ import uvicorn
 
 from quire.serve.app import application
 from quire.serve.front import Front
+from quire.serve.gate import Rules
 from quire.serve.limits import Limits
 from quire.serve.metrics import Metrics
 from quire.serve.models import Models, Spec, Worker
@@ -32,11 +33,12 @@ class Inside:
     """A server in a thread of this process, so that what it holds can be looked at."""
 
     def __init__(self, folder: Path) -> None:
-        self.front = Front(Models({"chat": Spec(str(folder), threads=1)}), Limits(), Metrics())
+        models = Models({"chat": Spec(str(folder), threads=1)})
+        self.front = Front(models, Limits(), Metrics(models.workers))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(application(self.front), "127.0.0.1", self.port, log_config=None))
+        self.server = uvicorn.Server(uvicorn.Config(application(self.front, Rules()), "127.0.0.1", self.port, log_config=None))
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         self.until(lambda: self.worker.state == "ready", 60)
