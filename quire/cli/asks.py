@@ -70,6 +70,8 @@ def _own(row: Row) -> dict[str, Any]:
     if other is not None:
         known = f"it is called '{_OTHERS[other]}' here" if _OTHERS[other] else "rows call no tools; leave it out"
         raise DataError(f"the field '{other}' is not read: {known}.")
+    if "messages" in row.rest:
+        raise DataError("the row has a prompt and messages; give one of them.")
     return {name: row.rest[name] for name in (*_SAMPLED, *_FORMS) if name in row.rest}
 
 

@@ -32,7 +32,7 @@ from .request import Constraint, Request
 from .runner import Logits, Runner
 from .scheduler import Piece, Scheduler
 from .speculate import Draft, Guesser, Lookup
-from .weights import Weights
+from .weights import Weights, seen
 
 BLOCK = 16  # positions of a block
 EXACT = 128  # tokens of a prompt that are read at once when answers must not depend on their neighbours
@@ -134,12 +134,12 @@ class Engine:
 
     def _follow_weights(self) -> None:
         """What was computed with other weights must not be shared, and what the model no longer holds not be used."""
-        now = Weights(self.model)
-        if now == self._weights:
+        if self._weights.still(self.model):
             return
-        if now.kind != self._weights.kind:
+        kind, _ = seen(self.model)
+        if kind != self._weights.kind:
             raise ModelError(
-                f"the model's weights are {now.kind} now; they were {self._weights.kind} when this engine was made, and its memory is for "
+                f"the model's weights are {kind} now; they were {self._weights.kind} when this engine was made, and its memory is for "
                 "those. Make a new engine (an opened model makes one after `del model.engine`)."
             )
         self.forget()

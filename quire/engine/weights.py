@@ -11,17 +11,21 @@ from __future__ import annotations
 from ..nn.transformer import Transformer
 
 
+def seen(model: Transformer) -> tuple[str, list[tuple[int, int]]]:
+    """(number type and device, where each tensor lies and how often it was changed in place)."""
+    tensors = (*model.parameters(), *model.buffers())
+    weight = model.embed.weight
+    kind = f"{str(weight.dtype).removeprefix('torch.')} on {weight.device}"
+    return kind, [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
+
+
 class Weights:
-    """A model's weights at one moment; equal to those of another moment where nothing was seen to change."""
+    """A model's weights as they are now, to be compared with those of later."""
 
     def __init__(self, model: Transformer) -> None:
-        tensors = [*model.parameters(), *model.buffers()]
-        self._held = [tensor.detach() for tensor in tensors]  # so that no other tensor can come to lie where one of these lay
-        self._seen = [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors]
-        weight = model.embed.weight
-        self.kind = f"{str(weight.dtype).removeprefix('torch.')} on {weight.device}"
+        self.kind, self._seen = seen(model)
+        self._held = [tensor.detach() for tensor in (*model.parameters(), *model.buffers())]  # so that no other can come to lie there
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Weights) and (self.kind, self._seen) == (other.kind, other._seen)
-
-    __hash__ = None  # type: ignore[assignment]
+    def still(self, model: Transformer) -> bool:
+        """Whether nothing was seen to change."""
+        return seen(model) == (self.kind, self._seen)

@@ -199,6 +199,7 @@ def test_a_form_for_all_rows(chatting: Path, tmp_path: Path, capsys: pytest.Capt
         ({"temperature": -1}, "line 1: sampling: temperature is -1"),
         ({"max_tokens": "9"}, "line 1: sampling: max_tokens is '9'"),
         ({"max_new_tokens": 9}, "line 1: the field 'max_new_tokens' is not read: it is called 'max_tokens' here"),
+        ({"messages": []}, "line 1: the row has a prompt and messages; give one of them"),
         ({"tools": []}, "line 1: the field 'tools' is not read: rows call no tools"),
         ({"schema": {"type": "integer", "maximun": 3}}, "line 1: the JSON schema cannot be used: .*'maximun'.*Did you mean 'maximum'"),
         ({"logprobs": 2}, "logprobs are written with --json"),
