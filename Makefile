@@ -3,6 +3,7 @@
 #   make test                  the tests (ARGS="-k resume" passes options on)
 #   make check                 lint and types
 #   make clients               environments of the real clients (openai, anthropic ...) for the tests of the server
+#   make soak                  the server under load for 20 minutes, then under too much of it
 #   make bench                 lists the benchmarks behind the figures in docs/; ARGS="packing" runs one, ARGS=all every one
 #   make clean                 remove .venv, caches and build outputs; runs/ stays
 # Variables: PYTHON=python3.12 picks the interpreter; TORCH=cpu or TORCH=cuda picks torch's build where the registry offers both.
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 # Through the environment, so that the versions also hold where pip builds the package (two names: pip 25.3 divided them).
 PIP := PIP_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_BUILD_CONSTRAINT="$(CURDIR)/constraints.txt" PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-warn-script-location
 
-.PHONY: quickstart test check clients bench clean
+.PHONY: quickstart test check clients soak bench clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.runtime
@@ -43,6 +44,9 @@ clients: $(CLIENTS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean:
 	rm -f quire/native/*.so

@@ -55,6 +55,10 @@ class Words:
     def stream(self) -> Words:
         return self
 
+    @property
+    def target(self) -> Words:
+        return self
+
     def push(self, token: int) -> str:
         return ""
 

@@ -60,7 +60,7 @@ def products(kernels: Kernels, threads: int, rounds: int) -> None:
 
                 def ours(x: torch.Tensor = x, y: torch.Tensor = y, tokens: int = tokens, described: Any = described) -> None:
                     for record, _ in described:
-                        kernels.lib.qn_product(byref(record), x.data_ptr(), y.data_ptr(), tokens, 0, threads)
+                        kernels.lib.qn_product(byref(record), x.data_ptr(), y.data_ptr(), 0, tokens, 0, threads)
 
                 def torchs(narrow: torch.Tensor = narrow, theirs: Any = theirs) -> None:
                     for w in theirs:

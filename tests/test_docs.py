@@ -257,13 +257,14 @@ def test_files_named_in_documentation_and_docstrings_exist() -> None:
             assert (ROOT / name).exists(), f"{path.relative_to(ROOT)} names {name}, which is not there"
 
 
-# How a shown command is run here: as it stands, with something quick added, or (None: it takes minutes) only its options looked up.
+# How a shown command is run here: as it stands, with something quick added, or (None: it takes minutes or goes on) its options looked up.
 ADDED = {
     "search": ["--library", "my_texts"],
     "train": ["--dry-run", "--train.batch", "2", "--train.threads", "1"],
     "generate": ["--max-tokens", "4"],
     "quickstart": None,
     "resume": None,
+    "serve": None,
 }
 SHOWN = [(page, line, words) for page in PAGES for line, words in commands(page) if words[0] == "quire" and words[1:2] != ["--help"]]
 

@@ -41,6 +41,8 @@ class Serve:
     """redis://HOST:PORT/DB, where several servers count requests and tokens together."""
     largest_body: Annotated[int, tyro.conf.arg(metavar="BYTES")] = 1 << 20
     """Bytes of a request; those with texts to be read (embeddings, rerank, classify) may have 16 times as many."""
+    most_open: int = 128
+    """Requests that a model may have on their way; what comes beyond is refused at once, with 503 and when to try again."""
     grace: float = 30.0
     """Seconds that answers may take after SIGTERM."""
     memory: Annotated[int | None, tyro.conf.arg(metavar="BYTES", help_behavior_hint="")] = None
@@ -66,6 +68,7 @@ def run(argv: list[str]) -> int:
         raise RecipeError("there is no model. Give one: quire serve runs/quickstart")
     at_least("--largest-body", options.largest_body, 1024)
     at_least("--memory", options.memory, 1)
+    at_least("--most-open", options.most_open, 1)
     try:
         import fastapi  # noqa: F401
         import httptools  # noqa: F401
@@ -90,7 +93,8 @@ def run(argv: list[str]) -> int:
         return _told(options, models, allowed)
     traces = None if options.traces is None else Traces(options.traces)
     setup(options.log)
-    serve(Front(models, counts, Metrics(models.workers), traces=traces), options.host, options.port, allowed, grace=options.grace)
+    front = Front(models, counts, Metrics(models.workers), options.most_open, traces)
+    serve(front, options.host, options.port, allowed, grace=options.grace)
     return 0
 
 

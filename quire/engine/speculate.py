@@ -7,12 +7,16 @@ their acceptance rule: that keeps seeded samples as they are, too).
 
 Two ways of guessing. `Lookup`: what stood behind the last few tokens the last time they occurred in this text (prompt look-up; Saxena
 2023): it pays where answers repeat their prompt. `Draft`: a smaller model with the same vocabulary writes ahead.
-How many tokens are guessed follows from how many came true lately, so that text that cannot be guessed costs next to nothing.
+How many tokens are guessed follows from how many came true lately and from what a guess costs, so that text that cannot be guessed costs
+next to nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -22,8 +26,12 @@ from ..nn.transformer import Transformer
 from ..types import Sampling
 from .blocks import Blocks
 from .request import Request
-from .runner import Runner
+from .runner import FEW, Runner
 from .scheduler import Piece
+
+ROW = 0.08  # what one row more costs, as a share of a step: 0.04 (0.39B parameters) to 0.11 (4M)
+KEEP = 0.75  # weight of what was known when one more guess is judged
+PAUSE, LONGEST = 8, 128  # tokens between two tries: at first, and after tries that kept failing
 
 
 class Guesser(Protocol):
@@ -38,25 +46,36 @@ class Guesser(Protocol):
 
 
 class Trust:
-    """How many tokens to guess: one more than came true lately, none after guesses that failed, with a try now and then."""
+    """How many tokens to guess, from the share of guesses that came true lately.
+
+    The k-th guess counts only where those before it are right as well, so it pays while share ** k is more than what it costs. Where not
+    even the first one pays, one is tried now and then, each time after a longer pause until it pays again.
+    """
 
     def __init__(self, most: int) -> None:
-        self.most, self.now, self.rest = most, most, 0
+        self.most, self.share = most, 0.7
+        self.rest, self.pause = 0, PAUSE
 
-    def wanted(self) -> int:
-        if self.rest > 0:
+    def wanted(self, price: float = 0.0) -> int:
+        """price: what making a guess costs, as a share of a step."""
+        rested = self.rest == 1
+        if self.rest:
             self.rest -= 1
-            return 0
-        return self.now
+            if self.rest:
+                return 0
+        count = 0
+        while count < self.most and self.share ** (count + 1) >= price + ROW:
+            count += 1
+        if count:
+            self.pause = PAUSE
+            return count
+        self.rest, self.pause = self.pause, min(2 * self.pause, LONGEST)
+        return 1 if rested else 0
 
     def judge(self, guessed: int, right: int) -> None:
-        if right == guessed:
-            self.now = min(self.most, 2 * max(1, self.now))
-        elif right:
-            self.now = right + 1
-        else:
-            self.now = max(1, self.now // 2)
-            self.rest = 8 // self.now - 1  # the surer it is to fail, the longer the pause
+        self.share = 1 - (1 - self.share) * KEEP**right
+        if right < guessed:
+            self.share *= KEEP
 
 
 class Lookup:
@@ -64,18 +83,19 @@ class Lookup:
 
     def __init__(self, most: int = 8, longest: int = 4, shortest: int = 2) -> None:
         self.most, self.sizes = most, range(longest, shortest - 1, -1)
+        self._texts: dict[Request, list[int]] = {}
         self._places: dict[Request, dict[tuple[int, ...], int]] = {}  # run of tokens -> the place behind it
         self._seen: dict[Request, int] = {}
         self._trust: dict[Request, Trust] = {}
 
     def guess(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            text = request.tokens(0, request.known)
-            found = self._find(request, text)
-            wanted = min(
-                self._trust.setdefault(request, Trust(self.most)).wanted() if found else 0, request.limit - len(request.answer) - 1
-            )
-            request.guessed = list(text[found : found + wanted]) if wanted > 0 else []
+            text = self._texts.setdefault(request, [])
+            text += request.tokens(len(text), request.known)
+            found, room = self._find(request, text), request.limit - len(request.answer) - 1
+            if found and room > 0:
+                wanted = self._trust.setdefault(request, Trust(self.most)).wanted()
+                request.guessed = text[found : found + min(wanted, room)]
 
     def _find(self, request: Request, text: Sequence[int]) -> int:
         """The place behind the latest earlier occurrence of the text's end; 0 when there is none. Notes the runs that are new."""
@@ -93,12 +113,16 @@ class Lookup:
             self._trust[request].judge(guessed, right)
 
     def forget(self, request: Request) -> None:
-        for table in (self._places, self._seen, self._trust):
+        for table in (self._texts, self._places, self._seen, self._trust):
             table.pop(request, None)
 
 
 class Draft:
-    """A smaller model of the same vocabulary writes up to `most` tokens ahead, greedily, over pages of its own."""
+    """A smaller model of the same vocabulary writes up to `most` tokens ahead, greedily, over pages of its own.
+
+    What a token of it costs is measured beside what a step of the model costs, by `clock`: a draft that is not much faster than its model
+    is asked only now and then.
+    """
 
     def __init__(self, model: Transformer, vocab: int, blocks: int, size: int, most: int = 4) -> None:
         if model.config.vocab != vocab or model.config.kind != "decoder":
@@ -110,22 +134,33 @@ class Draft:
         weight = model.embed.weight
         self.pages = Pages(model.config, blocks, size, weight.dtype, weight.device)
         self.blocks, self.runner = Blocks(blocks, size), Runner(model, self.pages)
+        self.clock: Callable[[], float] = time.perf_counter
+        self._rounds, self._steps = deque[float](maxlen=9), deque[float](maxlen=9)  # seconds: of the draft for a token, of the model
+        self._handed: float | None = None  # when guesses were handed over whose step has not been timed
         self._shadows: dict[Request, Request] = {}
         self._trust: dict[Request, Trust] = {}
 
+    @property
+    def price(self) -> float:
+        """A token of the draft as a share of a step of the model; 0 before both were measured."""
+        if not self._rounds or not self._steps:
+            return 0.0
+        step = statistics.median(self._steps)
+        return statistics.median(self._rounds) / step if step > 0 else 0.0
+
     def guess(self, requests: Sequence[Request]) -> None:
-        shadows = []
+        shadows, price = [], self.price
         for request in requests:
             room = min(request.limit - len(request.answer) - 1, self.model.config.context - request.known - 1)
-            wanted = min(self._trust.setdefault(request, Trust(self.most)).wanted(), room)
-            shadow = self._follow(request)
-            if wanted > 0 and self._hold(shadow, request.known + wanted):
+            wanted = min(self._trust.setdefault(request, Trust(self.most)).wanted(price), room)
+            if wanted > 0 and self._hold(shadow := self._follow(request), request.known + wanted):
                 shadows.append((shadow, request, wanted))
+        drafted = bool(shadows)
         while shadows:
-            pieces = [Piece(shadow, shadow.computed, shadow.known - shadow.computed) for shadow, _, _ in shadows]
-            for piece, logits in zip(pieces, self.runner.run(pieces), strict=True):
-                piece.request.computed = piece.start + piece.count
-                piece.request.answer.append(int(logits[-1].argmax()))
+            began = self.clock()
+            short = self._write([shadow for shadow, _, _ in shadows])
+            if short:
+                self._rounds.append(self.clock() - began)
             left = []
             for shadow, request, wanted in shadows:
                 written = shadow.known - request.known
@@ -134,6 +169,22 @@ class Draft:
                 else:
                     left.append((shadow, request, wanted))
             shadows = left
+        self._handed = self.clock() if drafted else None
+
+    def _write(self, shadows: Sequence[Request]) -> bool:
+        """One token more of each; True when that was one step, without a text to be read first."""
+        short = True
+        while behind := [shadow for shadow in shadows if FEW < shadow.known - shadow.computed <= 16 * FEW]:
+            # a short prompt, or what was passed over in a pause, as rows of the native step; a long prompt is read at once
+            short = False
+            self.runner.run([Piece(shadow, shadow.computed, FEW) for shadow in behind])
+            for shadow in behind:
+                shadow.computed += FEW
+        pieces = [Piece(shadow, shadow.computed, shadow.known - shadow.computed) for shadow in shadows]
+        for piece, logits in zip(pieces, self.runner.run(pieces), strict=True):
+            piece.request.computed = piece.start + piece.count
+            piece.request.answer.append(int(logits[-1].argmax()))
+        return short and all(piece.count <= FEW for piece in pieces)
 
     def _follow(self, request: Request) -> Request:
         """The draft's copy of a request, taken back to where the two agree."""
@@ -143,9 +194,9 @@ class Draft:
             shadow = self._shadows[request] = replace(
                 request, sampling=greedy, answer=[], guessed=[], computed=0, blocks=[], hashes=[], chunks=[], prompt_logprobs=None
             )
-        agreed = 0
-        while agreed < min(len(shadow.answer), len(request.answer)) and shadow.answer[agreed] == request.answer[agreed]:
-            agreed += 1
+        agreed = min(len(shadow.answer), len(request.answer))
+        while shadow.answer[:agreed] != request.answer[:agreed]:  # only the guesses of last time can differ: a few turns
+            agreed -= 1
         shadow.computed = min(shadow.computed, len(request.prompt) + agreed, request.known - 1)
         shadow.answer = list(request.answer)
         return shadow
@@ -159,6 +210,9 @@ class Draft:
         return True
 
     def judge(self, request: Request, guessed: int, right: int) -> None:
+        if self._handed is not None:
+            self._steps.append((self.clock() - self._handed) / (1 + ROW * guessed))
+            self._handed = None
         if request in self._trust:
             self._trust[request].judge(guessed, right)
 

@@ -61,9 +61,9 @@ struct QnSpec {
 struct Acts {
   float *f;         // fp32
   uint16_t *h;      // bf16
-  int8_t *q;        // int8, with a scale `d` and a sum `s` for each block of 32
+  int8_t *q;        // int8, with a scale `d` and a beginning `s` for each block of 32
   float *d;
-  int32_t *s;
+  int32_t *s;       // what the sums over a block begin with: see `start_of` in simd.h
   int64_t stride;  // elements between rows: a multiple of 64
 };
 enum { FORM_H = 1, FORM_Q = 2 };
@@ -73,6 +73,7 @@ struct Job {  // one product and what happens to its result
   const QnWeight *w, *gate;  // gate: the result is act(gate x) * (w x)
   const Acts *x;
   float *out;
+  uint16_t *narrow;  // in place of `out`, as bf16
   int64_t stride;
   int32_t into, act;
   float clip, softcap;
@@ -82,7 +83,9 @@ struct Isa {
   const char *name;
   int32_t bf16_form;  // whether bf16 weights multiply bf16 activations (FORM_H), or fp32 ones (0)
   void (*chunk)(const Job *job, int r0, int r1, int tokens);
-  void (*prepare)(const Acts *x, int token, int64_t c0, int64_t c1, int forms);  // from x->f; c0 and c1 multiples of 32, or the end
+  void (*widen)(const uint16_t *from, int64_t n, float *to);  // bf16 to fp32
+  // forms of a token's row, whose columns c0 .. c1 (multiples of 32, or the end) are f[c0] .. f[c1]
+  void (*prepare)(const Acts *x, const float *f, int token, int64_t c0, int64_t c1, int forms);
   void (*norm)(const QnNorm *norm, const float *x, int n, float *out, int add);
   void (*attend)(const QnLayer *l, const QnSpec *spec, const float *q, const float *k, const float *v, int position,
                  const int32_t *table, int head, int h0, int h1, int write, float *out, float *scratch);

@@ -8,92 +8,71 @@ namespace {
 
 // ---- row-major products ------------------------------------------------------------------------------------------------------------
 
-// R rows against M tokens: acc[m][r]. The rows behind are asked for while these are computed.
-template <class T, int R, int M>
-void dense_tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
-  vf acc[M][R];
-  Each<M>::run([&](int m) QN_INLINE { Each<R>::run([&](int r) QN_INLINE { acc[m][r] = zero(); }); });
-  const float *xs = x->f + m0 * x->stride;
-  const int64_t xstep = x->stride;
-  int64_t j = 0;
-  for (; j + W <= cols; j += W) {
-    vf v[R];
-    Each<R>::run([&](int r) QN_INLINE {
-      v[r] = load(w + r * cols + j);
-      __builtin_prefetch(w + (r + R) * cols + j);
-    });
-    Each<M>::run([&](int m) QN_INLINE {
-      const vf xv = load(xs + m * xstep + j);
-      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = fma(v[r], xv, acc[m][r]); });
-    });
-  }
-  if (j < cols)
-    Each<R>::run([&](int r) QN_INLINE {
-      const vf v = load_n(w + r * cols + j, cols - j);
-      Each<M>::run([&](int m) QN_INLINE { acc[m][r] = fma(v, load(xs + m * xstep + j), acc[m][r]); });
-    });
-  Each<M>::run([&](int m) QN_INLINE { sums<R>(acc[m], out + m * stride); });
-}
-
+// How a row-major format is multiplied: vectors of weights, of activations, and the product of the two added to a sum.
+template <class Number>
+struct Widened {  // fp32, and bf16 without an instruction of its own
+  typedef Number T;
+  typedef vf V;
+  static constexpr int STEP = W;
+  static const float *row(const Acts *x, int m) { return x->f + m * x->stride; }
+  static QN_INLINE V all(const T *w) { return load(w); }
+  static QN_INLINE V some(const T *w, int64_t n) { return load_n(w, n); }
+  static QN_INLINE vf add(V w, const float *x, vf sum) { return fma(w, load(x), sum); }
+};
 #if defined(QN_BF16DP)
-template <int R, int M>
-void dot_tile(const uint16_t *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
+struct Pairs {
+  typedef uint16_t T;
+  typedef __m512i V;
+  static constexpr int STEP = 2 * W;
+  static const uint16_t *row(const Acts *x, int m) { return x->h + m * x->stride; }
+  static QN_INLINE V all(const T *w) { return _mm512_loadu_si512(w); }
+  static QN_INLINE V some(const T *w, int64_t n) { return _mm512_maskz_loadu_epi16((1u << n) - 1, w); }
+  static QN_INLINE vf add(V w, const uint16_t *x, vf sum) {
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)_mm512_loadu_si512(x));
+  }
+};
+typedef Pairs Bf16;
+#else
+typedef Widened<uint16_t> Bf16;
+#endif
+
+// R rows against M tokens: acc[m][r]. The rows behind are asked for while these are computed.
+template <class F, int R, int M>
+void dense_tile(const typename F::T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
   vf acc[M][R];
-  __m512i v[R];
+  typename F::V v[R];
   Each<M>::run([&](int m) QN_INLINE { Each<R>::run([&](int r) QN_INLINE { acc[m][r] = zero(); }); });
-  const uint16_t *xs = x->h + m0 * x->stride;
+  const auto *xs = F::row(x, m0);
   const int64_t xstep = x->stride;
   const auto multiply = [&](int64_t j) QN_INLINE {
     Each<M>::run([&](int m) QN_INLINE {
-      const __m512bh xv = (__m512bh)_mm512_loadu_si512(xs + m * xstep + j);
-      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = (vf)_mm512_dpbf16_ps((__m512)acc[m][r], (__m512bh)v[r], xv); });
+      Each<R>::run([&](int r) QN_INLINE { acc[m][r] = F::add(v[r], xs + m * xstep + j, acc[m][r]); });
     });
   };
   int64_t j = 0;
-  for (; j + 32 <= cols; j += 32) {
+  for (; j + F::STEP <= cols; j += F::STEP) {
     Each<R>::run([&](int r) QN_INLINE {
-      v[r] = _mm512_loadu_si512(w + r * cols + j);
+      v[r] = F::all(w + r * cols + j);
       __builtin_prefetch(w + (r + R) * cols + j);
     });
     multiply(j);
   }
   if (j < cols) {
-    const __mmask32 mask = (1u << (cols - j)) - 1;
-    Each<R>::run([&](int r) QN_INLINE { v[r] = _mm512_maskz_loadu_epi16(mask, w + r * cols + j); });
+    Each<R>::run([&](int r) QN_INLINE { v[r] = F::some(w + r * cols + j, cols - j); });
     multiply(j);
   }
   Each<M>::run([&](int m) QN_INLINE { sums<R>(acc[m], out + m * stride); });
 }
-#endif
-
-struct Fp32 {
-  typedef float T;
-  template <int R, int M>
-  static void tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
-    dense_tile<T, R, M>(w, cols, x, m0, out, stride);
-  }
-};
-struct Bf16 {
-  typedef uint16_t T;
-  template <int R, int M>
-  static void tile(const T *w, int64_t cols, const Acts *x, int m0, float *out, int64_t stride) {
-#if defined(QN_BF16DP)
-    dot_tile<R, M>(w, cols, x, m0, out, stride);
-#else
-    dense_tile<T, R, M>(w, cols, x, m0, out, stride);
-#endif
-  }
-};
 
 template <class F, int R>
 void dense_rows(const typename F::T *w, int64_t cols, const Acts *x, int tokens, float *out, int64_t stride) {
   int m = 0;
-  for (; m + 4 <= tokens; m += 4) F::template tile<R, 4>(w, cols, x, m, out + m * stride, stride);
+  for (; m + 4 <= tokens; m += 4) dense_tile<F, R, 4>(w, cols, x, m, out + m * stride, stride);
   if (tokens - m >= 2) {
-    F::template tile<R, 2>(w, cols, x, m, out + m * stride, stride);
+    dense_tile<F, R, 2>(w, cols, x, m, out + m * stride, stride);
     m += 2;
   }
-  if (m < tokens) F::template tile<R, 1>(w, cols, x, m, out + m * stride, stride);
+  if (m < tokens) dense_tile<F, R, 1>(w, cols, x, m, out + m * stride, stride);
 }
 
 template <class F>
@@ -106,63 +85,135 @@ void dense(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *
 
 // ---- blocks of 32 with a scale ------------------------------------------------------------------------------------------------------
 
+// The weights of one block for W rows of a tile, as `dot4` takes them: four columns of each row at a time.
+template <bool FOUR>
+inline QN_INLINE void block_of(const uint8_t *q, vb *w) {
+  if (FOUR)
+    Each<4>::run([&](int g) QN_INLINE {
+      const vb both = get<vb>(q + g * 64);
+      w[g] = low_halves(both);
+      w[g + 4] = high_halves(both);
+    });
+  else
+    Each<8>::run([&](int g) QN_INLINE { w[g] = whole_bytes(get<vb>(q + g * 64)); });
+}
+
+constexpr int64_t bytes_of(bool four) { return four ? 256 : 512; }  // a block of a tile
+
+// Where M tokens' numbers of the next block stand.
+struct Place {
+  const int8_t *q;
+  const float *d;
+  const int32_t *s;
+  int64_t step, narrow;
+  Place(const Acts *x, int64_t token, int64_t block) : step(x->stride), narrow(x->stride / QN_BLOCK) {
+    q = x->q + token * step + block * QN_BLOCK, d = x->d + token * narrow + block, s = x->s + token * narrow + block;
+  }
+  void next() { q += QN_BLOCK, d++, s++; }
+};
+
+// One block of V vectors of rows against M tokens, added to their totals: the one order in which every sum runs.
+template <bool FOUR, int M, int V>
+inline QN_INLINE void add_block(const vb (*w)[V], const vf *scale, const Place &x, vf (*total)[V]) {
+  vi acc[M][V];
+  Each<M>::run([&](int m) QN_INLINE {
+    const vi from = start(FOUR, x.s[m * x.narrow]);
+    Each<V>::run([&](int v) QN_INLINE { acc[m][v] = from; });
+  });
+  Each<8>::run([&](int g) QN_INLINE {
+    Each<M>::run([&](int m) QN_INLINE {
+      const int32_t columns = four(x.q + m * x.step + g * 4);
+      Each<V>::run([&](int v) QN_INLINE { acc[m][v] = dot4<!FOUR>(acc[m][v], w[g][v], columns); });
+    });
+  });
+  Each<V>::run([&](int v) QN_INLINE {
+    Each<M>::run([&](int m) QN_INLINE { total[m][v] = fma(scaled(acc[m][v], scale[v]), set1(x.d[m * x.narrow]), total[m][v]); });
+  });
+}
+
 template <bool FOUR, int M>
-void packed_tile(const uint8_t *q, const uint16_t *s, int64_t blocks, const Acts *x, int m0, float *out, int64_t stride) {
-  constexpr int64_t BYTES = FOUR ? 256 : 512;  // of a block of sixteen rows
-  vf total[M][NV];
-  Each<M>::run([&](int m) QN_INLINE { Each<NV>::run([&](int v) QN_INLINE { total[m][v] = zero(); }); });
-  const int64_t xstep = x->stride, narrow = x->stride / QN_BLOCK;
-  const int8_t *xq = x->q + m0 * x->stride;
-  const float *xd = x->d + m0 * narrow;
-  const int32_t *xs = x->s + m0 * narrow;
-  for (int64_t b = 0; b < blocks; b++, q += BYTES, s += QN_TILE) {
+void packed_tile(const uint8_t *q, const uint16_t *s, int64_t blocks, const Acts *acts, int m0, float *out, int64_t stride) {
+  vf total[NV][M][1];
+  Each<NV>::run([&](int v) QN_INLINE { Each<M>::run([&](int m) QN_INLINE { total[v][m][0] = zero(); }); });
+  Place x(acts, m0, 0);
+  for (int64_t b = 0; b < blocks; b++, q += bytes_of(FOUR), s += QN_TILE, x.next()) {
     if (m0 == 0)
-      for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(q + 4096 + line);
+      for (int64_t line = 0; line < bytes_of(FOUR); line += 64) __builtin_prefetch(q + 4096 + line);
     Each<NV>::run([&](int v) QN_INLINE {
-      vb w[8];
-      if (FOUR)
-        Each<4>::run([&](int g) QN_INLINE {
-          const vb both = get<vb>(q + g * 64 + v * 4 * W);
-          w[g] = both & (uint8_t)15;
-          w[g + 4] = (vb)((vu)both >> 4) & (uint8_t)15;
-        });
-      else
-        Each<8>::run([&](int g) QN_INLINE { w[g] = signed_weights(get<vb>(q + g * 64 + v * 4 * W)); });
-      const vf scale = load_f16(s + v * W);
-      Each<M>::run([&](int m) QN_INLINE {
-        vi acc = vi{} - (FOUR ? 8 : BIAS8) * xs[m * narrow + b];
-        const int8_t *xb = xq + m * xstep + b * QN_BLOCK;
-        Each<8>::run([&](int g) QN_INLINE {
-          int32_t four;
-          memcpy(&four, xb + g * 4, 4);
-          acc = dot4<!FOUR>(acc, w[g], four);
-        });
-        total[m][v] = fma(__builtin_convertvector(acc, vf), scale * set1(xd[m * narrow + b]), total[m][v]);
-      });
+      vb w[8][1];
+      block_of<FOUR>(q + v * 4 * W, w[0]);
+      const vf scale = times(FOUR, load_f16(s + v * W));
+      add_block<FOUR, M, 1>(w, &scale, x, total[v]);
     });
   }
-  Each<M>::run([&](int m) QN_INLINE { Each<NV>::run([&](int v) QN_INLINE { store(out + m * stride + v * W, total[m][v]); }); });
+  Each<NV>::run([&](int v) QN_INLINE { Each<M>::run([&](int m) QN_INLINE { store(out + m * stride + v * W, total[v][m][0]); }); });
+}
+
+// For many tokens: some tiles' weights and scales made ready once, a stretch of blocks at a time, so that they stay in the nearest cache
+// while MANY tokens after MANY pass.
+constexpr int STRETCH = 32, TILES = WIDE / NV, SPAN = 32 * MANY;
+struct Ready {
+  vb w[STRETCH][8][WIDE];
+  vf scale[STRETCH][WIDE];
+};
+
+template <bool FOUR>
+void make_ready(const uint8_t *q, const uint16_t *s, int64_t blocks, int count, Ready *to) {
+  for (int b = 0; b < count; b++, q += bytes_of(FOUR), s += QN_TILE)
+    Each<WIDE>::run([&](int v) QN_INLINE {
+      const int64_t tile = v / NV * blocks;
+      vb w[8];
+      block_of<FOUR>(q + tile * bytes_of(FOUR) + v % NV * 4 * W, w);
+      Each<8>::run([&](int g) QN_INLINE { to->w[b][g][v] = w[g]; });
+      to->scale[b][v] = times(FOUR, load_f16(s + tile * QN_TILE + v % NV * W));
+    });
+}
+
+// Blocks b0 .. b0 + count - 1 added to what `out` holds of the blocks before them. next: weights to ask for meanwhile, or null.
+template <bool FOUR>
+void ready_tile(const Ready *r, int64_t b0, int count, const Acts *acts, int m0, float *out, int64_t stride, const uint8_t *next, int64_t tile) {
+  vf total[MANY][WIDE];
+  Each<MANY>::run([&](int m) QN_INLINE {
+    Each<WIDE>::run([&](int v) QN_INLINE { total[m][v] = b0 ? load(out + m * stride + v * W) : zero(); });
+  });
+  Place x(acts, m0, b0);
+  for (int b = 0; b < count; b++, x.next()) {
+    Each<MANY>::run([&](int m) QN_INLINE { __builtin_prefetch(x.q + (m + MANY) * x.step); });
+    for (int64_t t = 0; next && t < TILES; t++)
+      for (int64_t line = 0; line < bytes_of(FOUR); line += 64) __builtin_prefetch(next + t * tile + b * bytes_of(FOUR) + line);
+    add_block<FOUR, MANY, WIDE>(r->w[b], r->scale[b], x, total);
+  }
+  Each<MANY>::run([&](int m) QN_INLINE { Each<WIDE>::run([&](int v) QN_INLINE { store(out + m * stride + v * W, total[m][v]); }); });
 }
 
 template <bool FOUR>
 void packed(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *out, int64_t stride) {
-  const int64_t blocks = w->cols / QN_BLOCK, bytes = blocks * (FOUR ? 256 : 512);
-  for (int r = r0; r < r1; r += QN_TILE) {  // the last tile is filled up with rows of zeros
-    const uint8_t *q = (const uint8_t *)w->data + r / QN_TILE * bytes;
+  const int64_t blocks = w->cols / QN_BLOCK, tile = blocks * bytes_of(FOUR);
+  Ready ready;
+  for (int r = r0; r < r1;) {  // the last tile is filled up with rows of zeros
+    const uint8_t *q = (const uint8_t *)w->data + r / QN_TILE * tile;
     const uint16_t *s = w->scales + r / QN_TILE * blocks * QN_TILE;
+    float *to = out + r - r0;
+    const bool many = tokens >= 2 * MANY && r + (TILES - 1) * QN_TILE < r1;
     int m = 0;
-    for (; m + 8 <= tokens; m += 8) packed_tile<FOUR, 8>(q, s, blocks, x, m, out + m * stride + r - r0, stride);
-    if (tokens - m >= 4) {
-      packed_tile<FOUR, 4>(q, s, blocks, x, m, out + m * stride + r - r0, stride);
-      m += 4;
+    for (int64_t b = 0; many && b < blocks; b += STRETCH) {
+      const int count = blocks - b < STRETCH ? (int)(blocks - b) : STRETCH;
+      make_ready<FOUR>(q + b * bytes_of(FOUR), s + b * QN_TILE, blocks, count, &ready);
+      const uint8_t *next = b + count < blocks ? q + (b + count) * bytes_of(FOUR) : q + TILES * tile;
+      for (m = 0; m + MANY <= tokens; m += MANY)
+        ready_tile<FOUR>(&ready, b, count, x, m, to + m * stride, stride, m ? nullptr : next, tile);
     }
-    for (; m < tokens; m++) packed_tile<FOUR, 1>(q, s, blocks, x, m, out + m * stride + r - r0, stride);
+    for (int t = 0, left = m; t < (many ? TILES : 1); t++, r += QN_TILE, q += tile, s += blocks * QN_TILE, to += QN_TILE) {
+      for (m = left; m + 8 <= tokens; m += 8) packed_tile<FOUR, 8>(q, s, blocks, x, m, to + m * stride, stride);
+      for (; m + 4 <= tokens; m += 4) packed_tile<FOUR, 4>(q, s, blocks, x, m, to + m * stride, stride);
+      for (; m < tokens; m++) packed_tile<FOUR, 1>(q, s, blocks, x, m, to + m * stride, stride);
+    }
   }
 }
 
 void product(const QnWeight *w, int r0, int r1, const Acts *x, int tokens, float *out) {
   switch (w->format) {
-    case QN_FP32: return dense<Fp32>(w, r0, r1, x, tokens, out, QN_CHUNK);
+    case QN_FP32: return dense<Widened<float>>(w, r0, r1, x, tokens, out, QN_CHUNK);
     case QN_BF16: return dense<Bf16>(w, r0, r1, x, tokens, out, QN_CHUNK);
     case QN_INT8: return packed<false>(w, r0, r1, x, tokens, out, QN_CHUNK);
     default: return packed<true>(w, r0, r1, x, tokens, out, QN_CHUNK);
@@ -173,59 +224,74 @@ void add_bias(const float *bias, int n, float *y) {
   for (int i = 0; bias && i < n; i++) y[i] += bias[i];
 }
 
-// Rows r0..r1 of a job (at most QN_CHUNK, r0 a multiple of QN_TILE), for all tokens; at most 32, so that they fit on the stack.
+Acts behind(const Acts *x, int64_t tokens) {
+  const int64_t n = tokens * x->stride, blocks = n / QN_BLOCK;
+  return {x->f + n, x->h + n, x->q + n, x->d + blocks, x->s + blocks, x->stride};
+}
+
+// Rows r0..r1 of a job (at most QN_CHUNK, r0 a multiple of QN_TILE), for all tokens: so many at a time that they fit on the stack.
 void chunk(const Job *job, int r0, int r1, int tokens) {
-  alignas(64) float y[32 * QN_CHUNK], gate[32 * QN_CHUNK];
+  alignas(64) float y[SPAN * QN_CHUNK], gate[SPAN * QN_CHUNK];
   const int n = r1 - r0;
-  product(job->w, r0, r1, job->x, tokens, y);
-  if (job->gate) product(job->gate, r0, r1, job->x, tokens, gate);
-  for (int m = 0; m < tokens; m++) {
-    float *row = y + m * QN_CHUNK, *g = gate + m * QN_CHUNK, *out = job->out + m * job->stride + r0;
-    add_bias(job->w->bias ? job->w->bias + r0 : nullptr, n, row);
-    if (job->gate) add_bias(job->gate->bias ? job->gate->bias + r0 : nullptr, n, g);
-    for (int i = n; i % W; i++) row[i] = g[i] = 0;
-    for (int i = 0; i < n; i += W) {
-      vf v = load(row + i);
-      if (job->into == INTO_ACT) v = job->gate ? activate(job->act, load(g + i)) * v : activate(job->act, v);
-      if (job->clip > 0) v = vmin(vmax(v, set1(-job->clip)), set1(job->clip));
-      if (job->softcap > 0) v = set1(job->softcap) * vtanh(v / set1(job->softcap));
-      store(row + i, v);
+  const bool shaped = job->into == INTO_ACT || job->clip > 0 || job->softcap > 0;
+  for (int first = 0; first < tokens; first += SPAN) {
+    const Acts x = behind(job->x, first);
+    const int count = tokens - first < SPAN ? tokens - first : SPAN;
+    product(job->w, r0, r1, &x, count, y);
+    if (job->gate) product(job->gate, r0, r1, &x, count, gate);
+    for (int m = 0; m < count; m++) {
+      float *row = y + m * QN_CHUNK, *g = gate + m * QN_CHUNK;
+      add_bias(job->w->bias ? job->w->bias + r0 : nullptr, n, row);
+      if (job->gate) add_bias(job->gate->bias ? job->gate->bias + r0 : nullptr, n, g);
+      for (int i = n; i % W; i++) row[i] = g[i] = 0;
+      for (int i = 0; shaped && i < n; i += W) {
+        vf v = load(row + i);
+        if (job->into == INTO_ACT) v = job->gate ? activate(job->act, load(g + i)) * v : activate(job->act, v);
+        if (job->clip > 0) v = vmin(vmax(v, set1(-job->clip)), set1(job->clip));
+        if (job->softcap > 0) v = set1(job->softcap) * vtanh(v / set1(job->softcap));
+        store(row + i, v);
+      }
+      const int64_t at = (first + m) * job->stride + r0;
+      if (job->narrow) {
+        uint16_t *half = (uint16_t *)gate;  // done with
+        for (int i = 0; i < n; i += W) store_bf16(half + i, load(row + i));
+        memcpy(job->narrow + at, half, n * sizeof(uint16_t));
+      } else if (job->into == INTO_ADD) {
+        for (int i = 0; i < n; i++) job->out[at + i] += row[i];
+      } else {
+        memcpy(job->out + at, row, n * sizeof(float));
+      }
     }
-    if (job->into == INTO_ADD)
-      for (int i = 0; i < n; i++) out[i] += row[i];
-    else
-      memcpy(out, row, n * sizeof(float));
   }
 }
 
 // ---- between the products -----------------------------------------------------------------------------------------------------------
 
-void prepare(const Acts *x, int token, int64_t c0, int64_t c1, int forms) {
-  const float *f = x->f + token * x->stride;
+void widen(const uint16_t *from, int64_t n, float *to) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) store(to + i, load(from + i));
+  for (; i < n; i++) to[i] = load_n(from + i, 1)[0];
+}
+
+void prepare(const Acts *x, const float *f, int token, int64_t c0, int64_t c1, int forms) {
   if (forms & FORM_H)
     for (int64_t i = c0; i < c1; i += W) store_bf16(x->h + token * x->stride + i, load(f + i));
   if (!(forms & FORM_Q)) return;
-  const int64_t narrow = x->stride / QN_BLOCK;
+  int8_t *q = x->q + token * x->stride;
+  float *scales = x->d + token * x->stride / QN_BLOCK;
+  int32_t *starts = x->s + token * x->stride / QN_BLOCK;
   for (int64_t i = c0; i < c1; i += QN_BLOCK) {
-    vf most = zero(), broken = zero();  // no integer stands for what is not finite; the scale does
+    vi most = vi{}, total = vi{};  // magnitudes compared as bits: what is not finite is the largest, and the scale will show it
+    for (int k = 0; k < QN_BLOCK; k += W) most = vmax(most, get<vi>(f + i + k) & 0x7fffffff);
+    const float d = ((vf)(vi{} + highest(most)))[0] / 127.0f, inverse = d > 0x1p-126f ? 1.0f / d : 0.0f;
     for (int k = 0; k < QN_BLOCK; k += W) {
-      vf v = load(f + i + k);
-      most = vmax(most, vmax(v, zero() - v));
-      broken = fma(v, zero(), broken);
+      // rounded to the nearest even, and 1.5 * 2^23 more: the low byte is the whole number
+      const vi whole = (vi)(load(f + i + k) * set1(inverse) + set1(12582912.0f));
+      total += whole - 0x4b400000;
+      store_bytes(q + i + k, whole);
     }
-    const float d = highest(most) / 127.0f + sum(broken), inverse = d > 0 ? 1.0f / d : 0.0f;
-    vi total = vi{};
-    for (int k = 0; k < QN_BLOCK; k += W) {
-      vf moved = (load(f + i + k) * set1(inverse) + set1(12582912.0f)) - set1(12582912.0f);  // rounded to the nearest even
-      moved = pick(moved == moved, vmin(vmax(moved, set1(-127.0f)), set1(127.0f)), zero());
-      vi whole = __builtin_convertvector(moved, vi);
-      total += whole;
-      put(x->q + token * x->stride + i + k, __builtin_convertvector(whole, vc));
-    }
-    int32_t s = 0;
-    for (int k = 0; k < W; k++) s += total[k];
-    x->d[token * narrow + i / QN_BLOCK] = d;
-    x->s[token * narrow + i / QN_BLOCK] = s;
+    scales[i / QN_BLOCK] = d;
+    starts[i / QN_BLOCK] = start_of(sum(total));
   }
 }
 
@@ -439,7 +505,7 @@ constexpr int BF16_FORM = FORM_H;
 #else
 constexpr int BF16_FORM = 0;
 #endif
-const Isa table = {QN_NAME, BF16_FORM, chunk, prepare, norm, attend, read};
+const Isa table = {QN_NAME, BF16_FORM, chunk, widen, prepare, norm, attend, read};
 
 }  // namespace
 

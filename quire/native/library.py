@@ -20,7 +20,7 @@ from . import build
 FORMATS = {"fp32": 0, "bf16": 1, "int8": 2, "int4": 3}
 ACTS = {"": 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4, "tanh": 5}
 NORMS = {"": 0, "rms": 1, "layer": 2}
-ROWS = 32  # most tokens of one product
+ROWS = 32  # most tokens of one step
 
 
 class Weight(Structure):
@@ -85,7 +85,7 @@ _FACE: dict[str, tuple[Any, list[Any]]] = {
     "qn_bf16_rounds": (_INT, []),
     "qn_sizes": (None, [POINTER(c_int32)]),
     "qn_openmp": (None, [_P, _P, _P]),
-    "qn_product": (_INT, [POINTER(Weight), _P, _P, _INT, _INT, _INT]),
+    "qn_product": (_INT, [POINTER(Weight), _P, _P, _INT, _INT, _INT, _INT]),
     "qn_norm": (None, [POINTER(Norm), _P, _P, _INT, _INT]),
     "qn_pack": (None, [_P, _INT, c_int64, c_int64, _INT, _P, _P, _INT]),
     "qn_read": (c_double, [_P, c_int64, _INT]),

@@ -1,7 +1,7 @@
 """A decoder with its matrices packed as int8 or int4: surgery on a built model, by name, that leaves the one forward as it is.
 
-Few rows go through the packed product, which reads each weight once. Many rows (a prompt) are worth unpacking a matrix for: it is widened
-to bf16 for one product and dropped again. What cannot be packed stays as it is and is named.
+One token and a whole prompt go through the same packed product. Without vector kernels many rows are worth unpacking a matrix for: it is
+widened to bf16 for one product and dropped again. What cannot be packed stays as it is and is named.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from ..errors import ModelError
 from ..nn.heads import LMHeadModule
 from ..nn.products import product as plain
 from ..nn.transformer import Transformer
+from .library import find
 from .pack import BLOCK, Packed, Quant, pack, product
 
-_FEW = 64  # rows; beyond, one product in bf16 takes less time than reading the packed weights once for every 32
+_FEW = 64  # rows; beyond, and without vector kernels, one product in bf16 takes less time
 
 
 class PackedLinear(nn.Module):
@@ -29,7 +30,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor, act: str | None = None) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) <= _FEW:
+        kernels, _ = find()
+        if len(rows) <= _FEW or (kernels is not None and kernels.name != "portable"):
             y = product(rows, self.packed, self.bias, act or "").to(x.dtype)
         else:
             bias = None if self.bias is None else self.bias.to(torch.bfloat16)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ModelError
-from .library import ACTS, FORMATS, ROWS, Weight, byref, find, threads
+from .library import ACTS, FORMATS, Weight, byref, find, threads
 
 Quant = Literal["int8", "int4"]
 TILE, BLOCK = 16, 32
@@ -120,22 +120,23 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def product(x: Tensor, weight: Tensor | Packed, bias: Tensor | None = None, act: str = "", asked: int = 0) -> Tensor:
-    """x (M, K) fp32 -> act(x W' + bias) (M, N) fp32. weight: a matrix (N, K) in fp32 or bf16, or packed. asked: threads; 0: as torch.
+    """x (M, K) in fp32 or bf16 -> act(x W' + bias) (M, N) in the same. weight: a matrix (N, K) in fp32 or bf16, or packed.
 
-    A token's result does not depend on the others beside it, nor on the number of threads.
+    A token's result does not depend on the others beside it, nor on the number of threads. asked: threads; 0: as torch.
     """
     kernels, _ = find()
     if kernels is None:
-        return product_plain(x, weight, bias, act)
-    x = x.float().contiguous()
+        return product_plain(x, weight, bias, act).to(x.dtype)
+    if x.dtype != torch.bfloat16:
+        x = x.float()
+    x = x.contiguous()
     if x.dim() != 2 or x.shape[1] != (weight.cols if isinstance(weight, Packed) else weight.shape[1]):
         raise ModelError(f"x of {tuple(x.shape)} does not fit this weight")
     record, kept = describe(weight, bias)
-    y = torch.empty(len(x), record.rows)
-    for start in range(0, len(x), ROWS):
-        part, out = x[start : start + ROWS], y[start : start + ROWS]
-        if not kernels.lib.qn_product(byref(record), part.data_ptr(), out.data_ptr(), len(part), ACTS[act], threads(asked)):
-            raise MemoryError
+    y = torch.empty(len(x), record.rows, dtype=x.dtype)
+    narrow = x.dtype == torch.bfloat16
+    if not kernels.lib.qn_product(byref(record), x.data_ptr(), y.data_ptr(), narrow, len(x), ACTS[act], threads(asked)):
+        raise MemoryError
     del kept
     return y
 

@@ -86,6 +86,14 @@ inline vu bf16_bits(vf x) {  // rounded to the nearest even
 inline void store(float *p, vf x) { put(p, x); }
 inline void store_bf16(uint16_t *p, vf x) { put(p, __builtin_convertvector(bf16_bits(x), vh)); }
 
+inline void store_bytes(int8_t *p, vi x) {  // the low byte of each
+#if defined(QN_AVX512)
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x));
+#else
+  put(p, __builtin_convertvector(x, vc));
+#endif
+}
+
 inline vf fma(vf a, vf b, vf c) {
 #if defined(QN_AVX512)
   return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -99,6 +107,10 @@ inline vf fma(vf a, vf b, vf c) {
 }
 inline vf pick(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 inline vf vmax(vf a, vf b) { return pick(b > a, b, a); }  // a where it is not a number: what is broken must stay visible
+inline vi vmax(vi a, vi b) {
+  const vi mask = b > a;
+  return (mask & b) | (~mask & a);
+}
 inline vf vmin(vf a, vf b) { return pick(b < a, b, a); }
 
 inline float sum(vf v) {
@@ -136,15 +148,23 @@ inline QN_INLINE void sums(const vf *a, float *to) {
   else
     Each<R>::run([&](int r) QN_INLINE { to[r] = sum(a[r]); });
 }
-inline float highest(vf v) {
 #if defined(QN_AVX512)
-  return _mm512_reduce_max_ps((__m512)v);
+inline float highest(vf v) { return _mm512_reduce_max_ps((__m512)v); }
+inline int32_t highest(vi v) { return _mm512_reduce_max_epi32((__m512i)v); }
+inline int32_t sum(vi v) { return _mm512_reduce_add_epi32((__m512i)v); }
 #else
-  float m = v[0];
+template <class V>
+inline auto highest(V v) {
+  auto m = v[0];
   for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
   return m;
-#endif
 }
+inline int32_t sum(vi v) {
+  int32_t s = 0;
+  for (int i = 0; i < W; i++) s += v[i];
+  return s;
+}
+#endif
 
 // W scales in fp16. Written out where there is no instruction: moved into fp32's exponent range, which also holds for subnormal ones.
 inline vf load_f16(const uint16_t *p) {
@@ -159,18 +179,39 @@ inline vf load_f16(const uint16_t *p) {
 #endif
 }
 
-// Four columns of W rows against the same four of a token: acc[row] += sum of w[row][0..3] * x[0..3]. Where the instruction takes
-// unsigned weights (AVX-512), signed ones are moved by 128 and `bias8` takes that back by means of the token's sum.
+// Four columns of W rows against the same four of a token: acc[row] += sum of w[row][0..3] * x[0..3]. A block's sum begins at `start` and
+// becomes a float times the weights' scale in `scaled`; whole numbers throughout, so the result is the same with every instruction set.
+//
+// AVX-512's instruction takes unsigned weights: int8 is moved up by 128, int4 is held 16 times as large (its zero then also lies at 128), and
+// the sum begins at -128 times that of the token's numbers. It begins 1.5 * 2^23 higher still, written as the float's bits: those of the
+// whole sum are then the bits of that float plus the sum, and no conversion is needed, which would cost as much as two products.
+inline int32_t four(const int8_t *x) {
+  int32_t word;
+  memcpy(&word, x, 4);
+  return word;
+}
 #if defined(QN_AVX512)
-constexpr int BIAS8 = 128;
-inline vb signed_weights(vb w) { return w ^ (uint8_t)0x80; }
+constexpr int WIDE = 2 * NV, MANY = 6;  // vectors of rows, and tokens, at once where there are many: as many sums as registers hold
+inline int32_t start_of(int32_t sum) { return 0x4b400000 - 128 * sum; }
+inline vi start(bool, int32_t from) { return (vi)_mm512_set1_epi32(from); }
+inline vf times(bool four, vf scale) { return four ? scale * set1(0.0625f) : scale; }
+inline vf scaled(vi acc, vf scale) { return fma((vf)acc, scale, set1(-12582912.0f) * scale); }  // exact before it is rounded
+inline vb whole_bytes(vb w) { return w ^ (uint8_t)0x80; }
+inline vb low_halves(vb w) { return (vb)((vu)w << 4) & (uint8_t)0xf0; }
+inline vb high_halves(vb w) { return w & (uint8_t)0xf0; }
 template <bool SIGNED>
 inline vi dot4(vi acc, vb w, int32_t x) {
   return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, _mm512_set1_epi32(x));
 }
 #else
-constexpr int BIAS8 = 0;
-inline vb signed_weights(vb w) { return w; }
+constexpr int WIDE = NV, MANY = 2;
+inline int32_t start_of(int32_t sum) { return -8 * sum; }
+inline vi start(bool four, int32_t from) { return vi{} + (four ? from : 0); }
+inline vf times(bool, vf scale) { return scale; }
+inline vf scaled(vi acc, vf scale) { return __builtin_convertvector(acc, vf) * scale; }
+inline vb whole_bytes(vb w) { return w; }
+inline vb low_halves(vb w) { return w & (uint8_t)15; }
+inline vb high_halves(vb w) { return (vb)((vu)w >> 4) & (uint8_t)15; }
 template <bool SIGNED>
 inline vi dot4(vi acc, vb w, int32_t x) {
 #if defined(QN_AVX2)

@@ -26,14 +26,14 @@ int form_of(const QnWeight &w) { return !w.rows ? 0 : w.format == QN_BF16 ? isa-
 
 struct Buffer {  // activations that the next product reads
   Acts a{};
-  bool make(int64_t rows, int64_t columns) {
+  bool make(int64_t rows, int64_t columns, int forms = FORM_H | FORM_Q, bool floats = true) {
     a.stride = wide(columns);
-    const int64_t n = rows * a.stride;
-    a.f = room<float>(n);
-    a.h = room<uint16_t>(n);
-    a.q = room<int8_t>(n);
-    a.d = room<float>(n / QN_BLOCK);
-    a.s = room<int32_t>(n / QN_BLOCK);
+    const int64_t n = rows * a.stride, f = floats ? n : 0, h = forms & FORM_H ? n : 0, q = forms & FORM_Q ? n : 0;
+    a.f = room<float>(f);
+    a.h = room<uint16_t>(h);
+    a.q = room<int8_t>(q);
+    a.d = room<float>(q / QN_BLOCK);
+    a.s = room<int32_t>(q / QN_BLOCK);
     return a.f && a.h && a.q && a.d && a.s;
   }
   ~Buffer() {
@@ -45,9 +45,11 @@ struct Buffer {  // activations that the next product reads
   }
 };
 
-int piece(int rows, int threads) {  // rows of one work item: small enough that nobody waits long for the last one
-  int n = rows / (threads * 4) / QN_TILE * QN_TILE;
-  return n < QN_TILE ? QN_TILE : n > QN_CHUNK ? QN_CHUNK : n;
+constexpr int FEW = 2;  // up to so many tokens every thread norms and quantizes for itself: cheaper than a barrier
+
+int piece(int rows, int tokens, int threads) {  // rows of one work item: small enough that nobody waits long for the last one
+  const int least = tokens > FEW ? 2 * QN_TILE : QN_TILE, n = rows / (threads * 4) / least * least;
+  return n < least ? least : n > QN_CHUNK ? QN_CHUNK : n;
 }
 
 // Pieces 0 .. all - 1 of one phase, claimed one by one: a thread's own stretch first, so that it reads memory in order, then what others
@@ -68,18 +70,20 @@ struct Claim {
 
 void run_jobs(const Job *jobs, int count, int tokens, Counter *counters, int index, int size) {
   int pieces[3], all = 0;
-  for (int i = 0; i < count; i++) all += pieces[i] = (jobs[i].w->rows + piece(jobs[i].w->rows, size) - 1) / piece(jobs[i].w->rows, size);
+  for (int i = 0; i < count; i++) {
+    const int each = piece(jobs[i].w->rows, tokens, size);
+    all += pieces[i] = (jobs[i].w->rows + each - 1) / each;
+  }
   Claim claim = {counters, index, size, all};
   for (int at; (at = claim.next()) >= 0;) {
     int i = 0;
     for (; at >= pieces[i]; i++) at -= pieces[i];
-    const int rows = jobs[i].w->rows, each = piece(rows, size), r0 = at * each;
+    const int rows = jobs[i].w->rows, each = piece(rows, tokens, size), r0 = at * each;
     isa->chunk(&jobs[i], r0, r0 + each < rows ? r0 + each : rows, tokens);
   }
 }
 
 constexpr int PHASES = 10, COLUMNS = 1024;  // of a layer; and how many columns of activations are one work item
-constexpr int FEW = 2;                     // up to so many tokens every thread norms and quantizes for itself: cheaper than a barrier
 
 struct Inputs {  // what the products read: q k v (and the head), the feed-forward part beside attention, o, down
   Buffer normed, beside, mixed, hidden;
@@ -151,11 +155,11 @@ struct Thread {  // where one thread stands in the step; all of them go through 
   }
   void prepare(const Acts *a, int columns, int forms) {
     if (!forms) return;
-    if (few) return rows([&](int m) { isa->prepare(a, m, 0, columns, forms); });
+    if (few) return rows([&](int m) { isa->prepare(a, a->f + m * a->stride, m, 0, columns, forms); });
     const int parts = (columns + COLUMNS - 1) / COLUMNS;
     each(p->tokens * parts, [&](int i) {
       const int c0 = i % parts * COLUMNS, c1 = c0 + COLUMNS < columns ? c0 + COLUMNS : columns;
-      isa->prepare(a, i / parts, c0, c1, forms);
+      isa->prepare(a, a->f + i / parts * a->stride, i / parts, c0, c1, forms);
     });
   }
 };
@@ -164,7 +168,7 @@ const QnWeight *gate_of(const QnLayer &l) { return l.gate.rows ? &l.gate : nullp
 
 void normed_into(Plan *p, const QnNorm *norm, const Acts *a, int m, int forms) {
   isa->norm(norm, p->row(m), p->spec.width, a->f + m * a->stride, 0);
-  if (forms) isa->prepare(a, m, 0, p->spec.width, forms);
+  if (forms) isa->prepare(a, a->f + m * a->stride, m, 0, p->spec.width, forms);
 }
 
 void attention(Thread *t, const QnLayer &l) {
@@ -190,7 +194,7 @@ void residual(Thread *t, const QnWeight &w, const QnNorm &after, const Acts *a, 
   Plan *p = t->p;
   t->prepare(a, w.cols, forms);
   const bool direct = after.kind == QN_NO_NORM;
-  Job job = {&w, nullptr, a, direct ? p->x : p->part, p->spec.width, direct ? INTO_ADD : INTO_STORE, QN_NONE, 0, 0};
+  Job job = {&w, nullptr, a, direct ? p->x : p->part, nullptr, p->spec.width, direct ? INTO_ADD : INTO_STORE, QN_NONE, 0, 0};
   t->products(&job, 1);
 }
 
@@ -203,9 +207,9 @@ void layer(Thread *t, const QnLayer &l, const QnNorm *pending) {
     normed_into(p, &l.norm_attn, input, m, in | (l.parallel == 2 ? feed : 0));
     if (l.parallel == 1) normed_into(p, &l.norm_ffn, other, m, feed);
   });
-  const Job qkv[3] = {{&l.q, nullptr, input, p->q, p->inner, INTO_STORE, QN_NONE, l.clip, 0},
-                      {&l.k, nullptr, input, p->k, p->inner_kv, INTO_STORE, QN_NONE, l.clip, 0},
-                      {&l.v, nullptr, input, p->v, p->inner_kv, INTO_STORE, QN_NONE, l.clip, 0}};
+  const Job qkv[3] = {{&l.q, nullptr, input, p->q, nullptr, p->inner, INTO_STORE, QN_NONE, l.clip, 0},
+                      {&l.k, nullptr, input, p->k, nullptr, p->inner_kv, INTO_STORE, QN_NONE, l.clip, 0},
+                      {&l.v, nullptr, input, p->v, nullptr, p->inner_kv, INTO_STORE, QN_NONE, l.clip, 0}};
   t->products(qkv, 3);
   attention(t, l);
   residual(t, l.o, l.norm_attn_out, &t->mixed, form_of(l.o));
@@ -214,7 +218,7 @@ void layer(Thread *t, const QnLayer &l, const QnNorm *pending) {
       if (l.norm_attn_out.kind) isa->norm(&l.norm_attn_out, p->part + (int64_t)m * width, width, p->row(m), 1);
       normed_into(p, &l.norm_ffn, other, m, feed);
     });
-  const Job up = {&l.up, gate_of(l), other, t->hidden.f, t->hidden.stride, INTO_ACT, l.act, 0, 0};
+  const Job up = {&l.up, gate_of(l), other, t->hidden.f, nullptr, t->hidden.stride, INTO_ACT, l.act, 0, 0};
   t->products(&up, 1);
   residual(t, l.down, l.norm_ffn_out, &t->hidden, form_of(l.down));
 }
@@ -238,19 +242,39 @@ void step(void *context, int index) {
     if (!p->logits) return;
     if (s.head_scale != 1.0f)
       for (int i = 0; i < s.width; i++) hidden[i] *= s.head_scale;
-    isa->prepare(a, m, 0, s.width, form_of(s.head));
+    isa->prepare(a, hidden, m, 0, s.width, form_of(s.head));
   });
   if (!p->logits) return;
-  const Job head = {&s.head, nullptr, a, p->logits, s.head.rows, INTO_STORE, QN_NONE, 0, s.head_softcap};
+  const Job head = {&s.head, nullptr, a, p->logits, nullptr, s.head.rows, INTO_STORE, QN_NONE, 0, s.head_softcap};
   t.products(&head, 1);
 }
 
 struct Product {
   Job job;
-  int tokens;
+  Acts a;
+  const void *x;
+  int tokens, forms, bf16;
+  float *rows;  // one a thread, where only a form of it is kept
   Counter *counters;
   Team team;
 };
+
+void multiply(void *context, int index) {
+  Product *p = (Product *)context;
+  const int64_t cols = p->job.w->cols;
+  Claim claim = {p->counters, index, p->team.size, p->tokens};
+  for (int64_t m; (m = claim.next()) >= 0;) {
+    float *row = p->forms ? p->rows + index * p->a.stride : p->a.f + m * p->a.stride;
+    const float *given = (const float *)p->x + m * cols;
+    if (p->bf16)
+      isa->widen((const uint16_t *)p->x + m * cols, cols, row);
+    else if (p->forms != FORM_Q)
+      memcpy(row, given, cols * sizeof(float));
+    isa->prepare(&p->a, p->bf16 || p->forms != FORM_Q ? row : given, (int)m, 0, cols, p->forms);
+  }
+  p->team.wait();
+  run_jobs(&p->job, 1, p->tokens, p->counters + p->team.size, index, p->team.size);
+}
 
 uint16_t to_f16(float x) {  // rounded to the nearest even
   uint32_t u, sign;
@@ -368,27 +392,21 @@ void qn_openmp(void *parallel, void *count, void *index) {
   openmp = {(void (*)(void (*)(void *), void *, unsigned, unsigned))parallel, (int (*)())count, (int (*)())index};
 }
 
-// y (tokens, rows) = x (tokens, cols) W' + bias, for at most 32 tokens. 0: no memory.
-int qn_product(const QnWeight *w, const float *x, float *y, int tokens, int act, int threads) {
+// y (tokens, rows) = act(x (tokens, cols) W' + bias), x and y both in fp32 or both in bf16. 0: no memory.
+int qn_product(const QnWeight *w, const void *x, void *y, int bf16, int tokens, int act, int threads) {
   Buffer b;
-  if (!b.make(tokens, w->cols)) return 0;
-  for (int m = 0; m < tokens; m++) {
-    memcpy(b.a.f + m * b.a.stride, x + (int64_t)m * w->cols, w->cols * sizeof(float));
-    isa->prepare(&b.a, m, 0, w->cols, form_of(*w));
-  }
-  Product one;
-  one.job = {w, nullptr, &b.a, y, w->rows, act ? INTO_ACT : INTO_STORE, act, 0, 0};
-  one.tokens = tokens;
-  one.counters = room<Counter>(threads);
-  if (!one.counters) return 0;
-  one.team.run(
-      threads, [](void *c, int index) {
-        Product *o = (Product *)c;
-        run_jobs(&o->job, 1, o->tokens, o->counters, index, o->team.size);
-      },
-      &one);
-  free(one.counters);
-  return 1;
+  Product p;
+  p.forms = form_of(*w);
+  const bool made = b.make(tokens, w->cols, p.forms, !p.forms);
+  p.job = {w, nullptr, &b.a, (float *)y, bf16 ? (uint16_t *)y : nullptr, w->rows, act ? INTO_ACT : INTO_STORE, act, 0, 0};
+  p.a = b.a, p.x = x, p.tokens = tokens, p.bf16 = bf16;
+  p.rows = room<float>(threads * b.a.stride);
+  p.counters = room<Counter>(2 * threads);
+  if (made && p.rows && p.counters) p.team.run(threads, multiply, &p);
+  const int done = made && p.rows && p.counters;
+  free(p.rows);
+  free(p.counters);
+  return done;
 }
 
 void qn_norm(const QnNorm *norm, const float *x, float *y, int tokens, int width) {

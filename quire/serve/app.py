@@ -33,6 +33,7 @@ def application(front: Front, rules: Rules) -> ASGIApp:
         yield
         opening.cancel()
         await front.models.stop()
+        await front.limits.stop()
 
     app = FastAPI(title="Quire", version=version("quire"), docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=life)
     for part in PARTS:

@@ -66,18 +66,21 @@ def kinds(known: Mapping[str, type[Body]], others: Mapping[str, str], default: s
         return value.get("type", default) if isinstance(value, dict) else getattr(value, "type", None)
 
     def tag(value: Any) -> str:
+        """A branch's name stands in the places of errors, so it is one that no field can have."""
         found = kind(value)
-        return found if isinstance(found, str) and found in known else "type"
+        return f"<{found}>" if isinstance(found, str) and found in known else "<>"
 
     def refuse(value: Any) -> Any:
-        found = kind(value)
+        found, allowed = kind(value), ", ".join(known)
+        if not isinstance(value, dict):
+            raise at("", f"it must be an object with one of the types {allowed}")
         if isinstance(found, str) and found in others:
-            raise ValueError(f"'{found}' is not done here: {others[found]}")
-        raise ValueError(f"{found!r:.60} is not done here; allowed: {', '.join(known)}")
+            raise at("type", f"'{found}' is not done here: {others[found]}")
+        raise at("type", f"{found!r:.60} is not done here; allowed: {allowed}")
 
-    union: Any = Annotated[Any, BeforeValidator(refuse), Tag("type")]
+    union: Any = Annotated[Any, BeforeValidator(refuse), Tag("<>")]
     for name, body in known.items():
-        union = Union[union, Annotated[body, Tag(name)]]  # noqa: UP007
+        union = Union[union, Annotated[body, Tag(f"<{name}>")]]  # noqa: UP007
     return Annotated[union, Discriminator(tag)]
 
 

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.responses import JSONResponse, Response
 
 from .asks import Begun, End, Event, Logprob, Piece, Write
-from .bodies import MOST_ANSWERS, MOST_BIASES, MOST_MESSAGES, MOST_STOPS, Body, Stop, refusable
+from .bodies import MOST_ANSWERS, MOST_BIASES, MOST_MESSAGES, MOST_STOPS, Body, Stop, at, refusable
 from .conversation import ToolChoice, Tools, Turn, chosen, message
 from .errors import Refused
 from .front import Front
@@ -53,6 +53,13 @@ class StreamOptions(Body):
     include_obfuscation: refusable("events are not padded here", False) = None  # type: ignore[valid-type]
 
 
+def _few(value: Any) -> Any:
+    """Counted before anything is read: of a dictionary Pydantic reads all first, and keeps an error for each."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise at("", f"there are {len(value):,} biases; at most {MOST_BIASES:,} are allowed")
+    return value
+
+
 class Sampled(Body):
     """The fields by which OpenAI's writing routes choose tokens."""
 
@@ -61,7 +68,7 @@ class Sampled(Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 63)
-    logit_bias: Annotated[dict[str, float], Field(max_length=MOST_BIASES)] | None = None
+    logit_bias: Annotated[Annotated[dict[str, float], Field(max_length=MOST_BIASES)] | None, BeforeValidator(_few)] = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     top_k: int | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)

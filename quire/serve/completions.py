@@ -129,10 +129,13 @@ class Parts:
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.parts = parts
+        self._tasks: list[asyncio.Task[None]] = []
 
     def close(self) -> None:
         for part in self.parts:
             part.job.close()
+        for task in self._tasks:
+            task.cancel()
 
     async def events(self) -> AsyncIterator[list[tuple[int, Event]]]:
         """(number of the prompt, event) of all as they come, those that are there together. Raises the first error of any."""
@@ -141,9 +144,9 @@ class Parts:
                 yield batch
             return
         queue: asyncio.Queue[list[tuple[int, Event]] | Exception | None] = asyncio.Queue(1)  # a slow reader is seen by each job
-        tasks = [asyncio.create_task(_hand_on(number, part.job, queue)) for number, part in enumerate(self.parts)]
+        self._tasks = [asyncio.create_task(_hand_on(number, part.job, queue)) for number, part in enumerate(self.parts)]
         try:
-            left = len(tasks)
+            left = len(self._tasks)
             while left:
                 found = await queue.get()
                 if isinstance(found, Exception):
@@ -153,9 +156,8 @@ class Parts:
                 else:
                     yield found
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self.close()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def _batches(number: int, job: Job) -> AsyncIterator[list[tuple[int, Event]]]:

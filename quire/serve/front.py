@@ -28,7 +28,7 @@ log = logging.getLogger("quire.serve")
 class Front:
     """most_open: asks that a model may have on their way; those beyond it are refused at once. traces: None is without."""
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics, most_open: int = 256, traces: Traces | None = None) -> None:
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, most_open: int = 128, traces: Traces | None = None) -> None:
         self.models, self.limits, self.metrics, self.most_open, self.traces = models, limits, metrics, most_open, traces
         self.draining = False
 
@@ -79,7 +79,7 @@ class Front:
         except BaseException:
             leave(0)
             raise
-        watch = self.metrics.watch(worker.name, leave, request.scope["quire.facts"])
+        watch = self.metrics.watch(worker.name, leave, request.scope["quire.facts"], computed=not isinstance(ask, Tokens))
         job.watch = watch if self.traces is None else self.traces.watch(worker.name, ask, self.id(request), watch)
         return worker, job
 

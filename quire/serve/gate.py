@@ -22,6 +22,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -41,7 +42,9 @@ _READING = frozenset({"/v1/embeddings", "/rerank", "/v1/rerank", "/v2/rerank", "
 _OPEN = re.compile(rb"/health|/|/page(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/health", "/ready", "/metrics"})  # asked every few seconds by machines, and not logged
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)  # a text without its end is one too, so the time is linear
+_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # one without its end is a text too, so the time is linear
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = {91: 1, 123: 1, 93: -1, 125: -1}  # [ { ] }
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -257,15 +260,9 @@ def _check_type(headers: dict[bytes, bytes]) -> None:
 
 def check(body: bytes) -> None:
     """Raises Refused for a body that is no JSON, too deep, or that two readers could read in two ways."""
-    depth = 0
-    for found in _BRACKETS.finditer(body):
-        first = body[found.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > DEPTH:
-                raise Refused(400, f"the body is nested more than {DEPTH} deep.", code="too_deep")
-        elif first in b"]}":
-            depth -= 1
+    brackets = _TEXTS.sub(b"", body).translate(None, _OTHERS)
+    if max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > DEPTH:
+        raise Refused(400, f"the body is nested more than {DEPTH} deep.", code="too_deep")
     try:
         text = body.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_number, parse_float=_finite)

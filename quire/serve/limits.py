@@ -77,6 +77,13 @@ class Limits:
 
         return leave
 
+    async def stop(self) -> None:
+        """Charges what has ended, and closes the connections."""
+        await asyncio.gather(*self._paying)
+        if self._shared is not None:
+            client: Any = self._shared.storage.bridge.storage
+            await client.aclose()
+
     def _leave(self, name: str) -> None:
         self._open[name] -= 1
         if not self._open[name]:
@@ -136,7 +143,8 @@ class Limits:
 class _Counts:
     """Both windows over one place where counts are kept."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Any) -> None:
+        self.storage = storage
         self.requests = MovingWindowRateLimiter(storage)
         self.tokens = SlidingWindowCounterRateLimiter(storage)
 

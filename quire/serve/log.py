@@ -1,7 +1,7 @@
 """The server's log: one line an event, on standard error. JSON, or for a person where standard error is a terminal.
 
 An event has a time, a level, a name, and fields that were given by name (`log.info("request", extra={...})`). What was asked and answered
-is never among them, nor is a key; a caller is known by the key's name. uvicorn's own events go the same way.
+is never among them, nor is a key; a caller is known by the key's name. uvicorn's own events go the same way, and OpenTelemetry's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def setup(level: str = "info", stream: TextIO | None = None, form: str | None = 
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Text() if (form or ("text" if stream.isatty() else "json")) == "text" else Json())
-    for name, least in (("quire.serve", level.upper()), ("uvicorn", "WARNING")):
+    for name, least in (("quire.serve", level.upper()), ("uvicorn", "WARNING"), ("opentelemetry", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(least)

@@ -67,8 +67,10 @@ class Metrics:
     def responded(self, route: str, status: int) -> None:
         self._responses.labels(route, str(status)).inc()
 
-    def watch(self, model: str, leave: Callable[[int], None], facts: Facts | None = None) -> Callable[[Event | Refused | None], None]:
-        """Follows one ask: every event, and None at its end. leave: is told the tokens then."""
+    def watch(
+        self, model: str, leave: Callable[[int], None], facts: Facts | None = None, computed: bool = True
+    ) -> Callable[[Event | Refused | None], None]:
+        """Follows one ask: every event, and None at its end. leave: is told the tokens then. computed: False if they were only counted."""
         facts = facts if facts is not None else Facts()
         facts.model = model
         begun, reason = time.perf_counter(), "left"
@@ -87,7 +89,7 @@ class Metrics:
             elif isinstance(event, Begun):
                 facts.prompt += event.prompt_tokens
             elif isinstance(event, Found):
-                facts.prompt += event.tokens
+                facts.prompt += event.tokens if computed else 0
                 reason = "done"
             elif isinstance(event, End):
                 facts.written += event.tokens

@@ -63,6 +63,8 @@ def run(front: Front, host: str, port: int, rules: Rules, *, grace: float = 30.0
         application(front, rules),
         host,
         port,
+        # OpenTelemetry runs code of its own in a forked process before the model's process begins, which never ends under uvloop.
+        loop="auto" if front.traces is None else "asyncio",
         http=Guarded,
         ws="none",
         log_config=None,

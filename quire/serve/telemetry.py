@@ -29,12 +29,11 @@ class Traces:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise ExtraError(error.name or "opentelemetry-sdk", "otel", "--traces") from error
         self._provider = TracerProvider(resource=Resource({"service.name": "quire"}))
-        processor = BatchSpanProcessor(OTLPSpanExporter(endpoint=url)) if exporter is None else SimpleSpanProcessor(exporter)
-        self._provider.add_span_processor(processor)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=5) if exporter is None else exporter))
         self._tracer = self._provider.get_tracer("quire.serve")
 
     def watch(self, model: str, ask: Ask, id: str, then: Watch) -> Watch:

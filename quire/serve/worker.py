@@ -109,7 +109,9 @@ def _open(spec: dict[str, Any]) -> Any:
     from ..machine import threads
     from ..model import load
 
-    torch.set_num_threads(spec.get("threads") or threads())
+    asked = os.environ.get("OMP_NUM_THREADS", "")  # which torch has heeded already
+    if spec.get("threads") or not asked.isdigit():
+        torch.set_num_threads(spec.get("threads") or threads())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return load(spec["path"], spec.get("dtype", "auto"), spec.get("device", "auto"), spec.get("verify", False), spec.get("quant"))

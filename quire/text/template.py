@@ -221,8 +221,9 @@ class Template:
             return chosen.encode(tokenizer, messages, tools, add_generation_prompt, mask=mask, options=options, now=now)
         turns, now = _messages(messages), now or datetime.now()
         row = self._row(tokenizer, self._render(turns, tools, add_generation_prompt, options, now))
-        found = tokenizer.encode_parts(row.parts)
-        if not (mask if mask is not None else not add_generation_prompt):
+        masked = mask if mask is not None else not add_generation_prompt
+        found = tokenizer.encode_parts(row.parts, offsets=masked)  # places take longer than the ids, and only a mask needs them
+        if not masked:
             return ChatTokens(found.ids, [False] * len(found.ids))
         if self.marks_generation:
             return ChatTokens(found.ids, _trained(tokenizer, row, row.marks, found))

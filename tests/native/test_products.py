@@ -9,11 +9,12 @@ import torch
 
 from quire.errors import ModelError
 from quire.native.library import Kernels, Norm, byref
-from quire.native.pack import Packed, pack, pack_plain, product, product_plain, quantized
+from quire.native.linears import PackedLinear
+from quire.native.pack import Packed, Quant, pack, pack_plain, product, product_plain, quantized
 
 SHAPES = [(1, 32), (7, 64), (16, 96), (50, 224), (130, 32), (67, 160)]  # rows and columns; the columns divide into blocks
 ODD = [(3, 1), (5, 7), (9, 31), (18, 33), (66, 65), (21, 47)]  # for formats that take any number of columns
-TOKENS = [1, 2, 3, 4, 5, 7, 8, 9, 13, 31, 32, 35]
+TOKENS = [1, 2, 3, 4, 5, 7, 8, 9, 13, 31, 32, 35, 199]  # the last: more than are computed at a time
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -44,6 +45,37 @@ def test_a_token_does_not_depend_on_its_neighbours_or_on_threads(kernels: Kernel
             for tokens in (2, 3, 8, 31, 32):
                 assert torch.equal(product(x[:tokens], weight, asked=1), alone[:tokens])
                 assert torch.equal(product(x[:tokens], weight, asked=2), alone[:tokens])
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_a_long_prompt_has_the_bits_of_its_tokens_alone(kernels: Kernels, format: Quant) -> None:
+    """More tokens, rows and columns than are held ready at a time, with a remainder of each."""
+    tokens, rows, cols = (200, 67, 1120) if kernels.name != "portable" else (67, 35, 1056)
+    x, packed, bias = drawn(tokens, cols), pack(drawn(rows, cols), format), drawn(rows, seed=3)
+    some = [0, 5, 6, 63, tokens - 9, tokens - 1]
+    alone = torch.cat([product(x[i : i + 1], packed, bias, "silu", asked=1) for i in some])
+    for asked in (1, 2):
+        y = product(x, packed, bias, "silu", asked)
+        assert torch.equal(y[some], alone)
+    torch.testing.assert_close(y, product_plain(x, packed, bias, "silu"), atol=1e-3, rtol=1e-5)
+
+
+def test_bf16_goes_in_and_comes_out_as_if_widened_and_rounded(kernels: Kernels) -> None:
+    for rows, cols in [(67, 160), (21, 47)]:
+        x = drawn(35, cols).bfloat16()
+        for weight in weights(rows, cols):
+            y = product(x, weight)
+            assert y.dtype == torch.bfloat16 and torch.equal(y, product(x.float(), weight).bfloat16())
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+def test_a_packed_linear_layer_reads_any_number_of_rows(built: Kernels, format: Quant, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = PackedLinear(pack(drawn(48, 96), format), drawn(48, seed=1))
+    x = drawn(3, 70, 96).bfloat16()
+    y = layer(x, "silu")
+    assert y.shape == (3, 70, 48) and torch.equal(y[2, 69:], layer(x[2, 69:], "silu"))
+    monkeypatch.setattr("quire.native.linears.find", lambda: (None, ""))
+    torch.testing.assert_close(layer(x, "silu").float(), y.float(), atol=0.5, rtol=0.05)  # through a matrix in bf16
 
 
 def test_integer_products_are_the_same_bits_with_every_instruction_set_that_fuses(built: Kernels) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from quire.serve.keys import Limit, make
 from tests.small import write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,18 @@ def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     """All four models behind one server without keys. Tests share it: leave it as you found it."""
     running = start(tmp_path_factory.mktemp("serve"), *(f"{name}={folder}" for name, folder in folders.items()))
     yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def keyed(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, dict[str, str]]]:
+    """One model behind a server with keys for alice (whose key the client sends), bob and carol, who may ask little; and those keys."""
+    folder = tmp_path_factory.mktemp("keyed")
+    small = Limit(requests=4, most_input=30)
+    keys = {name: make(name, folder / "keys.toml", small if name == "carol" else Limit())[0] for name in ("alice", "bob", "carol")}
+    words = [f"chat={folders['chat']}", "--keys", str(folder / "keys.toml"), "--allow-host", "models.example"]
+    running = start(folder, *words, key=keys["alice"])
+    yield running, keys
     running.stop()
 
 

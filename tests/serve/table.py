@@ -35,14 +35,15 @@ the page says something else.
 
 @dataclass(frozen=True)
 class Client:
-    """script: runs in the environment of its first word. arguments: after the server's address, names of models in `folders`; names
-    shown: how the page calls what the script calls otherwise. alone: it needs a server of one model."""
+    """script: runs in the environment that its name begins with. arguments: after the server's address, names of models. block: lines that
+    the page shows, where the script marks none. alone: the one model of the server that it needs."""
 
     title: str
     package: str
     script: str
-    arguments: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
     note: str = ""
+    block: str = ""
     alone: str = ""
 
     @property
@@ -52,14 +53,31 @@ class Client:
         return max(names, key=len)
 
 
-CLIENTS = (
-    Client("OpenAI's package: embeddings", "openai", "openai_embeddings", ("bert",)),
+ANTHROPIC = """import anthropic
+
+client = anthropic.Anthropic(base_url="http://127.0.0.1:8000", api_key="none")
+answer = client.messages.create(model="chat", max_tokens=64, messages=[{"role": "user", "content": "hello"}])"""
+HARNESS = """\
+Give it the model's folder, so that ids are made as the model makes them, and `add_bos_token=True` where the model begins a text
+with a token of its own (`/tokenizer_info` names it under `special_ids`). Without a folder the harness asks the server for ids, if
+the server has one model; it then leaves that token out, so its figures are not those of `model.score`. In the terminal:
+
+```console
+lm_eval --tasks arc_easy --model local-completions --model_args \\
+  model=chat,base_url=http://127.0.0.1:8000/v1/completions,tokenizer=path/to/model,tokenizer_backend=huggingface,add_bos_token=True
+```"""
+ALL = (
+    Client("OpenAI's package", "openai", "openai_embeddings", ("chat", "bert")),
+    Client("OpenAI's package: chat completions", "openai", "openai_chat"),
+    Client("OpenAI's package: completions", "openai", "openai_completions"),
+    Client("OpenAI's package: responses", "openai", "openai_responses", ("chat",)),
+    Client("Anthropic's package", "anthropic", "anthropic_messages", ("chat",), block=ANTHROPIC),
     Client(
         "LangChain",
         "langchain-openai",
         "langchain_classes",
         ("chat", "bert"),
-        "Give `OpenAIEmbeddings` the argument `check_embedding_ctx_length=False`. Without it the class sends ids instead of texts, made by a\n"
+        "Give `OpenAIEmbeddings` the argument `check_embedding_ctx_length=False`. Without it the class sends ids instead of texts, of a\n"
         "tokenizer of OpenAI's: where the model has such ids they mean other words to it, and the vectors are worth nothing. Ids that it\n"
         "does not have are refused.",
     ),
@@ -69,12 +87,11 @@ CLIENTS = (
         "lm_eval",
         "lm_eval_completions",
         ("base",),
-        "With one model in the server, the harness makes ids by the server's own tokenizer. With several it cannot say which, so it is\n"
-        "refused and wants `tokenizer=FOLDER` (and `transformers`). Tasks that measure whole texts (`loglikelihood_rolling`) or begin with\n"
-        "nothing need `custom_prefix_token_id`, the id in front of a text: `/tokenizer_info` names it under `special_ids`.",
+        HARNESS,
         alone="base",
     ),
 )
+CLIENTS = tuple(client for client in ALL if (SCRIPTS / f"{client.script}.py").is_file())
 
 
 def run(client: Client, python: Path, url: str, *more: str) -> dict[str, bool]:
@@ -95,18 +112,27 @@ def expected(folder: Path) -> str:
 
     model = quire.load(folder)
     context, continuation, prompt = "The quick brown", " fox jumps", "The quick"
+    assert isinstance(model, quire.Decoder)
     [score] = model.score([(context, continuation)])
+    encode, engine = model.contract.tokenizer.encode, model.engine
+    request = engine.request(encode(context + continuation), quire.Sampling(max_tokens=1), prompt_logprobs=0)
+    engine.add(request)
+    while not request.done:
+        engine.step()
+    bare = sum(fact.logprob for fact in request.prompt_facts[len(encode(context)) :] if fact is not None)
     answer = model.generate(prompt, max_tokens=12, temperature=0, stop=("\n\n",)).text
-    return json.dumps({"score": [context, continuation, score.logprob, score.greedy], "answer": [prompt, answer]})
+    scored = [context, continuation, score.logprob, score.greedy]
+    return json.dumps({"folder": str(folder), "score": scored, "bare": bare, "answer": [prompt, answer]})
 
 
 def section(client: Client, found: Mapping[str, bool]) -> str:
     """A client's part of the page."""
-    rows = "\n".join(f"| {feature} | {'yes' if works is True else 'NO'} |" for feature, works in found.items())
-    note = f"\n{client.note}\n" if client.note else ""
-    return (
-        f"\n## {client.title}\n\n```py\n{shown(client)}\n```\n{note}\n| {client.package} {version(client)} | works |\n|---|---|\n{rows}\n"
-    )
+    names = {feature: feature.replace("_", " ") if feature.isidentifier() else feature for feature in found}
+    rows = "\n".join(f"| {names[feature]} | {'yes' if works is True else 'NO'} |" for feature, works in found.items())
+    block = client.block or shown(client)
+    table = f"| {client.package} {version(client)} | works |\n|---|---|\n{rows}"
+    parts = [f"## {client.title}", f"```py\n{block}\n```" if block else "", client.note, table]
+    return "\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
 def shown(client: Client) -> str:
@@ -119,9 +145,9 @@ def shown(client: Client) -> str:
             lines.append(line)
         elif line.endswith("  # shown"):
             imports.append(line.removesuffix("  # shown"))
-    text = "\n".join([*imports, "", *lines])
+    text = "\n".join([*imports, "", *lines]).strip()
     text = re.sub(r'f"\{url\}', '"http://127.0.0.1:8000', text)
-    for name, model in (("talker", "chat"), ("reader", "encoder"), ("model", "chat" if client.arguments[0] != "bert" else "encoder")):
+    for name, model in (("talker", "chat"), ("reader", "encoder"), ("model", "chat"), ("folder", "path/to/model")):
         text = re.sub(rf"(\w+)={name}\b", rf'\1="{model}"', text)
     return text
 
@@ -132,24 +158,28 @@ def version(client: Client) -> str:
     return str(pinned)
 
 
+def interpreter(environment: str) -> Path:
+    return Path(os.environ.get("QUIRE_CLIENTS", ROOT / ".clients")) / environment / "bin" / "python"
+
+
 def main() -> None:
     from tests.small import write_model
 
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         folders = {"chat": write_model(root / "chat", template=True, context=512), "base": write_model(root / "base", context=512)}
-        folders["bert"] = write_model(root / "bert", "bert")
-        parts = []
-        for client in CLIENTS:
-            names = [client.alone] if client.alone else list(folders)
-            running = start(root, *(f"{name}={folders[name]}" for name in names))
-            python = Path(os.environ.get("QUIRE_CLIENTS", ROOT / ".clients")) / client.environment / "bin" / "python"
-            try:
-                found = run(client, python, running.url, *([expected(folders[client.alone])] if client.alone else []))
-            finally:
+        folders |= {name: write_model(root / name, name) for name in ("bert", "t5")}
+        servers = {names: start(root, *(f"{name}={folders[name]}" for name in names)) for names in (tuple(folders), ("base",))}
+        try:
+            parts = []
+            for client in CLIENTS:
+                more = [expected(folders[client.alone])] if client.alone else []
+                url = servers[(client.alone,) if client.alone else tuple(folders)].url
+                parts.append(section(client, run(client, interpreter(client.environment), url, *more)))
+                print(parts[-1], flush=True)
+        finally:
+            for running in servers.values():
                 running.stop()
-            print(section(client, found), flush=True)
-            parts.append(section(client, found))
     PAGE.write_text(HEAD + "".join(parts), encoding="utf-8")
 
 

@@ -174,6 +174,7 @@ def test_parts_are_encoded_as_one_text(bpe: Tokenizer) -> None:
     assert found.ids == [start, *bpe.encode(text), end, *bpe.encode("\n")]
     whole = f"<|im_start|>{text}<|im_end|>\n"
     assert found.offsets[0] == (0, 12)
+    assert bpe.encode_parts([start, text, end, "\n"], offsets=False).ids == found.ids
     assert "".join(whole[a:b] for a, b in dict.fromkeys(found.offsets)) == whole
     with pytest.raises(DataError, match=re.escape("token 300 (")):
         bpe.encode_parts(["a", 300])

@@ -175,8 +175,20 @@ def models() -> None:
 
 
 FEATURES: list[Callable[[], None]] = [
-    models, whole, stream, stream_helper, logprobs, stop_strings, tools, allowed_tools, tools_stream, parse, parse_tools, response_format, errors,
-]  # fmt: skip
+    models,
+    whole,
+    stream,
+    stream_helper,
+    logprobs,
+    stop_strings,
+    tools,
+    allowed_tools,
+    tools_stream,
+    parse,
+    parse_tools,
+    response_format,
+    errors,
+]
 
 
 def tried(feature: Callable[[], None]) -> bool | str:

@@ -86,8 +86,15 @@ def encoder_decoder() -> None:
 
 
 FEATURES: list[Callable[[], None]] = [
-    text, several_prompts, token_ids, stream, echo_and_logprobs, scoring, refusals, encoder_decoder,
-]  # fmt: skip
+    text,
+    several_prompts,
+    token_ids,
+    stream,
+    echo_and_logprobs,
+    scoring,
+    refusals,
+    encoder_decoder,
+]
 
 
 def tried(feature: Callable[[], None]) -> bool | str:
