@@ -5,8 +5,9 @@ quire generate runs/quickstart "def parse_" --temperature 0.8
 quire generate runs/quickstart --file prompts.txt --json > out.jsonl
 
 quire generate runs/quickstart --file prompts.jsonl --out out.jsonl
-    (all at once; a run that is stopped goes on where it ended. A row may have "messages" in place of "prompt", and its own max_tokens,
-    temperature, seed, stop, schema ...)
+    (all at once; a run that is stopped goes on where it ended)
+
+A row of JSONL may have "messages" in place of "prompt", and its own max_tokens, temperature, seed, stop, schema ...
 """
 
 from __future__ import annotations
