@@ -48,10 +48,6 @@ LLAMA = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}  # of as many bits a we
 class Words:
     """Ids alone: nothing is turned into text while time is taken."""
 
-    @property
-    def target(self) -> Words:
-        return self
-
     def stream(self) -> Words:
         return self
 

@@ -95,7 +95,8 @@ def check_keywords(schema: Any, what: str, place: str = "#") -> None:
     if not isinstance(schema, Mapping):
         return
     for word, part in schema.items():
-        if word in _NOT_HELD or (word == "additionalItems" and not isinstance(schema.get("items"), list)):  # which that is about
+        alone = word == "additionalItems" and not isinstance(schema.get("items"), list)  # it speaks of what is behind such a list
+        if word in _NOT_HELD or alone:
             raise RecipeError(
                 f"{what} cannot be used: no answer can be held to '{word}' (at {place}). Leave it out, and check answers for it."
             )
