@@ -5,7 +5,9 @@
     vector = engine.result(reading)                              # steps until it is there
 
 The first in line is always read, with those beside it that leave little padding (`tasks.lengths`), so nobody waits for ever and nothing is
-read twice. There is no state between steps. What goes wrong with one text ends that one alone. Synchronous; several threads may share one.
+read twice. Who brings many texts shares the line with who brings few: one's next text stands behind the first of everybody who came since
+(start-time fair queueing, Goyal et al. 1996). There is no state between steps. What goes wrong with one text ends that one alone.
+Synchronous; several threads may share one.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from ..types import Text
 
 Floats = npt.NDArray[np.float32]
 Use = Literal["embed", "classify"]
+_ON = 4  # one token in so many that are read moves the place of who comes new
 
 
 class Reader(Protocol):
@@ -55,7 +58,10 @@ class Reader(Protocol):
 
 @dataclass(eq=False)
 class Reading:
-    """One text on its way. key: only those of one key are read together; value: a vector (D,), or {label: score}."""
+    """One text on its way. key: only those of one key are read together; value: a vector (D,), or {label: score}.
+
+    turn: its place in line, in tokens.
+    """
 
     row: Row
     key: tuple[Use, int]
@@ -63,6 +69,7 @@ class Reading:
     value: Any = None
     error: Exception | None = None
     done: bool = False
+    turn: int = 0
 
 
 class EncoderEngine:
@@ -74,6 +81,7 @@ class EncoderEngine:
             raise RecipeError(f"budget is {budget}; allowed: 1 token a step and more, or None.")
         self.budget = budget
         self.waiting: list[Reading] = []
+        self._turn = 0  # of who comes now; in tokens
         self._lock = threading.RLock()
 
     # -- asking ------------------------------------------------------------------------------------------------------------------
@@ -125,9 +133,12 @@ class EncoderEngine:
         return partial(classify.listed, labels=self.loaded.labels, function=self.loaded.function)
 
     def add(self, readings: Sequence[Reading]) -> None:
-        """Puts readings in line."""
+        """Puts readings in line, each as far behind the first as there are tokens between them."""
         with self._lock:
-            self.waiting += readings
+            turn = self._turn
+            for reading in readings:
+                reading.turn, turn = turn, turn + len(reading.row)
+            self.waiting = sorted([*self.waiting, *readings], key=lambda reading: reading.turn)  # of equal ones who came first
 
     def result(self, reading: Reading) -> Any:
         """The vector or the scores of a text, computing steps until they are there. Raises its error."""
@@ -194,9 +205,11 @@ class EncoderEngine:
             chosen = next(batch for batch in batches(lengths, self.budget or budget(self.model)) if 0 in batch)
             part = [alike[number] for number in chosen]
             self._read(part)
-            gone = set(part)
+            gone, read = set(part), sum(len(reading.row) for reading in part)
+            # A little more than whose turn it was, so that however many come new, those with many texts go on.
+            self._turn = max(self._turn, self.waiting[0].turn) + -(-read // _ON)
             self.waiting = [reading for reading in self.waiting if reading not in gone]
-            return sum(len(reading.row) for reading in part)
+            return read
 
     def _read(self, part: list[Reading]) -> None:
         """All at once; where that fails, each alone, so that only those that fail alone are lost."""

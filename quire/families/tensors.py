@@ -5,12 +5,14 @@ Writing goes tensor by tensor into a durable file, so a save needs no second cop
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -46,6 +48,9 @@ def stamp(path: Path) -> tuple[int, int, int]:
     return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
+_mappings: WeakKeyDictionary[mmap.mmap, int] = WeakKeyDictionary()  # those in use, and where they lie
+
+
 class Mapped:
     """A file in memory, privately: a page is read when it is first touched and copied when it is written, so no change reaches the file.
 
@@ -62,6 +67,7 @@ class Mapped:
                 if (facts.st_ino, facts.st_size, facts.st_mtime_ns) != expected:
                     raise WeightsError(f"{path} was changed while it was opened. Open it again when nobody writes to it.")
                 self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            _mappings[self.data] = ctypes.addressof(ctypes.c_char.from_buffer(self.data))
         except (OSError, ValueError) as error:
             raise WeightsError(f"{path} cannot be mapped into memory: {error}. Check that it is there and that you may read it.") from None
 
@@ -81,6 +87,19 @@ class Mapped:
         start, end = -(-slot.start // page) * page, slot.end // page * page
         if end > start and hasattr(mmap, "MADV_DONTNEED"):
             self.data.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
+def release(tensor: Tensor) -> None:
+    """Give back the pages of a tensor that lies in a mapped file and was never written to; nothing happens to any other.
+
+    Whoever still holds it, or a part of its pages, reads them from the file again.
+    """
+    for data in list(_mappings):
+        start = tensor.data_ptr() - _mappings[data]
+        if 0 <= start and start + tensor.nbytes <= len(data) and hasattr(mmap, "MADV_DONTNEED"):
+            first, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+            if end > first:
+                data.madvise(mmap.MADV_DONTNEED, first, end - first)
 
 
 def write_tensors(path: Path, tensors: Iterable[tuple[str, Tensor]], metadata: dict[str, str] | None = None) -> None:

@@ -16,6 +16,7 @@ from .. import hub, machine
 from ..binding import Contract, bound
 from ..errors import RecipeError
 from ..families.folder import ModelFolder
+from ..families.tensors import release
 from ..native.linears import pack_model
 from ..native.pack import Quant
 from ..types import Chat, Classifier, Embedder, Generator, Scorer
@@ -47,7 +48,7 @@ def load(
     binding, contract = bound(folder, verify), Contract.open(folder)
     on = machine.device(device)
     model = opened.build(_dtype(dtype, opened, on), on)
-    left = pack_model(model, quant) if quant is not None else ()
+    left = pack_model(model, quant, release) if quant is not None else ()
     if left:
         warnings.warn(
             f"{len(left)} matrices stay as they are, their columns are no multiple of 32: {', '.join(left[:3])} ...", stacklevel=2

@@ -6,7 +6,7 @@ widened to bf16 for one product and dropped again. What cannot be packed stays a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +56,10 @@ class PackedHead(nn.Module):
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
-def pack_model(model: Transformer, format: Quant) -> Sequence[str]:
+def pack_model(model: Transformer, format: Quant, dropped: Callable[[Tensor], None] = lambda weight: None) -> Sequence[str]:
     """Pack every matrix of a decoder in place, the head's too; returns the names of those that stay as they are. Raises ModelError.
 
+    dropped: is given each matrix that a packed one has replaced and that nothing else of the model holds.
     The embedding stays: a token reads one row of it. A packed model is for use, not for training.
     """
     if model.decoder is None or model.encoder is not None or not isinstance(model.head, LMHeadModule):
@@ -74,6 +75,7 @@ def pack_model(model: Transformer, format: Quant) -> Sequence[str]:
             continue
         parent, _, last = name.rpartition(".")
         setattr(model.decoder.get_submodule(parent), last, PackedLinear(pack(module.weight, format), _kept(module.bias)))
+        dropped(module.weight.detach())
     if model.head.table()[0].shape[1] % BLOCK:
         left.append("head")
     else:

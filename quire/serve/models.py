@@ -30,6 +30,7 @@ from .wire import Frames, frame
 
 log = logging.getLogger("quire.serve")
 _OLD = 60.0  # seconds after which a worker that dies is not one that cannot start
+_TRIES = 3  # to open a model whose process ends meanwhile
 _MOST_HELD = 20_000  # events that a reader may lag behind
 
 
@@ -118,7 +119,9 @@ State = Literal["away", "starting", "ready", "failed"]
 
 
 class Worker:
-    """One model's process, as the server sees it."""
+    """One model's process, as the server sees it. patience: seconds in which one that has work must say something, or it hangs."""
+
+    patience = 60.0
 
     def __init__(self, name: str, spec: Spec) -> None:
         self.name, self.spec = name, spec
@@ -136,6 +139,7 @@ class Worker:
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._wanted = False
+        self._heard = 0.0  # when it last said something
 
     @property
     def open(self) -> int:
@@ -163,11 +167,15 @@ class Worker:
 
     async def _keep(self) -> None:
         """Runs the process, again and again while it is wanted and can be opened."""
-        pause = 0.0
+        pause, unopened = 0.0, 0
         while self._wanted:
             begun = time.monotonic()
-            await self._live()
+            opened = await self._live()
             if not self._wanted or self.state == "failed":
+                break
+            unopened = 0 if opened else unopened + 1
+            if unopened == _TRIES:
+                self._fail(f"its process ended {_TRIES} times while it was opened; is there too little memory?")
                 break
             self.restarts += 1
             pause = 0.0 if time.monotonic() - begun > _OLD else min(30.0, max(0.5, 2 * pause))
@@ -176,8 +184,8 @@ class Worker:
             await asyncio.sleep(pause if self.restarts > 1 else 0)
         self._ready.set()
 
-    async def _live(self) -> None:
-        """One life of the process: from its start until its socket ends."""
+    async def _live(self) -> bool:
+        """One life of the process: from its start until its socket ends. Returns whether it came to be ready."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         command = [sys.executable, "-m", "quire.serve.worker", str(theirs.fileno())]
@@ -193,14 +201,18 @@ class Worker:
         self.pid = self._process.pid
         reader, self._writer = await asyncio.open_unix_connection(sock=ours)
         self._writer.write(frame(asdict(self.spec)))
+        watching = asyncio.create_task(self._watch(self._process))
         try:
             frames = Frames()
             while data := await reader.read(1 << 18):
+                self._heard = time.monotonic()
                 for message in frames.feed(data):
                     self._hear(message)
         except (ConnectionError, OSError):
             pass
         finally:
+            watching.cancel()
+            opened = self.state == "ready"
             self._writer.close()
             self._writer, self.pid, self.counts = None, None, {}
             if self._process.returncode is None:
@@ -211,6 +223,15 @@ class Worker:
                 self._ready.clear()
                 self.state = "starting" if self._wanted else "away"
             self.end_all(of_worker("WorkerDied", "the model's process ended while it answered; it is being started again. Ask anew."))
+        return opened
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Ends a process that has work and says nothing: it hangs, and nobody would ever hear from it."""
+        while True:
+            await asyncio.sleep(self.patience / 10)
+            if self.state == "ready" and self._jobs and time.monotonic() - max(self._heard, self.used) > self.patience:
+                log.error("worker hangs", extra={"model": self.name, "seconds": self.patience})
+                process.kill()
 
     def end_all(self, why: Refused) -> None:
         """Every open job ends with an error."""
@@ -228,9 +249,12 @@ class Worker:
             self.facts, self.state = message["ready"], "ready"
             self._ready.set()
         elif "failed" in message:
-            self.state = "failed"
-            self.failure = Refused(503, f"the model '{self.name}' cannot be opened. The server's log has the reason.", "server_error")
-            log.error("a model cannot be opened", extra={"model": self.name, "reason": ": ".join(message["failed"])})
+            self._fail(": ".join(message["failed"]))
+
+    def _fail(self, reason: str) -> None:
+        self.state = "failed"
+        self.failure = Refused(503, f"the model '{self.name}' cannot be opened. The server's log has the reason.", "server_error")
+        log.error("a model cannot be opened", extra={"model": self.name, "reason": reason})
 
     def _event(self, said: list[Any]) -> None:
         job = self._jobs.get(said[0])

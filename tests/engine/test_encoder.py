@@ -131,6 +131,28 @@ def test_random_traces_are_fair_and_keep_to_the_budget(tmp_path: Path, seed: int
     assert done > 30 and all(rows * width <= 48 or rows == 1 for rows, width in sizes) and any(rows > 2 for rows, _ in sizes)
 
 
+def test_who_brings_many_texts_and_who_brings_few_share_the_line(tmp_path: Path) -> None:
+    model = opened(tmp_path, num_labels=2)
+    engine = EncoderEngine(model, budget=64)
+    many = engine.readings([[5] * 16] * 200)
+    engine.add(many)
+    for _ in range(10):
+        engine.step()
+    one = engine.submit("x")
+    engine.step()
+    engine.step()
+    assert one.done and not all(reading.done for reading in many), "200 texts do not hold up one"
+    engine, steps = EncoderEngine(model, budget=64), 0
+    many = engine.readings([[5] * 16] * 30)
+    engine.add(many)
+    while not all(reading.done for reading in many):
+        engine.submit("x")
+        engine.submit("a fox", "classify")
+        engine.step()
+        steps += 1
+        assert steps < 500, "nor do new ones, without end, hold up the 30"
+
+
 def test_a_text_that_fails_ends_alone_and_what_cannot_be_done_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = opened(tmp_path, num_labels=2, length=32)
     engine = EncoderEngine(model)

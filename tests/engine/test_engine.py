@@ -237,3 +237,13 @@ def test_requests_that_share_a_prompt_wait_for_the_first(small: Small, engine: M
     while it.busy:
         it.step()
     assert [request.cached for request in rest] == [48, 48]
+
+
+def test_without_sharing_a_prompt_that_was_read_before_is_read_again(engine: Callable[..., Engine]) -> None:
+    alone = engine(share=False)
+    for _ in range(20):  # identities of objects are used again; the salt must not be one
+        request = alone.submit(list(range(1, 50)), Sampling(max_tokens=1, temperature=0.0))
+        while not request.done:
+            alone.step()
+        assert request.cached == 0
+        del request

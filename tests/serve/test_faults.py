@@ -34,6 +34,7 @@ class Inside:
 
     def __init__(self, folder: Path) -> None:
         models = Models({"chat": Spec(str(folder), threads=1)})
+        models.workers["chat"].patience = 5.0  # looked at twice a second
         self.front = Front(models, Limits(), Metrics(models.workers))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -142,6 +143,18 @@ def test_a_worker_that_dies_ends_streams_with_an_error_and_is_started_again(insi
         assert client.get("/health").status_code == 200
         assert client.post("/v1/chat/completions", json={**LONG, "max_tokens": 3, "min_tokens": 0}).status_code == 200
     assert inside.worker.restarts == 1
+
+
+def test_a_worker_that_hangs_is_ended_and_started_again(inside: Inside) -> None:
+    inside.until(lambda: inside.worker.state == "ready" and inside.empty, 60)
+    before = inside.worker.restarts
+    assert inside.worker.pid is not None
+    with httpx2.Client(base_url=f"http://127.0.0.1:{inside.port}", timeout=60, trust_env=False) as client:
+        os.kill(inside.worker.pid, signal.SIGSTOP)
+        answer = client.post("/v1/chat/completions", json=LONG)
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "worker_died"
+        inside.until(lambda: inside.worker.state == "ready", 60)
+    assert inside.worker.restarts == before + 1
 
 
 def test_slow_readers_and_half_open_sockets_do_not_hurt_others(inside: Inside) -> None:
