@@ -115,6 +115,13 @@ def append_line(path: Path | str, value: Any) -> None:
         _os.write(file, line.encode("utf-8"))
 
 
+def drop_unfinished(path: Path | str) -> None:
+    """Cuts off a last line that a kill has left without its end, so that another can be appended."""
+    path = Path(path)
+    with storage(path, "write"), path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def read_lines(path: Path | str) -> list[dict[str, Any]]:
     """The JSON lines of a file that `append_line` wrote; an unfinished last line is left out, a broken one before it is an error."""
     path = Path(path)

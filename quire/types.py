@@ -6,7 +6,7 @@ are interchangeable. `identity` names what answered (a binding id, or a remote's
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -46,11 +46,15 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (id, what is added to its logit), after the penalties
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (id, what is added to its logit), after the penalties; a mapping becomes this
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     min_tokens: int = 0
     logprobs: int = 0  # how many alternatives to report at each step
+
+    def __post_init__(self) -> None:
+        if isinstance(self.logit_bias, Mapping):
+            object.__setattr__(self, "logit_bias", tuple(self.logit_bias.items()))
 
 
 @dataclass(frozen=True)

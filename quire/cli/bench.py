@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from ..errors import RecipeError
-from .lines import Flag, Machine, MachineOption, Model, parse
+from .lines import Flag, Machine, MachineOption, Model, parse, tell
 from .paint import paint
 from .uses import open_for
 
@@ -48,10 +48,13 @@ def run(argv: list[str]) -> int:
         raise RecipeError(f"{model.folder} is no decoder: only those that continue text are measured here.")
     if options.tokens >= model.config.context:
         raise RecipeError(f"--tokens is {options.tokens}; this model has {model.config.context} positions, prompt and answer together.")
+    prompt = min(options.prompt, model.config.context - options.tokens)
+    if prompt < options.prompt:
+        tell(f"prompts have {prompt:,} tokens, not {options.prompt:,}: the model has {model.config.context:,} positions in all")
     refusal = model.engine.runner.why_not_native
     kernels = f"plain torch ({refusal})" if refusal else _kernels()
     rows = []
-    for found in measure(model, options.streams, options.prompt, options.tokens):
+    for found in measure(model, options.streams, prompt, options.tokens):
         if isinstance(found, Limits):
             rows.append({"what": "limits", **asdict(found), "kernels": kernels})
             if not options.json:
@@ -61,11 +64,13 @@ def run(argv: list[str]) -> int:
             continue
         rows.append(asdict(found))
         if not options.json:
-            name = f"reads a prompt of {options.prompt}" if found.what == "read" else f"writes, {found.streams} at once"
+            name = f"reads a prompt of {prompt}" if found.what == "read" else f"writes, {found.streams} at once"
             share = "" if found.share is None else f"{found.share:>13.0%}"
             print(f"{name:<24}{found.rate:>10,.1f}{found.low:>10,.1f}{found.high:>10,.1f}{share}", flush=True)
     if options.json:
         print(json.dumps(rows))
+    elif any((row.get("share") or 0) > 1 for row in rows):
+        print("\nabove 100%: the limits are of main memory and of plain products; weights in the cache, and packed ones, can pass them")
     return 0
 
 

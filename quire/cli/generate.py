@@ -6,6 +6,8 @@ quire generate runs/quickstart --file prompts.txt --json > out.jsonl
 
 quire generate runs/quickstart --file prompts.jsonl --out out.jsonl
     (all at once; a run that is stopped goes on where it ended)
+
+A row of JSONL may have "messages" in place of "prompt", and its own max_tokens, temperature, seed, stop, schema ...
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..errors import RecipeError
-from ..types import Chunk, Completion, Sampling
-from .lines import Fields, Files, FilesOption, Flag, Machine, MachineOption, Model, Row, parse, read
-from .offline import Answer, Kept, answers
+from ..types import Chunk, Completion, Message, Sampling
+from .asks import given_forms, read_asks
+from .lines import Fields, Files, FilesOption, Flag, Machine, MachineOption, Model, PathOption, Row, Text, parse, read
+from .offline import Answer, Ask, Kept, answers, stream
 from .paint import paint, safe
 from .results import AT_ONCE, Done, Sink, each, sink
 from .sampling import SamplingOptions
@@ -39,74 +42,85 @@ class Generate:
     sampling: Annotated[SamplingOptions, tyro.conf.arg(name="")] = field(default_factory=SamplingOptions)
     only_new: Flag = False
     """Leave the prompt out of what is shown."""
+    schema: PathOption = None
+    """A file with a JSON schema that answers must have the form of."""
+    regex: Text = None
+    """A pattern that answers must match from beginning to end."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
 
 def run(argv: list[str]) -> int:
     options = parse(Generate, "generate", argv, __doc__)
-    rows = read(options.prompts, options.files, Fields(("prompt", "text")), "generate", whole=True)
+    rows = read(options.prompts, options.files, Fields(("prompt", "text"), turns=True), "generate", whole=True)
     if options.files.dry_run:
         return dry_run("generate", options.model, rows, options.files)
     if options.sampling.logprobs and not options.files.as_json:
         raise RecipeError("--logprobs are written with --json; add it, or leave --logprobs out")
+    forms = given_forms(options.schema, options.regex)
     from ..decode.sampler import check
     from ..model import Decoder
 
     model = opened_writer("generate", options.model, options.machine)
     sampling = options.sampling.over(model.defaults)
     check(sampling, model.config.vocab)
+    rows, asks = read_asks(model, rows, sampling, forms)
+    if not options.files.as_json and any(ask.sampling.logprobs for ask in asks):
+        raise RecipeError("logprobs are written with --json; add it, or leave them out")
     if options.files.out is None and not options.files.json:
-        for number, row in enumerate(rows):
+        for number, ask in enumerate(asks):
             if number:
                 print(paint("─" * 24, "dim"))
-            _show(model, row.text, sampling, echo=not options.only_new)
+            _show(model, ask, echo=not options.only_new)
         return 0
-    kept = Kept(options.files.out, [asdict(sampling), model.identity])
-    method, at_once = (_together(model, sampling, kept), AT_ONCE) if isinstance(model, Decoder) else (_timed(model, sampling), 1)
-    with sink(options.files) as to:
-        for number, (row, (completion, seconds)) in enumerate(each(rows, method, "generate", to, at_once)):
+    decoder = model if isinstance(model, Decoder) else None
+    with Kept(options.files.target() if decoder else None, _about(model, sampling, forms), asks) as kept, sink(options.files) as to:
+        numbers = {id(row): number for number, row in enumerate(rows)}
+
+        def method(part: list[Row], done: Done) -> list[Answer]:
+            asked = [(number, asks[number]) for number in (numbers[id(row)] for row in part)]
+            return answers(decoder, asked, kept, done) if decoder else [_timed(model, ask) for _, ask in asked]
+
+        for number, (row, (completion, seconds)) in enumerate(each(rows, method, "generate", to, AT_ONCE if decoder else 1)):
             _write(to, number, row, completion, {"seconds": seconds, "model": model.identity}, echo=not options.only_new)
-    kept.close()
     return 0
 
 
-def _together(model: Decoder, sampling: Sampling, kept: Kept) -> Any:
-    """All prompts of a chunk at once, each answer kept as soon as it is there."""
-    first = 0
+def _about(model: Decoder | Seq2Seq, sampling: Sampling, forms: dict[str, Any]) -> dict[str, Any]:
+    """What answers depend on beside their prompts."""
+    from ..native import available
 
-    def method(part: list[Row], done: Done) -> list[Answer]:
-        nonlocal first
-        found = answers(model, [row.text for row in part], first, sampling, kept, done)
-        first += len(part)
-        return found
-
-    return method
+    weight = model.model.embed.weight
+    machine = {"model": model.identity, "dtype": str(weight.dtype), "device": str(weight.device), "kernels": available()}
+    return {**machine, **asdict(sampling), **forms}
 
 
-def _timed(model: Seq2Seq, sampling: Sampling) -> Any:
-    def method(part: list[Row], _: object) -> list[Answer]:
-        started = time.perf_counter()
-        return [(model.generate(row.text, sampling), round(time.perf_counter() - started, 6)) for row in part]
-
-    return method
+def _timed(model: Decoder | Seq2Seq, ask: Ask) -> Answer:
+    started = time.perf_counter()
+    return model.generate(ask.text, ask.sampling), round(time.perf_counter() - started, 6)
 
 
 def _write(to: Sink, number: int, row: Row, completion: Completion, about: dict[str, Any], echo: bool) -> None:
-    result = {"prompt": row.text, **asdict(completion), **about}
+    asked = {"messages": [_turn(turn) for turn in row.turns]} if row.turns else {"prompt": row.text}
+    result = {**asked, **asdict(completion), **about}
     if not completion.logprobs:
         del result["logprobs"]
     if number and not to.json:
         to.write("─" * 24)
-    to.row(row, result, str, (row.text if echo else "") + completion.text)
+    to.row(row, result, str, (row.text if echo and not row.turns else "") + completion.text)
 
 
-def _show(model: Decoder | Seq2Seq, prompt: str, sampling: Sampling, echo: bool) -> None:
+def _turn(turn: Message) -> dict[str, Any]:
+    return {name: value for name, value in asdict(turn).items() if value or name == "content"}
+
+
+def _show(model: Decoder | Seq2Seq, ask: Ask, echo: bool) -> None:
     from ..model import Decoder
 
-    chunks = model.stream(prompt, sampling)  # what cannot be done is refused here, before anything is shown
-    if echo and isinstance(model, Decoder):
-        sys.stdout.write(paint(safe(prompt), "bold"))
+    # what cannot be done is refused here, before anything is shown
+    chunks = stream(model, ask) if isinstance(model, Decoder) else model.stream(ask.text, ask.sampling)
+    if echo and isinstance(model, Decoder) and not ask.turns:
+        sys.stdout.write(paint(safe(ask.text), "bold"))
     started, count, last = time.perf_counter(), 0, Chunk("")
     for chunk in chunks:
         sys.stdout.write(safe(chunk.text))

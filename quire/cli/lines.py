@@ -20,6 +20,7 @@ import tyro
 
 from ..durable import storage
 from ..errors import DataError, RecipeError, nearest
+from ..types import Message
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 # With a constructor, the word None is a text or a file as any other; tyro alone would take it as "not given".
@@ -54,6 +55,20 @@ class Files:
     def as_json(self) -> bool:
         return self.json or (self.out is not None and self.out.suffix in _JSONL)
 
+    def target(self) -> Path | None:
+        """Where --out leads. Raises RecipeError for what is no file and would be replaced by one, and for the file that is read."""
+        if self.out is None:
+            return None
+        with storage(self.out, "write"):
+            place = self.out.resolve()
+            if place.is_dir():
+                raise RecipeError(f"--out {self.out} is a folder; give the name of a file")
+            if place.exists() and not place.is_file():
+                raise RecipeError(f"--out {self.out} is a device or a pipe, not a file; leave --out out and write > {self.out}")
+            if self.file is not None and place.exists() and self.file.exists() and place.samefile(self.file):
+                raise RecipeError(f"--out {self.out} is the file that is read; give another name")
+        return place
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -75,23 +90,29 @@ MachineOption = Annotated[Machine, tyro.conf.arg(name="")]
 class Fields:
     """What a verb reads. A plain line is `main`; `beside` stands with it, from JSONL or from an option. Both may have aliases in JSONL.
 
-    given: the option's value for rows without a `beside` of their own. needed: a row without any is an error.
+    given: the option's value for rows without a `beside` of their own. needed: a row without any is an error. turns: a row may have
+    `messages`, a conversation, in place of `main`.
     """
 
     main: tuple[str, ...] = ("text", "source")
     beside: tuple[str, ...] = ()
     given: str | None = None
     needed: bool = False
+    turns: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing to do: `text` and what stands `beside` it; `rest` are the fields that are passed through; `where` names it in errors."""
+    """One thing to do: `text` and what stands `beside` it; `rest` are the fields that are passed through; `where` names it in errors.
+
+    turns: a conversation; `text` is then what is said in it.
+    """
 
     text: str
     beside: str | None = None
     rest: dict[str, Any] = field(default_factory=dict)
     where: str = ""
+    turns: tuple[Message, ...] = ()
 
 
 def parse(options: type[Options], verb: str, argv: list[str], description: str | None) -> Options:
@@ -132,12 +153,16 @@ def read(texts: Sequence[str], files: Files, fields: Fields, verb: str, whole: b
 
     Raises RecipeError when nothing or two things were given, DataError for what cannot be read, StorageError for a file that is not there.
     """
+    files.target()  # a place that cannot be written to is named before anything is read or opened
     if files.file is not None:
         if texts:
             raise RecipeError(f"give a {fields.main[0]} or --file, not both")
         if str(files.file) != "-":
             return _rows(_bounded(files.file), str(files.file), files.file.suffix.lower(), fields, every)
         return _standard_input(fields, verb, False, every)
+    for text in texts:
+        if text.endswith(_JSONL) and Path(text).is_file():
+            raise RecipeError(f"{text} is a file, and would be taken for a {fields.main[0]}; to read its rows: --file {text}")
     if list(texts) not in ([], ["-"]):
         return [_whole_row(text, fields, f"text {number}" if len(texts) > 1 else "") for number, text in enumerate(texts, 1)]
     return _standard_input(fields, verb, whole, every)
@@ -217,7 +242,7 @@ def _is_jsonl(data: bytes, origin: str, suffix: str, fields: Fields) -> bool:
     first = next((line for line in _lines(data) if line.strip()), b"")
     if not first.lstrip().startswith(b"{") or len(first) > LARGEST_LINE:
         return False
-    names = (*fields.main, *fields.beside)
+    names = (*fields.main, *fields.beside, *(("messages",) if fields.turns else ()))
     try:
         value = json.loads(first)
         if any(name in value for name in names):
@@ -242,6 +267,8 @@ def _object_row(line: str, fields: Fields, where: str) -> Row:
     if not isinstance(value, dict):
         raise DataError(f"{where} is not a JSON object; a row is one, as {_example(fields)}")
     main = next((name for name in fields.main if name in value), None)
+    if fields.turns and main is None and "messages" in value:
+        return _complete(_turns_row(value, where), fields)
     if main is None:
         found = ", ".join(map(str, list(value)[:8])) or "none"
         raise DataError(f"{where} has no field '{fields.main[0]}'; its fields are {found}. A row looks like {_example(fields)}")
@@ -250,6 +277,16 @@ def _object_row(line: str, fields: Fields, where: str) -> Row:
     if other is not None:
         beside = _string(value.pop(other), other, where)
     return _complete(Row(text, beside, value, where), fields)
+
+
+def _turns_row(value: dict[str, Any], where: str) -> Row:
+    from ..text.library import messages_of
+
+    try:
+        turns = tuple(messages_of(value.pop("messages")))
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    return Row("\n".join(turn.content for turn in turns), None, value, where, turns)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

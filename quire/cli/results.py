@@ -17,7 +17,7 @@ from functools import cache, partial
 from typing import Any, BinaryIO, TypeVar
 
 from ..durable import writing
-from ..errors import ContextError, DataError, QuireError, RecipeError
+from ..errors import ContextError, DataError, QuireError
 from .lines import Files, Row, tell
 
 _PATIENCE = 1.0  # seconds before progress is shown
@@ -65,12 +65,11 @@ _SEPARATORS = {ord(char): f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"}
 @contextmanager
 def sink(files: Files) -> Iterator[Sink]:
     """Opened before any work, so that a place which cannot be written to is named at once. A signal leaves nothing behind."""
-    if files.out is None:
+    target = files.target()
+    if target is None:
         yield Sink(files, None)
         return
-    if files.out.is_dir():
-        raise RecipeError(f"--out {files.out} is a folder; give the name of a file")
-    with _terminated_as_interrupted(), writing(files.out) as file:
+    with _terminated_as_interrupted(), writing(target) as file:
         yield Sink(files, file)
 
 

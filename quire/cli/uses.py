@@ -107,6 +107,9 @@ def dry_run(verb: str, path: str, rows: Sequence[Row], files: Files, split: bool
     check(verb, config, contract, str(folder))
     around = len(contract.before) + len(contract.after)
     texts = contract.tokenizer.encode_batch([row.text for row in rows])
+    for number, row in enumerate(rows):
+        if row.turns and contract.template is not None:
+            texts[number] = list(contract.template.encode(contract.tokenizer, row.turns, add_generation_prompt=True).ids)
     beside = contract.tokenizer.encode_batch([row.beside or "" for row in rows])
     counts = [len(text) + len(other) + around for text, other in zip(texts, beside)]
     long = [row.where or "the text" for row, number in zip(rows, counts) if number > config.context]

@@ -23,13 +23,16 @@ from ..types import Sampling
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
+_WHOLE_NUMBER, _NUMBER = (int, np.integer), (int, float, np.integer, np.floating)
+COLDEST = 1e-6  # below it, logits that are divided by the temperature are no numbers of fp32
+
 # field: (lowest, highest, is the lowest itself allowed, what is allowed in words)
 _FLOATS: dict[str, tuple[float, float, bool, str]] = {
-    "temperature": (0.0, 100.0, True, "0 (greedy) to 100"),
+    "temperature": (0.0, 100.0, True, f"0 (greedy) to 100, but nothing between 0 and {COLDEST:f}"),
     "top_p": (0.0, 1.0, False, "above 0, up to 1 (off)"),
     "min_p": (0.0, 1.0, True, "0 (off) to 1"),
     "typical_p": (0.0, 1.0, False, "above 0, up to 1 (off)"),
-    "repetition_penalty": (0.0, 100.0, False, "above 0, up to 100; 1 is off"),
+    "repetition_penalty": (0.01, 100.0, True, "0.01 to 100; 1 is off"),
     "presence_penalty": (-2.0, 2.0, True, "-2 to 2; 0 is off"),
     "frequency_penalty": (-2.0, 2.0, True, "-2 to 2; 0 is off"),
 }
@@ -50,21 +53,32 @@ def check(sampling: Sampling, vocab: int | None = None) -> None:
 
     for name, (low, high, closed, words) in _FLOATS.items():
         value = getattr(sampling, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or (value == low and not closed):
+        if isinstance(value, bool) or not isinstance(value, _NUMBER) or not low <= value <= high or (value == low and not closed):
             refuse(name, value, words)  # not a number (NaN) fails the comparison too
     for name, (lowest, words) in _WHOLE.items():
         value = getattr(sampling, name)
         if name == "seed" and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        if isinstance(value, bool) or not isinstance(value, _WHOLE_NUMBER) or value < lowest:
             refuse(name, value, words)
+    if 0 < sampling.temperature < COLDEST:
+        refuse("temperature", sampling.temperature, _FLOATS["temperature"][3])
     if sampling.min_tokens > sampling.max_tokens:
         refuse("min_tokens", sampling.min_tokens, f"at most max_tokens, which is {sampling.max_tokens}")
-    if isinstance(sampling.stop, str) or not all(isinstance(text, str) and text for text in sampling.stop):
-        refuse("stop", sampling.stop, "a tuple of strings, none of them empty")
-    for token, bias in sampling.logit_bias:
-        if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
-            refuse("logit_bias", (token, bias), "pairs of an id and a number from -100 to 100")
+    listed = {
+        "stop": "a tuple of strings, none of them empty",
+        "stop_ids": "a tuple of ids",
+        "logit_bias": "a tuple of pairs, or a mapping",
+    }
+    for name, words in listed.items():
+        if not isinstance(getattr(sampling, name), list | tuple):  # what can be read only once would be empty after this check
+            refuse(name, getattr(sampling, name), words)
+    if not all(isinstance(text, str) and text for text in sampling.stop):
+        refuse("stop", sampling.stop, listed["stop"])
+    for pair in sampling.logit_bias:
+        bias = pair[1] if isinstance(pair, list | tuple) and len(pair) == 2 else None
+        if isinstance(bias, bool) or not isinstance(bias, _NUMBER) or not -100 <= bias <= 100:
+            refuse("logit_bias", pair, "pairs of an id and a number from -100 to 100")
     if len({token for token, _ in sampling.logit_bias}) < len(sampling.logit_bias):
         refuse("logit_bias", sampling.logit_bias, "each id once")
     if vocab is not None:
@@ -72,7 +86,7 @@ def check(sampling: Sampling, vocab: int | None = None) -> None:
             refuse("logprobs", sampling.logprobs, f"at most the vocabulary, {vocab}")
         for name, tokens in (("stop_ids", sampling.stop_ids), ("logit_bias", tuple(token for token, _ in sampling.logit_bias))):
             for token in tokens:
-                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
+                if isinstance(token, bool) or not isinstance(token, _WHOLE_NUMBER) or not 0 <= token < vocab:
                     refuse(name, token, f"ids from 0 to {vocab - 1}")
 
 
@@ -202,7 +216,7 @@ def _typical(scores: Floats, mass: float) -> Ids:
     share = _shares(scores)
     with np.errstate(divide="ignore"):
         surprise = -np.log(share)
-    expected = float(np.sum(np.where(share > 0, share * surprise, 0.0)))
+    expected = float(np.sum(np.multiply(share, surprise, out=np.zeros_like(share), where=share > 0)))  # 0 * inf counts nothing
     distance = np.abs(surprise - expected)
     order = np.argsort(distance, kind="stable")
     last = min(int(np.count_nonzero(np.cumsum(share[order], dtype=np.float64) < mass)), len(order) - 1)

@@ -27,7 +27,7 @@ import numpy as np
 from ..errors import DataError, ExtraError, RecipeError
 from ..text.tokenizer import Tokenizer
 from ..types import Completion
-from .grammars import Limits, check_depth, check_size, exact_formats
+from .grammars import Limits, check_depth, check_keywords, check_size, closed, exact_formats
 from .request import Allowed
 from .trial import Trial, first_line, library_limits
 
@@ -134,7 +134,9 @@ class Grammar:
             return Parsed(False, why=f"the text does not follow {self.what}: {text[:80]!r}")
         try:
             return Parsed(True, self._reader(text))
-        except (ValueError, RecursionError) as error:  # a class may ask for more than its schema says; JSON for fewer digits
+        except (
+            Exception
+        ) as error:  # a class asks for more than its schema says, and its validators raise what they like; JSON: fewer digits
             return Parsed(False, why=f"{type(error).__name__}: {error}")
 
 
@@ -147,17 +149,19 @@ def json_object(tokenizer: Tokenizer, *, vocab: int | None = None, limits: Limit
 
 
 def json_schema(tokenizer: Tokenizer, schema: Any, *, vocab: int | None = None, limits: Limits = LIMITS) -> Grammar:
-    """JSON of a schema: a dictionary, or a Pydantic class, and then the value read is one of its objects.
+    """JSON of a schema: a dictionary, or a Pydantic class, and then the value read is one of its objects (with its fields alone, unless the
+    class allows extra ones).
 
     Keywords that cannot be held to are refused by name, never left out. At most one space stands behind a comma or a colon.
     """
     reader: Callable[[str], Any] = json.loads
     if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
         model: Any = schema
-        reader, schema = model.model_validate_json, model.model_json_schema()
+        reader, schema = model.model_validate_json, closed(model.model_json_schema())
     if not isinstance(schema, Mapping):
         raise RecipeError(f"a JSON schema is a dictionary or a Pydantic class, not {schema!r:.80}")
     check_depth(schema, limits.depth, "the JSON schema")
+    check_keywords(schema, "the JSON schema")
     try:
         text = json.dumps(exact_formats(schema), ensure_ascii=False, allow_nan=False)
     except ValueError as error:

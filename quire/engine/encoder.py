@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..binding import Contract
-from ..errors import QuireError, RecipeError
+from ..errors import RecipeError
 from ..nn.config import LabelHead
 from ..nn.transformer import Transformer
 from ..tasks import classify, embed
@@ -143,7 +143,8 @@ class EncoderEngine:
     def result(self, reading: Reading) -> Any:
         """The vector or the scores of a text, computing steps until they are there. Raises its error."""
         while not reading.done:
-            self.step()
+            if not self.step() and not reading.done:
+                raise RecipeError("this text is not in line here: give a reading to the engine that it was submitted to.")
         if reading.error is not None:
             raise reading.error
         return reading.value
@@ -152,6 +153,8 @@ class EncoderEngine:
         """Forget texts that were not read yet; their results are then None."""
         with self._lock:
             gone = {reading for reading in readings if not reading.done}
+            if not gone <= set(self.waiting):
+                raise RecipeError("a text is not in line here: give a reading to the engine that it was submitted to.")
             for reading in gone:
                 reading.done = True
             if gone:
@@ -217,15 +220,16 @@ class EncoderEngine:
                 found = embed.vectors(self.model, rows, self.loaded.sentence, skip)
             else:
                 found = labelled(self.model, rows, self.contract.decoder_start).numpy()
-        except (RuntimeError, QuireError, MemoryError) as error:
+            values = [reading.finish(row) for reading, row in zip(part, found, strict=True)]
+        except Exception as error:
             if len(part) > 1:
                 for reading in part:
                     self._read([reading])
                 return
             part[0].error, part[0].done = error, True
             return
-        for reading, row in zip(part, found, strict=True):
-            reading.value, reading.done = reading.finish(row), True
+        for reading, value in zip(part, values, strict=True):
+            reading.value, reading.done = value, True
 
 
 def _ids(row: object) -> bool:

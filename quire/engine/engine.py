@@ -5,7 +5,7 @@
     for chunk in engine.stream(request): ...
 
 `step()` computes one step for all requests; `stream` and `generate` call it until theirs are done. What goes wrong with one request (logits
-that are no numbers, memory for its prompt) ends that one alone, with its error; the others go on.
+that are no numbers, memory for its prompt, an error of its constraint) ends that one alone, with its error; the others go on.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from typing import Any, Literal, Protocol
 
 from .. import machine
 from ..binding import Contract
-from ..decode.loop import HeldText, complete, facts, room
-from ..decode.sampler import Sampler, logprobs
-from ..errors import ContextError, ModelError, QuireError, RecipeError
+from ..decode.loop import HeldText, complete, room
+from ..decode.sampler import Sampler
+from ..errors import ContextError, ModelError, RecipeError
 from ..nn.config import LMHead
 from ..nn.paged import Pages, bytes_per_block
 from ..nn.transformer import Transformer
-from ..types import Chunk, Completion, FinishReason, Sampling, TokenLogprob
+from ..types import Chunk, Completion, Sampling
+from . import asking
 from .blocks import Blocks
+from .picking import pick, prompt_facts
 from .request import Constraint, Request
 from .runner import Logits, Runner
 from .scheduler import Piece, Scheduler
 from .speculate import Draft, Guesser, Lookup
+from .weights import Weights, seen
 
 BLOCK = 16  # positions of a block
 EXACT = 128  # tokens of a prompt that are read at once when answers must not depend on their neighbours
@@ -54,7 +57,7 @@ class Engine:
     budget: tokens a step; a larger one reads prompts faster, a smaller one lets those that write wait less. most: requests a step.
     exact: an answer does not depend on its neighbours to the last bit, at the price of computing every request alone. share: a beginning
     that several requests have in common is computed once. guess: "lookup" guesses tokens from the text itself, a smaller model of the
-    same vocabulary writes them ahead; answers stay the same.
+    same vocabulary writes them ahead; answers stay the same. Raises RecipeError for values that these cannot have.
     """
 
     def __init__(
@@ -66,8 +69,11 @@ class Engine:
         most: int = 64,
         exact: bool = False,
         share: bool = True,
-        guess: Literal["lookup"] | Transformer | None = None,
+        guess: Literal["lookup"] | Transformer | Loaded | None = None,
     ) -> None:
+        asking.opened(loaded)
+        budget, most = asking.whole("budget", budget, 1), asking.whole("most", most, 1)
+        self.exact, self.share = asking.flag("exact", exact), asking.flag("share", share)
         self.model, self.contract, self.identity, self.defaults = loaded.model.eval(), loaded.contract, loaded.identity, loaded.defaults
         config, weight = self.model.config, self.model.embed.weight
         if config.decoder is None or not isinstance(config.head, LMHead):
@@ -78,7 +84,9 @@ class Engine:
         self.context, self.reads = config.context, config.encoder is not None
         per_block = bytes_per_block(config, BLOCK, weight.element_size())
         one = -(-self.context // BLOCK) * (2 if self.reads else 1)
-        if memory is None:
+        if memory is not None:
+            memory = asking.whole("memory", memory, 1, more=" of bytes (1 << 30 is a gigabyte), or None")
+        else:
             memory = max(one * per_block, min(1 << 30, machine.memory()[1] // 4))
         count = min(most * one, memory // per_block)
         if count < 1:
@@ -87,21 +95,13 @@ class Engine:
         self.blocks = Blocks(count, BLOCK)
         self.scheduler = Scheduler(self.blocks, max(budget, EXACT if exact else 1), most, EXACT if exact else 0)
         self.runner = Runner(self.model, self.pages, exact)
-        self.exact, self.share = exact, share
         self.guesser: Guesser | None = None
         if guess is not None:
-            if exact:
-                raise RecipeError("exact answers are computed token by token, so guessing cannot help: leave `guess` or `exact` out.")
-            if self.reads and not isinstance(guess, str):
-                raise RecipeError('a draft model guesses for decoders; for an encoder-decoder give guess="lookup".')
-            self.guesser = Lookup() if isinstance(guess, str) else Draft(guess, config.vocab, count, BLOCK)
+            draft = asking.draft(guess, exact, self.reads)
+            self.guesser = Lookup() if draft is None else Draft(draft, config.vocab, count, BLOCK)
         self._arrivals = itertools.count()
         self._lock = threading.RLock()  # several threads may ask; one step is computed at a time
-        self._weights = self._version()
-
-    def _version(self) -> int:
-        """Changes when weights are changed in place: what was computed with others must not be shared."""
-        return sum(0 if p.is_inference() else p._version for p in self.model.parameters())
+        self._weights = Weights(self.model)
 
     # -- asking ------------------------------------------------------------------------------------------------------------------
 
@@ -111,14 +111,42 @@ class Engine:
         self.add(request)
         return request
 
-    def add(self, request: Request) -> None:
-        """Puts a request that `request` made in line."""
+    def add(self, *requests: Request) -> None:
+        """Puts requests that `request` made in line. Raises RecipeError for those of another engine and those that were in line before,
+        ModelError where the weights have another number type by now, or lie on another device."""
         with self._lock:
-            if (version := self._version()) != self._weights:
-                self.blocks.forget()
-                self._weights = version
-            request.state = "waiting"
-            self.scheduler.add(request)
+            self._follow_weights()
+            for request in requests:
+                self._check_own(request)
+                if request.state != "new":
+                    raise RecipeError(f"the request is {request.state} already; each is put in line once. Make a new one.")
+                if request.after is not None and request.after.state == "new":
+                    raise RecipeError("the request that `after` names is not in line, so it would be waited for without end. Add it first.")
+                request.state = "waiting"
+                self.scheduler.add(request)
+
+    def forget(self) -> None:
+        """What was computed or copied of the weights is not used for requests to come. For weights that change unseen: see `weights`."""
+        with self._lock:
+            self.blocks.forget()
+            self.runner = Runner(self.model, self.pages, self.exact)  # native code has copies of the small ones
+            self._weights = Weights(self.model)
+
+    def _follow_weights(self) -> None:
+        """What was computed with other weights must not be shared, and what the model no longer holds not be used."""
+        if self._weights.still(self.model):
+            return
+        kind, _ = seen(self.model)
+        if kind != self._weights.kind:
+            raise ModelError(
+                f"the model's weights are {kind} now; they were {self._weights.kind} when this engine was made, and its memory is for "
+                "those. Make a new engine (an opened model makes one after `del model.engine`)."
+            )
+        self.forget()
+
+    def _check_own(self, request: Request) -> None:
+        if not isinstance(request, Request) or request.engine is not self:
+            raise RecipeError(f"{str(request)[:60]} was not made by this engine: give a request to the engine that made it.")
 
     def request(
         self,
@@ -137,17 +165,17 @@ class Engine:
         was computed for a common beginning. prompt_logprobs: also report the prompt's own log-probabilities, with so many alternatives.
         after: begins when that one's prompt is computed.
         """
-        sampling = sampling or self.defaults
+        sampling = self.defaults if sampling is None else sampling
         if not isinstance(sampling, Sampling):
             raise RecipeError(f"sampling is {str(sampling)[:80]}; allowed: a Sampling. For beams there are model.translate and summarize.")
         vocab = self.model.config.vocab
         ids, source = self._ids(prompt)
-        if prompt_logprobs is not None and (source is not None or not 0 <= prompt_logprobs <= vocab):
-            raise RecipeError(f"prompt_logprobs is {prompt_logprobs}; allowed: 0 to {vocab}, and for decoders alone.")
+        if prompt_logprobs is not None:
+            prompt_logprobs = asking.whole("prompt_logprobs", prompt_logprobs, 0, vocab, ", and for decoders alone", self.reads)
         sampler = Sampler(sampling, vocab, ids)  # checks the values
-        mask = None if constraint is None else constraint.allowed()
-        if mask is not None and len(mask) != vocab:
-            raise RecipeError(f"the constraint was made for {len(mask)} ids; this model has {vocab}: give it vocab={vocab}.")
+        more, salt = asking.stops(stop_ids, self.contract, vocab), asking.tenant_salt(tenant)
+        if after is not None:
+            self._check_own(after)
         limit = min(sampling.max_tokens, room(len(ids), self.context, "prompt"))
         held = -(-(len(ids) + limit) // BLOCK) + -(-len(source or ()) // BLOCK)
         if held > self.blocks.count:
@@ -156,19 +184,23 @@ class Engine:
                 f"the prompt has {len(source or ids)} tokens and the answer may have {limit}; the engine's memory holds {fit} in all. "
                 "Shorten one of them, or give the engine more memory."
             )
-        ends = frozenset(token for token in (*(self.contract.stop_ids or ()), *stop_ids) if token < vocab)
+        ends = frozenset(token for token in (*(self.contract.stop_ids or ()), *more) if token < vocab)
+        if constraint is not None:
+            asking.check_constraint(constraint, vocab)
+            asking.claim(constraint)
         return Request(
+            engine=self,
             prompt=ids,
             sampling=sampling,
             limit=limit,
             full="length" if limit == sampling.max_tokens else "context",
-            stop_ids=ends | {token for token in sampling.stop_ids if token < vocab},
+            stop_ids=ends | frozenset(sampling.stop_ids),
             ends=ends,
             sampler=sampler,
             stream=self.contract.tokenizer.target.stream(),
             held=HeldText(tuple(sampling.stop) + self.contract.stop_strings),
             arrival=(arrival := next(self._arrivals)),
-            tenant=(tenant if self.share else f"{arrival}").encode(),
+            tenant=salt if self.share else f"{arrival}".encode(),
             source=source,
             constraint=constraint,
             prompt_logprobs=prompt_logprobs,
@@ -177,14 +209,7 @@ class Engine:
 
     def _ids(self, prompt: str | Sequence[int]) -> tuple[list[int], list[int] | None]:
         """(ids to be continued, ids of the encoder's side)."""
-        if isinstance(prompt, str):
-            ids = self.contract.whole(prompt) if self.reads else self.contract.prompt(prompt)
-        else:
-            ids = list(prompt)
-        vocab = self.model.config.vocab
-        wrong = next((token for token in ids if not isinstance(token, int) or not 0 <= token < vocab), None)
-        if wrong is not None:
-            raise RecipeError(f"the prompt holds the id {wrong!r}; this model's ids go from 0 to {vocab - 1}.")
+        ids = asking.prompt_ids(prompt, self.contract, self.model.config.vocab, self.reads)
         if not self.reads:
             return ids, None
         room(len(ids), self.context, "source", spare=0)
@@ -207,19 +232,16 @@ class Engine:
         n: so many answers to each prompt, side by side, with seeds that count up; the prompt is computed once. constraint: makes one for
         each answer. What cannot be done is refused before any work.
         """
-        if n < 1:
-            raise RecipeError(f"n is {n}; allowed: 1 and more.")
-        how, requests = sampling or self.defaults, list[Request]()
-        for prompt in prompts:
+        n, how, requests = asking.whole("n", n, 1), self.defaults if sampling is None else sampling, list[Request]()
+        for prompt in asking.several(prompts):
             first = None
             for number in range(n):
-                seeded = how if how.seed is None else replace(how, seed=how.seed + number)
+                seeded = replace(how, seed=how.seed + number) if number and how.seed is not None else how
                 request = self.request(prompt, seeded, constraint=constraint(), stop_ids=stop_ids, after=first)
                 requests.append(request)
                 first = first or request
         try:
-            for request in requests:
-                self.add(request)
+            self.add(*requests)
             while not all(request.done for request in requests):
                 self.step()
         finally:
@@ -228,10 +250,18 @@ class Engine:
         return [self.result(request) for request in requests]
 
     def stream(self, request: Request) -> Iterator[Chunk]:
-        """What a request says, while all others go on too; one that is not in line yet is put there. Leaving the loop early aborts it."""
-        if request.state == "new":
-            self.add(request)
+        """What a request says, while all others go on too; one that is not in line yet is put there. Leaving the loop early aborts it, and
+        so does dropping what this returns. Raises its error at the end."""
+        self._check_own(request)
+        chunks = self._stream(request)
+        next(chunks)  # a generator that has not begun is not told when it is dropped
+        return chunks
+
+    def _stream(self, request: Request) -> Iterator[Chunk]:
         try:
+            yield Chunk("")  # for `stream` alone
+            if request.state == "new":
+                self.add(request)
             while True:
                 while request.told < len(request.chunks):
                     request.told += 1
@@ -245,16 +275,23 @@ class Engine:
             raise request.error
 
     def result(self, request: Request) -> Completion:
-        """The whole answer of a finished request. Raises its error."""
+        """The whole answer of a finished request. Raises its error, and RecipeError for one that is not finished."""
+        self._check_own(request)
         if request.error is not None:
             raise request.error
+        if not request.done:
+            raise RecipeError(
+                f"the request is {request.state}; its answer is not whole yet. Call step() until it is done, or use stream()."
+            )
         return complete(iter(request.chunks), len(request.source or request.prompt))
 
     def abort(self, request: Request) -> None:
-        """Forget a request and free what it holds; nothing happens to one that is done."""
+        """Forget a request and free what it holds; its error then says so. Nothing happens to one that is done."""
+        self._check_own(request)
         with self._lock:
             if not request.done:
-                self._finish(request)
+                written = len(request.answer)
+                self._fail(request, RecipeError(f"the request was aborted after {written} tokens of its answer, which is not whole."))
 
     def _finish(self, request: Request) -> None:
         self.scheduler.release(request)
@@ -281,12 +318,14 @@ class Engine:
             return 0
         count = sum(piece.count + piece.request.unread for piece in pieces)
         for piece, logits in self._run(pieces):
+            if piece.request.done:
+                continue  # aborted in this very step, by a constraint of another request
             if isinstance(logits, Exception):
                 self._fail(piece.request, logits)
                 continue
             try:
                 self._commit(piece, logits)
-            except QuireError as error:
+            except Exception as error:  # also what a constraint of the caller's raises: it is that request's alone
                 self._fail(piece.request, error)
         return count
 
@@ -294,20 +333,20 @@ class Engine:
         """All pieces at once; where that fails, each alone, so that only those that fail alone are lost."""
         try:
             return list(zip(pieces, self.runner.run(pieces), strict=True))
-        except (RuntimeError, QuireError, MemoryError) as error:
+        except Exception as error:
             if len(pieces) == 1:
                 return [(pieces[0], error)]
             return [self._run([piece])[0] for piece in pieces]
 
     def _fail(self, request: Request, error: Exception) -> None:
+        request.error = error  # before it counts as done: another thread may look
         self._finish(request)
-        request.error = error
 
     def _commit(self, piece: Piece, logits: Logits) -> None:
         """Takes the logits of a piece: the prompt's own facts, then one token, and more where guessed ones come true."""
         request, end = piece.request, piece.start + piece.count
         if request.prompt_logprobs is not None and piece.start < len(request.prompt):
-            logits = self._prompt_facts(piece, logits)
+            logits = prompt_facts(piece, logits, self.contract.tokenizer.target)
         if end < request.known:
             self.scheduler.computed(piece, piece.count)
             return
@@ -316,7 +355,9 @@ class Engine:
         self.scheduler.computed(piece, held)
         right = 0
         for number, row in enumerate(logits):
-            token = self._pick(request, row)
+            token = pick(request, row, self.contract.tokenizer.target)
+            if request.reason is not None:
+                self._finish(request)
             if request.done or number >= len(guessed) or guessed[number] != token:
                 break
             right += 1  # the guess came true: its keys and values are there already
@@ -324,70 +365,3 @@ class Engine:
             self.guesser.judge(request, len(guessed), right)
         if right and not request.done:
             self.scheduler.computed(piece, held + right)
-
-    def _prompt_facts(self, piece: Piece, logits: Logits) -> Logits:
-        """Notes the log-probabilities of the prompt's tokens; returns the rows that are left, those behind the prompt."""
-        request, prompt = piece.request, len(piece.request.prompt)
-        assert request.prompt_logprobs is not None
-        if piece.start == 0 and not request.prompt_facts:
-            request.prompt_facts.append(None)  # nothing stands before the first
-        decode = self.contract.tokenizer.decode
-        for number in range(max(0, min(piece.count, prompt - 1 - piece.start))):
-            place = piece.start + number + 1
-            if len(request.prompt_facts) > place:
-                continue  # computed again after it was put aside
-            token = request.prompt[place]
-            value, top = logprobs(logits[number], token, request.prompt_logprobs)
-            named = tuple((other, decode([other], special=True), chance) for other, chance in top)
-            request.prompt_facts.append(TokenLogprob(token, decode([token], special=True), value, named))
-        return logits[max(0, request.known - 1 - piece.start) :]
-
-    def _pick(self, request: Request, row: Logits) -> int:
-        """The next token of a request from its logits (V,), and what follows from it: text, a reason to end."""
-        count = len(request.answer) + 1
-        early = count < request.sampling.min_tokens
-        constraint = request.constraint
-        may_end = constraint is None or constraint.complete  # what a form still needs is text, a stop id or not
-        banned = request.stop_ids if may_end and count <= request.sampling.min_tokens else frozenset()
-        if constraint is not None:
-            row = _allowed(row, constraint, request)
-        pick = request.sampler.pick(row, banned)
-        request.answer.append(pick.id)
-        reason: FinishReason | None = None
-        if may_end and pick.id in request.stop_ids:
-            reason, text = "stop", request.held.rest(request.stream.end())
-        else:
-            if constraint is not None:
-                constraint.accept(pick.id)
-            text, stopped = request.held.push(request.stream.push(pick.id), heed=not early)
-            if stopped or (constraint is not None and constraint.closed):
-                reason = "stop"
-            elif count == request.limit:
-                reason = request.full
-            if reason is not None and not stopped:
-                tail, stopped = request.held.push(request.stream.end())
-                text, reason = text + tail + request.held.rest(), "stop" if stopped else reason
-        listed = facts(pick, self.contract.tokenizer.target) if request.sampling.logprobs else ()
-        request.chunks.append(Chunk(text, (pick.id,), reason, listed))
-        if reason is not None:
-            request.reason = reason
-            self._finish(request)
-        return pick.id
-
-
-def _allowed(row: Logits, constraint: Constraint, request: Request) -> Logits:
-    """Logits with what the constraint rules out at minus infinity.
-
-    A stop id may come where the answer is whole. Before, the caller's are text like any other, since the form may need them, and the
-    model's own are ruled out unless nothing else goes on.
-    """
-    allowed = constraint.allowed()
-    if allowed is None:
-        return row
-    text, allowed = allowed, allowed.copy()
-    allowed[list(request.stop_ids if constraint.complete else request.ends)] = constraint.complete
-    if not allowed.any():
-        allowed = text
-    masked = row.copy()
-    masked[~allowed] = -float("inf")
-    return masked

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from ..errors import RecipeError
+from ..errors import RecipeError, nearest
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,59 @@ def _parts(value: Any, what: str) -> list[Any]:
     if value is None or isinstance(value, str | int | float):
         return []
     raise RecipeError(f"{what} holds a {type(value).__name__}, which is no JSON value.")
+
+
+# What llguidance holds an answer to, and what says nothing of it. The rest it may leave out without a word, and which depends on `$schema`.
+_HELD = frozenset(
+    """$ref additionalItems additionalProperties allOf anyOf const enum exclusiveMaximum exclusiveMinimum format items maxItems maxLength
+    maxProperties maximum minItems minLength minProperties minimum multipleOf oneOf pattern patternProperties prefixItems properties
+    required type""".split()
+)
+_NAMED = frozenset({"$defs", "definitions", "properties", "patternProperties"})  # names and a schema for each
+_NOTES = frozenset(
+    """$anchor $comment $id $schema contentEncoding contentMediaType contentSchema default deprecated description discriminator example
+    examples externalDocs id readOnly title writeOnly xml""".split()
+)
+_NOT_HELD = frozenset(
+    """$dynamicAnchor $dynamicRef $recursiveAnchor $recursiveRef $vocabulary contains dependencies dependentRequired dependentSchemas else
+    if maxContains minContains not propertyNames then unevaluatedItems unevaluatedProperties uniqueItems""".split()
+)
+
+
+def check_keywords(schema: Any, what: str, place: str = "#") -> None:
+    """Raises RecipeError that names a keyword which no answer would be held to: one that is not supported, or misspelt."""
+    if isinstance(schema, list | tuple):
+        for number, part in enumerate(schema):
+            check_keywords(part, what, f"{place}/{number}")
+    if not isinstance(schema, Mapping):
+        return
+    for word, part in schema.items():
+        alone = word == "additionalItems" and not isinstance(schema.get("items"), list)  # it speaks of what is behind such a list
+        if word in _NOT_HELD or alone:
+            raise RecipeError(
+                f"{what} cannot be used: no answer can be held to '{word}' (at {place}). Leave it out, and check answers for it."
+            )
+        if word in _NAMED and isinstance(part, Mapping):
+            for name, inner in part.items():
+                check_keywords(inner, what, f"{place}/{word}/{name}")
+        elif word in _HELD:
+            if word not in _VALUES:
+                check_keywords(part, what, f"{place}/{word}")
+        elif word not in _NAMED | _NOTES and not word.startswith("x-"):
+            known = sorted(_HELD | _NAMED)
+            raise RecipeError(f"{what} cannot be used: JSON Schema has no keyword '{word}' (at {place}).{nearest(word, known)}")
+
+
+def closed(schema: Any) -> Any:
+    """The schema of a class, where objects have no more than its fields unless it says that they may."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = {key: part if key in _VALUES else closed(part) for key, part in schema.items()}
+    if isinstance(made.get("properties"), dict) and made.get("type") == "object":
+        made.setdefault("additionalProperties", False)
+    return made
 
 
 _DATE = (

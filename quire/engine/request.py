@@ -25,7 +25,7 @@ Allowed = npt.NDArray[np.bool_]
 
 
 class Constraint(Protocol):
-    """What the answer must look like, token by token (`constrain.Grammar` is one)."""
+    """What the answer must look like, token by token (`constrain.Grammar` is one). Each request has one of its own."""
 
     def allowed(self) -> Allowed | None:
         """Which tokens may come next (V,); None: any."""
@@ -44,9 +44,10 @@ class Constraint(Protocol):
 class Request:
     """`prompt` ids to be continued as `sampling` says. tenant: whose cached prefixes it may share. arrival: its place in line.
 
-    source: what an encoder-decoder reads first, as a whole; what its cross-attention needs of it lies in `source_blocks`.
+    source: what an encoder-decoder reads first, as a whole; what its cross-attention needs of it lies in `source_blocks`. engine: made it.
     """
 
+    engine: object = field(repr=False)
     prompt: list[int]
     sampling: Sampling
     limit: int  # tokens of the answer at most

@@ -10,7 +10,7 @@ from ..engine.answers import FORMS, Asked, form, tools
 from ..engine.engine import Engine
 from ..engine.tools import ToolChoice, with_objects
 from ..errors import DataError, ModelError
-from ..text.library import texts_of
+from ..text.library import messages_of, texts_of
 from ..types import Chunk, Completion, Message, Sampling
 from .writer import Writer
 
@@ -39,7 +39,7 @@ class Decoder(Writer):
         depend on the others.
 
         sampling: None takes `defaults`; single fields of it can be given by name (max_tokens=20), and also:
-        n: a list of so many answers to each prompt, their seeds counting up; the prompt is computed once.
+        n: so many answers to each prompt, one list of all, those of a prompt together, with seeds that count up; it is computed once.
         schema (a dictionary or a Pydantic class), regex, choice (a list of texts) or grammar: the form that answers must have. Then
         `parsed` holds the value, and `valid` says whether the answer is whole.
 
@@ -84,7 +84,7 @@ class Decoder(Writer):
                 f"{self.folder} is a base model: it has no chat template, so it does not know turns, only text to go on with. "
                 "Use generate or stream, or `quire generate`; a model fine-tuned on conversations has a template."
             )
-        turns = with_objects(messages)
+        turns = with_objects(messages_of(messages))
         if continued:
             return template.continued(self.contract.tokenizer, turns, list(tools))
         return list(template.encode(self.contract.tokenizer, turns, list(tools), add_generation_prompt=True).ids)
@@ -99,7 +99,7 @@ class Decoder(Writer):
         parallel: bool = True,
         **more: Any,
     ) -> Completion:
-        """The answer to a conversation; sampling and more as in `generate`, without n.
+        """The answer to a conversation (messages may be dictionaries with role and content); sampling and more as in `generate`, without n.
 
         tools, tool_choice: as OpenAI's API has them; parallel: several calls in one answer. `tool_calls` then holds the whole calls, `text`
         what is said beside them. Raises ModelError for a base model, ContextError when the conversation is too long, RecipeError for tools

@@ -12,6 +12,7 @@ from .. import durable
 from ..binding import Binding, Contract
 from ..errors import RecipeError, StorageError
 from ..families.folder import ModelFolder
+from ..native.linears import packed_bytes
 from ..nn.transformer import Transformer
 from ..tasks.sentence import beside
 
@@ -28,6 +29,10 @@ def save(
     replaced by another model, or whose modules for vectors are not understood.
     """
     folder = Path(folder)
+    if packed_bytes(model):
+        raise RecipeError(
+            "a model with packed weights (quant) cannot be saved: what was packed is not what was loaded. Load it without quant."
+        )
     if dtype is not None and dtype not in DTYPES:
         raise RecipeError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}, None (as the model is in memory).")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

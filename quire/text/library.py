@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, nearest
+from ..types import Message, Role
 from . import definition as definitions
 from .definition import Definition
 
@@ -67,6 +69,31 @@ def texts_of(texts: Iterable[object], wanted: Literal["texts", "texts or pairs",
         inside = f" of {', '.join(type(part).__name__ for part in list(row)[:4])}" if isinstance(row, tuple | list) else ""
         raise DataError(f"row {number}: {what} is needed, not {type(row).__name__}{inside}")
     return rows
+
+
+def messages_of(messages: Iterable[object]) -> list[Message]:
+    """The turns of a conversation, as a list; a turn may be a dictionary, as in OpenAI's API. Raises DataError that names a row which is
+    no turn."""
+    if isinstance(messages, str | bytes | Mapping | Message) or not isinstance(messages, Iterable):
+        raise DataError(f'a list of messages is needed, not {str(messages)[:40]!r}: write [Message("user", "...")].')
+    return [row if isinstance(row, Message) else _message(number, row) for number, row in enumerate(messages)]
+
+
+def _message(number: int, row: object) -> Message:
+    known = [field.name for field in fields(Message)]
+    if not isinstance(row, Mapping):
+        raise DataError(f"message {number}: a Message is needed, or a dictionary with role and content, not {type(row).__name__}")
+    for name in row:
+        if name not in known:
+            raise DataError(f"message {number} has the field {name!r}; allowed: {', '.join(known)}.{nearest(str(name), known)}")
+    role, content, calls = cast(Role, row.get("role")), row.get("content"), row.get("tool_calls")
+    if role not in get_args(Role):
+        raise DataError(f"message {number} has the role {role!r}; allowed: {', '.join(get_args(Role))}.")
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str):
+        raise DataError(f"message {number} has the content {str(content)[:40]!r}, which is no text.")
+    return Message(role, content, tuple(calls or ()), row.get("tool_call_id"))
 
 
 def check_text(text: str) -> None:
