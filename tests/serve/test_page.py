@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
+from quire.serve.page import files
 from tests.serve.browser import ALT, SHIFT, Browser, binary
-from tests.serve.conftest import Running, start
+from tests.serve.conftest import ROOT, Running, start
+from tests.small import write_model
 
 IDLE = "!document.querySelector('#send').hidden"
+KEY = "a-key-of-the-page-123"
 WORD = {"form-kind": "regex", "form-text": "[a-z]{12}"}
-LONG = {"form-kind": "regex", "form-text": "[a-z ]{600}"}
+LONG = {"form-kind": "regex", "form-text": "[a-z ]{900}"}
 
 
 class Page:
@@ -35,13 +39,16 @@ class Page:
     def open(self, system: str = "", **settings: Any) -> Page:
         """Anew, in a browser that has never been here, with these settings."""
         self.browser.open(self.url)
-        kept = {name.replace("__", "-"): value for name, value in settings.items()}
-        self.run(f"localStorage.clear(), localStorage.setItem('quire.settings', {json.dumps(json.dumps(kept))})")
+        self.run("localStorage.clear()")
+        self.set({name.replace("__", "-"): value for name, value in settings.items()})
         self.browser.look(1200, 800)
         self.reload()
         if system:
             self.fill("#system", system)
         return self
+
+    def set(self, settings: dict[str, Any]) -> None:
+        self.run(f"localStorage.setItem('quire.settings', {json.dumps(json.dumps(settings))})")
 
     def reload(self) -> None:
         self.browser.open(self.url)
@@ -63,6 +70,13 @@ class Page:
         self.browser.press("Enter")
         return self.answer() if wait else ""
 
+    def begun(self, act: str) -> None:
+        """Does this as soon as an answer has begun: from here it might be too late for a tiny model."""
+        self.run(
+            "new MutationObserver((_, own) => { if (document.querySelector('.assistant .text')?.textContent) { own.disconnect();"
+            f" {act} }} }}).observe(document.querySelector('#turns'), {{ childList: true, subtree: true }})"
+        )
+
     def answer(self) -> str:
         """The last answer, when it is whole."""
         self.until(IDLE)
@@ -70,7 +84,9 @@ class Page:
 
     def turns(self) -> list[str]:
         """The text of each turn."""
-        found: list[str] = self.run("[...document.querySelectorAll('#turns > li')].map((li) => li.querySelector('.text')?.textContent ?? '')")
+        found: list[str] = self.run(
+            "[...document.querySelectorAll('#turns > li')].map((li) => li.querySelector('.text')?.textContent ?? '')"
+        )
         return found
 
     def roles(self) -> list[str]:
@@ -110,13 +126,17 @@ def page(browser: Browser, server: Running) -> Iterator[Page]:
     browser.console.clear()
     browser.asked.clear()
     yield Page(browser, server.url + "/")
-    assert browser.console == []
+    told = [line for line in browser.console if "status of 400" not in line]  # what the server refuses, the browser notes
+    assert told == []
     assert all(url.startswith(server.url) for url, _ in browser.asked), browser.asked
 
 
 @pytest.fixture(scope="module")
 def locked(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = start(tmp_path_factory.mktemp("locked"), f"chat={folders['chat']}", key="a-key-of-the-page-123", QUIRE_API_KEY="a-key-of-the-page-123")
+    """One model with so long a context that its answers do not end by themselves, and room for no other beside it."""
+    root = tmp_path_factory.mktemp("locked")
+    words = (f"chat={write_model(root / 'chat', template=True, context=16384)}", f"base={folders['base']}", "--budget", "1")
+    running = start(root, *words, key=KEY, QUIRE_API_KEY=KEY)
     yield running
     running.stop()
 
@@ -140,11 +160,10 @@ def test_an_answer_is_shown_as_it_comes(page: Page) -> None:
 def test_what_is_stopped_is_kept_and_frees_the_request(page: Page, server: Running, how: str) -> None:
     page.open(**LONG)
     left = counted(server, 'quire_requests_total{model="chat",reason="left"}')
-    page.say("hello", wait=False)
-    page.until("document.querySelector('.assistant .text')?.textContent.length > 5")
-    page.browser.press("Escape") if how == "Escape" else page.click("#stop")
-    said = page.answer()
-    assert 5 < len(said) < 500 and "Stopped." in page.browser.text() and page.focus == "say"
+    key = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }))"
+    page.begun(key if how == "Escape" else "document.querySelector('#stop').click()")
+    said = page.say("hello")
+    assert 0 < len(said) < 500 and "Stopped." in page.browser.text() and page.focus == "say"
     end = time.monotonic() + 5
     while counted(server, 'quire_requests_total{model="chat",reason="left"}') == left:
         assert time.monotonic() < end
@@ -222,10 +241,12 @@ def test_what_else_a_token_might_have_been(page: Page) -> None:
     page.open(max_tokens=12)
     page.say("hello")
     page.run("document.querySelector('.token').dispatchEvent(new MouseEvent('mouseover', { bubbles: true }))")
-    rows = page.run("[...document.querySelectorAll('#chances table:first-child tr')].map((row) => row.textContent)")
-    said = page.run("[...document.querySelectorAll('#chances table:first-child .said')].length")
-    shares = [float(row.rpartition(" %")[0].split()[-1].lstrip("�") if " " in row[:-2] else re.search(r"([\d.]+) %$", row)[1]) for row in rows]
-    assert len(rows) >= 5 and said == 1 and all(0 <= share <= 100 for share in shares)
+    rows = page.run(
+        "[...document.querySelectorAll('#chances table:first-child tr')].map((row) => [row.className, row.lastChild.textContent])"
+    )
+    shares = [float(share.removesuffix(" %")) for _, share in rows]
+    assert 5 <= len(rows) <= 6 and [name for name, _ in rows].count("said") == 1
+    assert all(0 <= share <= 100 for share in shares) and 0 < sum(shares) < 101
     page.run("document.querySelector('.token').focus()")
     page.browser.press("ArrowRight")
     assert page.run("document.activeElement === document.querySelectorAll('.token')[1]")
@@ -255,20 +276,22 @@ def test_answers_have_the_form_that_is_asked_for(page: Page) -> None:
 def test_tools_are_called_and_given_their_results(page: Page) -> None:
     unit = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"], "additionalProperties": False}
     tool = {"type": "function", "function": {"name": "weather", "parameters": unit}}
-    page.open(tools=json.dumps([tool]), tool_choice="required")
+    page.open(tools=json.dumps([tool]), tool_choice="required", max_tokens="150")
     page.say("how warm is it?")
     assert re.search(r'weather\(\{"unit": ?"[CF]"\}\)', page.run("document.querySelector('.assistant pre').textContent"))
     page.fill("#tool_choice", "none")
     page.fill("#max_tokens", "5")
+    calls = page.run("document.querySelectorAll('.assistant pre').length")  # as many as the model's noise happens to make
     page.button("Give the results")
-    page.until("document.activeElement.ariaLabel === 'Result of weather'")
-    page.browser.type("21")
-    page.browser.press("Enter")
-    page.until("document.querySelectorAll('#turns > li').length === 4")
+    for number in range(calls):
+        page.until(f"document.activeElement.ariaLabel === 'Result {number + 1} of {calls}: weather'")
+        page.browser.type("21")
+        page.browser.press("Enter")
+    page.until(f"document.querySelectorAll('#turns > li').length === {calls + 3}")
     page.answer()
-    asked, call, result = page.body()["messages"]
-    assert result == {"role": "tool", "content": "21", "tool_call_id": call["tool_calls"][0]["id"]}
-    assert page.roles() == ["user", "assistant", "tool", "assistant"]
+    _, call, *results = page.body()["messages"]
+    assert results == [{"role": "tool", "content": "21", "tool_call_id": one["id"]} for one in call["tool_calls"]]
+    assert page.roles() == ["user", "assistant", *["tool"] * calls, "assistant"]
     page.fill("#tools", json.dumps(tool))
     page.say("and now?")
     assert "no list" in page.notice()
@@ -346,13 +369,12 @@ def take_in(page: Page, text: str) -> None:
 
 def test_leaving_a_conversation_stops_its_answer_and_keeps_both_apart(page: Page) -> None:
     page.open(**LONG)
+    page.begun("document.querySelector('#new').click()")
     page.say("first", wait=False)
-    page.until("document.querySelector('.assistant .text')?.textContent.length > 5")
-    page.browser.press("n", ALT)
-    page.until(IDLE)
+    page.until(f"{IDLE} && document.querySelectorAll('#turns > li').length === 0")
     assert page.turns() == []
     page.click("#conversations button")
-    assert page.turns()[0] == "first" and 5 < len(page.turns()[1]) < 600
+    assert page.turns()[0] == "first" and 0 < len(page.turns()[1]) < 500
     assert page.run("document.querySelectorAll('#conversations li').length") == 1
 
 
@@ -362,7 +384,8 @@ def test_leaving_a_conversation_stops_its_answer_and_keeps_both_apart(page: Page
 def test_what_a_model_writes_is_never_markup(page: Page) -> None:
     evil = "<img src=x onerror=alert(1)><script>document.title='taken'</script>\n```\n<iframe src=//evil.example></iframe>\n```\n"
     page.open(form__kind="choice", form__text=evil.replace("\n", " "))
-    assert page.say(evil) == evil.replace("\n", " ").strip() or page.turns()[-1] == evil.replace("\n", " ")
+    page.say(evil)  # a person's text is none either
+    assert "<img src=x onerror=alert(1)><script>" in page.turns()[1]
     page.fill("#form-kind", "regex")
     page.fill("#form-text", re.escape(evil).replace("\\\n", "\n").replace("\\ ", " "))
     assert "<iframe" in page.say("again")
@@ -390,13 +413,11 @@ def test_the_policy_lets_the_page_ask_this_server_alone(server: Running) -> None
 def test_everything_is_reached_with_the_keyboard(page: Page) -> None:
     page.open(**WORD)
     page.say("hello")
-    page.run("document.activeElement.blur()")
-    seen = []
-    for _ in range(40):
+    page.run("document.querySelector('a, button, input, select, textarea').focus()")
+    seen = [page.focus]
+    while seen[-1] != "send" and len(seen) < 40:
         page.browser.press("Tab")
-        seen.append(page.run("document.activeElement.id || document.activeElement.textContent"))
-        if seen[-1] == "send":
-            break
+        seen.append(page.focus)
     for name in ("model", "show-settings", "show-help", "new", "hello", "export", "import", "Copy", "Edit", "Answer again", "say", "send"):
         assert name in seen, (name, seen)
     assert seen[0] == "Skip to the message"
@@ -477,7 +498,7 @@ def test_a_key_is_asked_for_once(browser: Browser, locked: Running) -> None:
     browser.type("a-wrong-key-of-the-page")
     browser.press("Enter")
     page.until("document.querySelector('#key-dialog').open && !document.querySelector('#key-wrong').hidden")
-    browser.type("a-key-of-the-page-123")
+    browser.type(KEY)
     browser.press("Enter")
     page.until("document.querySelector('#model').options.length")
     page.reload()
@@ -488,28 +509,47 @@ def test_a_key_is_asked_for_once(browser: Browser, locked: Running) -> None:
     page.click("#forget")
     page.say("again", wait=False)
     page.until("document.querySelector('#key-dialog').open")
-    browser.type("a-key-of-the-page-123")
+    browser.type(KEY)
     browser.press("Enter")
     page.until(f"document.querySelectorAll('#turns > li').length === 4 && {IDLE}")  # what was said is answered then
     assert all("401" in line for line in browser.console)
 
 
+def test_a_model_that_is_put_away_is_opened_when_it_is_asked(browser: Browser, locked: Running) -> None:
+    page = Page(browser, locked.url + "/")
+    browser.open(page.url)
+    page.run(f"localStorage.setItem('quire.key', '{KEY}')")
+    page.set({"max_tokens": "4"})
+    page.reload()
+    page.choose("base")
+    assert page.run("document.querySelector('#facts').textContent") == "opens when it is asked"
+    page.say("hello")
+    assert page.roles() == ["user", "assistant"] and page.body()["model"] == "base"
+    assert any(url.endswith("/v1/completions") for url, _ in browser.asked)
+    assert "context 512" in page.run("document.querySelector('#facts').textContent")
+
+
 def test_an_answer_that_breaks_off_is_kept_and_the_error_shown(browser: Browser, locked: Running) -> None:
     page = Page(browser, locked.url + "/")
-    page.open()
-    page.run("localStorage.setItem('quire.key', 'a-key-of-the-page-123')")
-    page.fill("#form-kind", "regex")
-    page.fill("#form-text", "[a-z ]{600}")
+    browser.open(page.url)
+    page.run(f"localStorage.setItem('quire.key', '{KEY}')")
+    page.set({**LONG, "form-text": "[a-z ]{9000}"})
+    page.reload()
     page.say("hello", wait=False)
     page.until("document.querySelector('.assistant .text')?.textContent.length > 5")
     for child in children(locked.process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     said = page.answer()
-    assert 5 < len(said) < 600 and "Broken off: " in browser.text() and "ended while it answered" in page.notice()
+    assert 5 < len(said) < 9000 and "Broken off: " in browser.text() and "ended while it answered" in page.notice()
     assert said in page.run("localStorage.getItem('quire.conversations')")
 
 
 def children(pid: int) -> list[int]:
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(one) for one in found]
+
+
+def test_the_page_is_in_the_wheel() -> None:
+    inside = {file.distribution_path for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {f"quire/serve/page/{name}" for name in files()} <= inside

@@ -27,7 +27,7 @@ function join(turn, { index, ...piece }) {
   call.function.arguments += piece.function?.arguments ?? "";
 }
 
-/** Drops the calls that an answer which was broken off has not finished: half a call cannot be sent again. */
+/** Drops the calls that an answer which was cut or broken off has not finished: half a call cannot be sent again. */
 export function wholeCalls(turn) {
   turn.tool_calls = turn.tool_calls.filter((call) => {
     try {

@@ -15,6 +15,7 @@ const visited = new Map(); // conversations of this visit by id: they have the f
 const drawn = new WeakMap(); // the element of each turn that does not change any more
 const deleted = new Set();
 
+const WAITING = { away: "opens when it is asked", starting: "is being opened", failed: "cannot be opened" };
 const model = () => known.find((one) => one.id === at("model").value) ?? known[0];
 const typing = matchMedia("(hover: hover)"); // elsewhere the focus would bring up a keyboard of glass
 
@@ -67,7 +68,7 @@ function facts() {
   const count = one?.parameters ?? 0;
   const size = count >= 1e9 ? `${(count / 1e9).toFixed(1)} B` : count >= 1e6 ? `${Math.round(count / 1e6)} M` : `${Math.ceil(count / 1e3)} K`;
   const how = one?.chats === false ? " · no chat template: goes on with your text" : "";
-  at("facts").textContent = one?.max_model_len ? `${size} parameters · context ${one.max_model_len}${how}` : (one?.state ?? "");
+  at("facts").textContent = one?.max_model_len ? `${size} parameters · context ${one.max_model_len}${how}` : (WAITING[one?.state] ?? "");
   at("facts").title = one?.binding ? `binding ${one.binding}` : "";
 }
 
@@ -127,18 +128,20 @@ const leave = () => {
   at("say").focus();
 };
 
-/** What the tools that a turn calls have answered, typed by the person. */
-function results(turn, number = 0) {
-  const call = turn.tool_calls[number];
+/** What the tools that a turn calls have answered, typed by the person; `given`: the results so far. */
+function results(turn, given = []) {
+  show();
+  const calls = turn.tool_calls;
+  const { id, function: called } = calls[given.length];
   const done = (text) => {
-    conversation.turns.push({ role: "tool", tool_call_id: call.id, content: text });
-    show();
-    if (number + 1 < turn.tool_calls.length) results(turn, number + 1);
-    else answer();
+    given.push({ role: "tool", tool_call_id: id, content: text });
+    if (given.length < calls.length) return results(turn, given);
+    conversation.turns.push(...given);
+    answer();
   };
-  const box = view.element("li", {}, `What ${call.function.name} answers:`, view.editor("", `Result of ${call.function.name}`, done, leave, false));
-  at("turns").append(box);
-  box.scrollIntoView();
+  const label = `Result ${given.length + 1} of ${calls.length}: ${called.name}`;
+  at("turns").append(view.element("li", {}, `${label}(${called.arguments})`, view.editor("", label, done, leave, false)));
+  at("turns").scrollTop = at("turns").scrollHeight;
 }
 
 function again() {
@@ -169,7 +172,8 @@ async function answer() {
     mine.turns.push(turn);
     if (mine === conversation) show();
     await follow(stream(model().chats ? "v1/chat/completions" : "v1/completions", { ...body, ...given }, stop.signal), turn);
-    if (!turn.content && !turn.tool_calls.length) turn.note = "The model ended without a word.";
+    if (turn.note) wholeCalls(turn);
+    else if (!turn.content && !turn.tool_calls.length) turn.note = "The model ended without a word.";
   } catch (error) {
     told(error, turn);
   } finally {
