@@ -319,6 +319,7 @@ def test_what_is_left_out_of_a_full_context_is_said(page: Page) -> None:
     assert page.run("[...document.querySelectorAll('#turns > li')].map((li) => li.classList.contains('out'))") == [True, True] + 4 * [False]
     assert "not read" in page.run("getComputedStyle(document.querySelector('.out .who > span'), '::after').content")
     assert page.body()["messages"][0]["content"] == "y" * 200
+    assert page.browser.asked[-1][0].endswith("/v1/chat/completions")
     page.say("w" * 900)
     assert re.search(r"\b9\d\d\b.*\b512\b", page.notice()) and page.roles()[-1] == "user"
 

@@ -5,6 +5,7 @@ import { messages } from "./store.js";
 
 const NUMBERS = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"];
 const SPARE = 64; // tokens that an answer should have at least
+const MOST_CHARACTERS = 32; // of a token, taken all together: what has more is not sent to be counted
 const ENOUGH = 256; // that a text goes on for where nothing is said: a base model seldom ends by itself
 
 /** The fields of a body that the settings ask for. Throws an Error that names the one that cannot be read. */
@@ -43,8 +44,14 @@ function parsed(text, what) {
 export async function leftOut(conversation, model, body, signal) {
   const room = model.max_model_len - Math.min(body.max_tokens ?? SPARE, Math.floor(model.max_model_len / 2));
   const starts = conversation.turns.map((turn, at) => (turn.role === "user" ? at : 0)).filter((at) => at > 0);
-  const size = (first) =>
-    count({ model: model.id, messages: messages(conversation, conversation.turns.slice(first)), ...(body.tools ? { tools: body.tools } : {}) }, signal);
+  const size = async (first) => {
+    const turns = conversation.turns.slice(first);
+    if (turns.reduce((sum, turn) => sum + (turn.content ?? "").length, 0) > MOST_CHARACTERS * room) return Infinity;
+    return count({ model: model.id, messages: messages(conversation, turns), ...(body.tools ? { tools: body.tools } : {}) }, signal).catch((error) => {
+      if (error.status === 413) return Infinity; // more than the server takes at once
+      throw error;
+    });
+  };
   if (!starts.length || (await size(0)) <= room) return 0;
   let low = 0; // the first of the starts that fits; the last is taken even if it does not, and the server says so
   for (let high = starts.length - 1; low < high; ) {
