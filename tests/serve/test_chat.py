@@ -19,13 +19,3 @@ def test_a_whole_answer_and_its_stream_are_the_same(server: Running) -> None:
     assert events[-2]["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"] == 12
     streamed = [fact for delta in deltas if delta["logprobs"] for fact in delta["logprobs"]["content"]]
     assert [fact["token"] for fact in streamed] == [fact["token"] for fact in choice["logprobs"]["content"]]
-
-
-def test_an_alternative_without_a_chance_is_not_listed_and_harms_nobody(server: Running) -> None:
-    """JSON has no number for the logarithm of zero, and a form forbids all but a few tokens."""
-    form = {"structured_outputs": {"regex": "ab"}, "logprobs": True, "top_logprobs": 20}
-    answer = server.post("/v1/chat/completions", {"model": "chat", "messages": HELLO, **form})
-    assert answer.status_code == 200, answer.text
-    [choice] = answer.json()["choices"]
-    facts = choice["logprobs"]["content"]
-    assert choice["message"]["content"] == "ab" and all(1 <= len(fact["top_logprobs"]) < 20 for fact in facts)

@@ -273,6 +273,16 @@ def test_answers_have_the_form_that_is_asked_for(page: Page) -> None:
     assert page.notice().startswith("The schema: ")
 
 
+def test_an_alternative_without_a_chance_is_not_listed_and_harms_nobody(server: Running) -> None:
+    """JSON has no number for the logarithm of zero, and a form forbids all but a few tokens: the page asks for both, always."""
+    form = {"structured_outputs": {"regex": "ab"}, "logprobs": True, "top_logprobs": 20}
+    answer = server.post("/v1/chat/completions", {"model": "chat", "messages": [{"role": "user", "content": "hello"}], **form})
+    assert answer.status_code == 200, answer.text
+    [choice] = answer.json()["choices"]
+    facts = choice["logprobs"]["content"]
+    assert choice["message"]["content"] == "ab" and all(1 <= len(fact["top_logprobs"]) < 20 for fact in facts)
+
+
 def test_tools_are_called_and_given_their_results(page: Page) -> None:
     unit = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"], "additionalProperties": False}
     tool = {"type": "function", "function": {"name": "weather", "parameters": unit}}
