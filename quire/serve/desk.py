@@ -29,6 +29,7 @@ from ..types import Message, Sampling, TokenLogprob
 from .asks import Read, Tokens, Write
 
 Said = list[Any]  # [id of the ask, what: begun piece end found error, its values ...]
+_NEVER = -9999.0  # the logarithm of no chance at all, as OpenAI writes it
 
 
 @dataclass(eq=False)
@@ -341,7 +342,8 @@ def told(number: int, error: Exception) -> Said:
 
 
 def _fact(fact: TokenLogprob) -> list[Any]:
-    return [fact.id, fact.text, fact.logprob, fact.top]
+    # What the form of an answer forbids has no chance at all, and JSON has no number for its logarithm: it is no alternative.
+    return [fact.id, fact.text, max(fact.logprob, _NEVER), [other for other in fact.top if other[2] >= _NEVER]]
 
 
 def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,20 @@ from typing import Any
 QUIET = "--disable-background-networking --disable-component-update --disable-sync --no-first-run --disable-quic --no-default-browser-check"
 
 
+KEYS = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowLeft": 37, "ArrowRight": 39}
+ALT, SHIFT = 1, 8
+
+
+def binary() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 class Browser:
-    """One page. `console` holds what it complained of: exceptions, errors, refusals of its security policy."""
+    """One page. `console` holds what it complained of: exceptions, errors, refusals of its security policy; `asked`: (URL, body) of all it
+    asked for."""
 
     def __init__(self, width: int = 1200, height: int = 800, dark: bool = False) -> None:
-        found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        found = binary()
         assert found is not None
         self._folder = tempfile.mkdtemp()
         theirs_in, self._out = os.pipe()
@@ -35,13 +44,18 @@ class Browser:
         os.close(theirs_in)
         os.close(theirs_out)
         self._number, self._held, self.console = 0, b"", list[str]()
+        self.asked: list[tuple[str, str]] = []
         self._session: str | None = None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.look(width, height, dark)
+
+    def look(self, width: int, height: int, dark: bool = False) -> None:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        hover = {"name": "hover", "value": "none" if width < 600 else "hover"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme, hover])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
 
     def call(self, method: str, **values: Any) -> dict[str, Any]:
@@ -69,6 +83,9 @@ class Browser:
                 self.console.append(str(heard["params"]["exceptionDetails"]))
             if heard.get("method") == "Log.entryAdded" and heard["params"]["entry"]["level"] == "error":
                 self.console.append(heard["params"]["entry"]["text"] + " " + heard["params"]["entry"].get("url", ""))
+            if heard.get("method") == "Network.requestWillBeSent":
+                request = heard["params"]["request"]
+                self.asked.append((request["url"], request.get("postData", "")))
         return found
 
     def open(self, url: str) -> None:
@@ -97,13 +114,9 @@ class Browser:
         """Into what has the focus, as a person would."""
         self.call("Input.insertText", text=text)
 
-    def press(self, key: str, code: str = "", **more: Any) -> None:
-        values = {
-            "key": key,
-            "code": code or key,
-            "windowsVirtualKeyCode": {"Enter": 13, "Escape": 27}.get(key, ord(key[0].upper())),
-            **more,
-        }
+    def press(self, key: str, modifiers: int = 0) -> None:
+        code = f"Key{key.upper()}" if len(key) == 1 else key
+        values = {"key": key, "code": code, "windowsVirtualKeyCode": KEYS.get(key, ord(key[0].upper())), "modifiers": modifiers}
         self.call("Input.dispatchKeyEvent", type="keyDown", **values, **({"text": "\r"} if key == "Enter" else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **values)
 

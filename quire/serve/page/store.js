@@ -1,5 +1,6 @@
 // Conversations, kept in this browser. One is {id, title, model, system, turns, at}; a turn is a message of OpenAI's API and what belongs to
-// it alone: `tokens`, pairs of a text and the facts of its tokens, and `note`, why it ended when not by itself.
+// it alone: `note`, why it ended when not by itself, and `tokens`, pairs of a text and the facts of its tokens. The facts are many times
+// the text, and a browser keeps five megabytes: they stay with the page, and go with it.
 
 const LIST = "quire.conversations";
 const SETTINGS = "quire.settings";
@@ -13,23 +14,27 @@ const read = (name, otherwise) => {
   }
 };
 
-export const fresh = (model) => ({ id: crypto.randomUUID?.() ?? String(Math.random()).slice(2), title: "", model, system: "", turns: [], at: Date.now() });
+const id = () => crypto.randomUUID?.() ?? String(Math.random()).slice(2); // there is none over plain http from another machine
+export const fresh = (model) => ({ id: id(), title: "", model, system: "", turns: [], at: Date.now() });
 
 export const all = () => read(LIST, []);
 
-/** Keeps one, the newest first. Returns whether older ones had to go because the browser's room was full. */
-export function keep(conversation) {
-  conversation.at = Date.now();
-  const first = conversation.turns.find((turn) => turn.role === "user");
-  conversation.title = (first?.content ?? "").trim().slice(0, 60);
-  let rest = [conversation, ...all().filter((other) => other.id !== conversation.id)].slice(0, MOST);
-  for (let dropped = false; ; dropped = true) {
+/** Keeps some, the newest first. Returns whether older ones had to go because there are too many or the browser's room was full. */
+export function keep(...given) {
+  for (const conversation of given) {
+    const first = conversation.turns.find((turn) => turn.role === "user");
+    Object.assign(conversation, { at: Date.now(), title: (first?.content ?? "").trim().slice(0, 60) });
+  }
+  const ids = new Set(given.map((one) => one.id));
+  const every = [...given, ...all().filter((other) => !ids.has(other.id))];
+  let rest = every.slice(0, MOST);
+  for (;;) {
     try {
-      localStorage.setItem(LIST, JSON.stringify(rest));
-      return dropped;
+      localStorage.setItem(LIST, JSON.stringify(rest, (name, value) => (name === "tokens" ? undefined : value)));
+      return rest.length < every.length;
     } catch {
       if (rest.length < 2) return true;
-      rest = rest.slice(0, -1);
+      rest = rest.slice(0, Math.floor(rest.length * 0.9) || 1);
     }
   }
 }
@@ -51,7 +56,7 @@ export const messages = (conversation, turns = conversation.turns) => [
   ...turns.map(message),
 ];
 
-/** All conversations as JSON lines of {"messages": [...]}: what `quire train` reads, too. */
+/** All conversations as JSON lines of {"messages": [...]}: the form in which training data is read, too. */
 export const exported = () =>
   all()
     .map((one) => JSON.stringify({ title: one.title, model: one.model, messages: messages(one) }) + "\n")
@@ -73,6 +78,6 @@ export function imported(text) {
     const system = row.messages[0]?.role === "system" ? row.messages[0].content : "";
     return { ...fresh(String(row.model ?? "")), system, turns: row.messages.slice(system ? 1 : 0).map(message) };
   });
-  for (const conversation of found.reverse()) keep(conversation);
+  keep(...found);
   return found.length;
 }

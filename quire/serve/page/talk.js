@@ -33,8 +33,13 @@ async function ask(path, body, signal) {
 export const models = async () => (await (await ask("v1/models")).json()).data;
 
 /** How many tokens a conversation (or a text) has, as the model reads it. */
-export async function count(body) {
-  return (await (await ask("tokenize", body)).json()).count;
+export async function count(body, signal) {
+  return (await (await ask("tokenize", body, signal)).json()).count;
+}
+
+function broken(error) {
+  if (error.name === "AbortError") throw error;
+  return { done: true };
 }
 
 /** Events of an answer: parsed JSON, one after the other. */
@@ -45,13 +50,14 @@ export async function* stream(path, body, signal) {
   let whole = false;
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch(broken);
       if (done) break;
       held += value;
       const events = held.split("\n\n");
       held = events.pop();
       for (const event of events) {
-        const data = event.replace(/^data: /, "");
+        if (!event.startsWith("data: ")) continue;
+        const data = event.slice(6);
         if (data === "[DONE]") {
           whole = true;
           continue;
@@ -64,5 +70,5 @@ export async function* stream(path, body, signal) {
   } finally {
     reader.cancel().catch(() => {});
   }
-  if (!whole) throw new Refused(0, "The answer was cut: the connection ended before it did.");
+  if (!whole) throw new Refused(0, "the connection to the server ended before the answer did.");
 }
