@@ -280,7 +280,10 @@ class Engine:
         if not pieces:
             return 0
         count = sum(piece.count + piece.request.unread for piece in pieces)
-        for piece, logits in self._run(pieces):
+        computed = self._run(pieces)
+        if self.guesser is not None:
+            self.guesser.ledger.ran(pieces)
+        for piece, logits in computed:
             if isinstance(logits, Exception):
                 self._fail(piece.request, logits)
                 continue
