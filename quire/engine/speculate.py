@@ -13,7 +13,6 @@ of the whole engine holds what guessing gave and took: once it is in the red, on
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -33,9 +32,14 @@ ROW = 0.08  # what one row more costs, as a share of a step, before it was measu
 KEEP = 0.75  # weight of what was known when one more guess is judged
 TRY = 0.02  # of a token's time that may go into tries that do not pay
 MOST = 2.0  # tokens' time that gains are remembered for: what a change from text that is guessed to text that is not can cost
-KNOWN = 3  # measurements before a median is believed
+KNOWN = 3  # measurements before they are believed
 
 Clock = Callable[[], float]
+
+
+def _usual(seconds: deque[float]) -> float:
+    """A quarter of the measurements lie below: other work only ever adds."""
+    return sorted(seconds)[len(seconds) // 4]
 
 
 class Guesser(Protocol):
@@ -54,7 +58,7 @@ class Guesser(Protocol):
 class Ledger:
     """What guessing costs and what it gave, in tokens' time: that of a step without guesses, shared by the requests in it.
 
-    Seconds are kept as medians of few, and booked as such: a step that other work delayed says nothing about guessing. `clock` gives them.
+    What is usual of the latest few is booked: a step that other work delayed says nothing about guessing. `clock` gives them.
     `balance` is for all requests of an engine, so that a new one does not pay again for what others have tried.
     """
 
@@ -62,7 +66,9 @@ class Ledger:
         self.clock: Clock = time.perf_counter
         self.balance = 0.0
         self._plain: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=9))  # requests in a step -> its seconds
-        self._rows: deque[float] = deque(maxlen=15)  # seconds of a guessed row
+        self._more: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=9))  # guesses in a step -> seconds they added
+        self._steps: dict[int, float] = {}  # what is usual of both
+        self._added: dict[int, float] = {}
         self._began: float | None = None
         self.size = 1  # requests that write in the latest step
 
@@ -78,29 +84,39 @@ class Ledger:
             return
         seconds = self.clock() - began
         if not guessed:
-            self._plain[self.size].append(seconds)
+            plain = self._plain[self.size]
+            plain.append(seconds)
+            if len(plain) >= KNOWN:
+                self._steps[self.size] = _usual(plain)
             self._book(TRY * self.size)
         elif self.ready:
-            self._rows.append(max(0.0, seconds - self._step) / guessed)
+            more = self._more[guessed]
+            more.append(max(0.0, seconds - self._step))
+            if len(more) >= KNOWN:
+                self._added[guessed] = _usual(more)
 
     @property
     def ready(self) -> bool:
         """Whether a step of as many requests was measured; before, nothing is guessed."""
-        return len(self._plain[self.size]) >= KNOWN
+        return self.size in self._steps
 
     @property
     def _step(self) -> float:
         """Seconds of a step without guesses; 0 before one of this size was measured, as where a guess waited for its step."""
-        return statistics.median(self._plain[self.size] or [0.0])
+        return self._steps.get(self.size, 0.0)
 
     def price(self, seconds: float) -> float:
         """Seconds in tokens' time; 0 where the clock stands still."""
         return seconds * self.size / self._step if self._step > 0 else 0.0
 
-    @property
-    def row(self) -> float:
-        """What a guessed row costs."""
-        return self.price(statistics.median(self._rows) if len(self._rows) >= KNOWN else ROW * self._step)
+    def cost(self, guessed: int) -> float:
+        """What checking so many guesses of each request costs: the first row more may cost several times what a further one does."""
+        rows = guessed * self.size
+        seconds = self._added.get(rows)
+        if seconds is None:
+            near = min(self._added, key=lambda known: abs(known - rows), default=0)
+            seconds = max(0.0, self._added.get(near, 0.0) + ROW * self._step * (rows - near))
+        return self.price(seconds / self.size)
 
     def _book(self, tokens: float) -> None:
         self.balance = min(MOST, self.balance + tokens)
@@ -111,7 +127,7 @@ class Ledger:
 
     def judge(self, guessed: int, right: int) -> float:
         """Books what a request's guesses gave; returns it."""
-        gain = right - guessed * self.row
+        gain = right - self.cost(guessed)
         self._book(gain)
         return gain
 
@@ -119,9 +135,9 @@ class Ledger:
 class Trust:
     """How many tokens to guess for a request, from the share of its guesses that came true lately.
 
-    The k-th guess counts only where those before it are right as well, so it pays while share ** k is more than what it costs. Where not
-    even the first one pays, one is tried when the ledger allows. A request whose guesses have earned more than they cost goes on even where
-    the ledger is in the red, as it is when a draft had a long prompt to read.
+    The k-th guess counts only where those before it are right as well: so many are made as leave most of the sum of share ** k when their
+    cost is taken off. Where nothing is left, they are tried when the ledger allows. A request whose guesses have earned more than they cost
+    goes on even where the ledger is in the red, as it is when a draft had a long prompt to read.
     """
 
     def __init__(self, most: int, ledger: Ledger, share: float = 0.7) -> None:
@@ -132,10 +148,13 @@ class Trust:
         ledger = self.ledger
         if not ledger.ready or (ledger.balance < 0 and self.earned <= 0):
             return 0
-        price, count = ledger.price(seconds) + ledger.row, 0
-        while count < self.most and self.share ** (count + 1) >= price:
-            count += 1
-        return count or int(ledger.balance >= 0)
+        each, hope, chance, best, gain = ledger.price(seconds), 0.0, 1.0, 0, -float("inf")
+        for count in range(1, self.most + 1):
+            chance *= self.share
+            hope += chance
+            if (left := hope - ledger.cost(count) - count * each) > gain:
+                best, gain = count, left
+        return best if gain >= 0 or ledger.balance >= 0 else 0
 
     def judge(self, guessed: int, right: int, seconds: float = 0.0) -> None:
         self.earned = min(MOST, self.earned + self.ledger.judge(guessed, right) - guessed * self.ledger.price(seconds))
@@ -230,7 +249,7 @@ class Draft:
         self.blocks, self.runner = Blocks(blocks, size), Runner(model, self.pages)
         self.ledger = Ledger()
         self._calls = deque[float](maxlen=9)  # seconds of a call of few rows
-        self.seconds = 0.0  # their median; 0 before one was measured
+        self.seconds = 0.0  # what is usual; 0 before one was measured
         self._shadows: dict[Request, Request] = {}
         self._trust = Trusts(most, self.ledger)
 
@@ -274,7 +293,7 @@ class Draft:
         seconds = self.ledger.clock() - began
         if all(piece.count <= FEW for piece in pieces):
             self._calls.append(seconds)
-            self.seconds = seconds = statistics.median(self._calls)
+            self.seconds = seconds = _usual(self._calls)
         self.ledger.spend(seconds)
         return found
 

@@ -11,7 +11,7 @@ import pytest
 from quire.engine.engine import Engine
 from quire.engine.runner import Logits, Runner
 from quire.engine.scheduler import Piece
-from quire.engine.speculate import KNOWN, TRY, Draft, Ledger, Lookup, Trust, Trusts
+from quire.engine.speculate import ROW, TRY, Draft, Ledger, Lookup, Trust, Trusts
 from quire.errors import RecipeError
 from quire.text.tokenizer import Tokenizer
 from quire.types import Sampling
@@ -111,8 +111,8 @@ def test_the_latest_place_of_the_longest_run_is_found() -> None:
 def measured(rows: float = 0.1) -> Ledger:
     """Of a request alone: a step takes a second, a row more `rows`."""
     ledger = Ledger()
-    ledger._plain[1] += [1.0] * KNOWN
-    ledger._rows += [rows] * KNOWN
+    ledger._steps[1] = 1.0
+    ledger._added |= {guessed: rows * guessed for guessed in range(1, 9)}
     return ledger
 
 
@@ -129,12 +129,12 @@ def test_guesses_that_fail_take_a_fiftieth() -> None:
         request: Any = number
         for _ in range(40):
             if wanted := trusts[request].wanted():
-                lost += wanted * ledger.row
+                lost += ledger.cost(wanted)
                 trusts.judge(request, wanted, 0)
             else:
                 ledger._book(TRY)
         trusts.forget(request)
-    assert lost < TRY * 2000 + 8 * ledger.row
+    assert lost < TRY * 2000 + ledger.cost(8)
     asked = 0
     for _ in range(100):
         if wanted := trusts["new"].wanted():  # type: ignore[index]
@@ -151,6 +151,14 @@ def test_what_a_guess_costs_counts() -> None:
     ledger = measured()
     ledger._book(-0.1)
     assert [Trust(8, ledger).wanted(seconds) for seconds in (0.0, 3.0)] == [0, 0]
+
+
+def test_a_dear_first_row_asks_for_more_of_them() -> None:
+    """Two rows cost half a step more than one, each further row little: one guess hardly pays, several do."""
+    ledger = measured()
+    ledger._added = {1: 0.5}
+    assert Trust(8, ledger, 0.9).wanted() == 8
+    assert ledger.cost(3) == pytest.approx(0.5 + 2 * ROW)
 
 
 @pytest.mark.parametrize("heat", [0.0, 1.0])
