@@ -1,7 +1,8 @@
 """What guessing ahead gives: tokens a second with and without, on copying and on other text, with models trained here.
 
     python -m benchmarks.guessing                     trains a decoder and a smaller draft first: about ten minutes on one core
-    python -m benchmarks.guessing --models FOLDER     keeps the two there, and uses them when they are there already
+    python -m benchmarks.guessing --models FOLDER     keeps the two there, uses them when they are there, goes on where training was cut off
+    python -m benchmarks.guessing --training 0.01     a hundredth of the training: whether the script runs, not what guessing gives
 
 The task: a few lines of Python source from the standard library, then the same with one of their names changed everywhere. A prompt holds
 the first and the beginning of the second. Other text is source of files that were held out, without a repetition to copy, continued once
@@ -47,7 +48,7 @@ from quire.text import training
 from quire.text.tokenizer import Tokenizer
 from quire.train.prepare import first_weights
 from quire.train.recipe import DataPart, LogPart, ModelPart, OptimPart, TrainPart, TrainRecipe
-from quire.train.run import train
+from quire.train.run import resume, train
 
 CONTEXT = 320
 NAMES = re.compile(r"[a-z_][a-z0-9_]{3,}")
@@ -120,11 +121,20 @@ def data(place: Path) -> Tokenizer:
     return tokenizer
 
 
+def finished(run: Path) -> bool:
+    status = run / "status.json"
+    return status.is_file() and json.loads(status.read_text(encoding="utf-8"))["state"] == "finished"
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def trained(place: Path, name: str, width: int, layers: int, tokens: tuple[int, int]) -> Path:
     """The model folder of `name`: begun at random, then trained on both courses, on so many tokens each."""
     folder = place / name
-    if (done := folder / "copies" / "model").joinpath("config.json").is_file():
-        return done
+    if finished(folder / "copies"):
+        return folder / "copies" / "model"
     tokenizer = data(place)
     sizes = Sizes(vocab=tokenizer.vocab_size, width=width, layers=layers, heads=4, context=512, bos=tokenizer.bos, eos=tokenizer.eos)
     config = FAMILIES["mpt"].new(sizes)
@@ -133,21 +143,25 @@ def trained(place: Path, name: str, width: int, layers: int, tokens: tuple[int, 
     ModelFolder.save(start, first_weights(FAMILIES["mpt"].build(config), 0), config)
     Contract(tokenizer, None).save(start)
     for course, length, part in (("words", 128, tokens[0]), ("copies", 256, tokens[1])):
-        if (folder / course / "model" / "config.json").is_file():
-            start = folder / course / "model"
+        if finished(run := folder / course):
+            start = run / "model"
+            continue
+        if (run / "recipe.toml").is_file():
+            resume(run, say=say)
+            start = run / "model"
             continue
         train(
             TrainRecipe(
-                out=str(folder / course),
+                out=str(run),
                 model=ModelPart(start=str(start), context=length),
                 data=DataPart(sources=(str(place / f"{course}.jsonl"),)),
                 optim=OptimPart(name="muon", lr=3e-3, schedule="wsd", warmup=0.03, decay=0.3, final=0.0),
                 train=TrainPart(tokens=part, batch=2048 // length, eval_tokens=4000, threads=torch.get_num_threads()),
                 log=LogPart(samples=1, sample_tokens=8),
             ),
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=say,
         )
-        start = folder / course / "model"
+        start = run / "model"
     return start
 
 
@@ -201,6 +215,7 @@ class Loaded:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="")
+    parser.add_argument("--training", type=float, default=1.0, help="so much of the training; the figures want 1")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompts", type=int, default=4)
@@ -210,8 +225,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(options.models or scratch)
         copying, other = tasks()
-        large = trained(place, "large", 128, 4, (500_000, 1_200_000))
-        small = trained(place, "draft", 64, 2, (750_000, 3_750_000))
+        large = trained(place, "large", 128, 4, (int(500_000 * options.training), int(1_200_000 * options.training)))
+        small = trained(place, "draft", 64, 2, (int(750_000 * options.training), int(3_750_000 * options.training)))
         model, draft = quire.load(large), quire.load(small)
         where = f"{machine.environment()['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         print(f"{datetime.date.today()}, {where}")

@@ -7,15 +7,14 @@ their acceptance rule: that keeps seeded samples as they are, too).
 
 Two ways of guessing. `Lookup`: what stood behind the last few tokens the last time they occurred in this text (prompt look-up; Saxena
 2023): it pays where answers repeat their prompt. `Draft`: a smaller model with the same vocabulary writes ahead.
-How many tokens are guessed follows from how many came true lately and from what a guess costs, so that text that cannot be guessed costs
-next to nothing.
+How many tokens are guessed follows from how many came true lately and from what a guess costs by the clock (`Trust`, `Ledger`). A ledger
+of the whole engine holds what guessing gave and took: once it is in the red, only a fiftieth of the tokens' time goes into further tries.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -26,15 +25,26 @@ from ..nn.transformer import Transformer
 from ..types import Sampling
 from .blocks import Blocks
 from .request import Request
-from .runner import FEW, Runner
+from .runner import FEW, Logits, Runner
 from .scheduler import Piece
 
-ROW = 0.08  # what one row more costs, as a share of a step: 0.04 (0.39B parameters) to 0.11 (4M)
+ROW = 0.08  # what one row more costs, as a share of a step, before it was measured: 0.04 (0.39B parameters) to 0.11 (4M)
 KEEP = 0.75  # weight of what was known when one more guess is judged
-PAUSE, LONGEST = 8, 128  # tokens between two tries: at first, and after tries that kept failing
+TRY = 0.02  # of a token's time that may go into tries that do not pay
+MOST = 2.0  # tokens' time that gains are remembered for: what a change from text that is guessed to text that is not can cost
+KNOWN = 3  # measurements before they are believed
+
+Clock = Callable[[], float]
+
+
+def _usual(seconds: deque[float]) -> float:
+    """A quarter of the measurements lie below: other work only ever adds."""
+    return sorted(seconds)[len(seconds) // 4]
 
 
 class Guesser(Protocol):
+    ledger: Ledger
+
     def guess(self, requests: Sequence[Request]) -> None:
         """Fill `guessed` of requests whose tokens are all computed but the last."""
 
@@ -45,37 +55,135 @@ class Guesser(Protocol):
         """The request is done or put aside."""
 
 
-class Trust:
-    """How many tokens to guess, from the share of guesses that came true lately.
+class Ledger:
+    """What guessing costs and what it gave, in tokens' time: that of a step without guesses, shared by the requests in it.
 
-    The k-th guess counts only where those before it are right as well, so it pays while share ** k is more than what it costs. Where not
-    even the first one pays, one is tried now and then, each time after a longer pause until it pays again.
+    What is usual of the latest few is booked: a step that other work delayed says nothing about guessing. `clock` gives them.
+    `balance` is for all requests of an engine, so that a new one does not pay again for what others have tried.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.share = most, 0.7
-        self.rest, self.pause = 0, PAUSE
+    def __init__(self) -> None:
+        self.clock: Clock = time.perf_counter
+        self.balance = 0.0
+        self._plain: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=9))  # requests in a step -> its seconds
+        self._more: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=9))  # guesses in a step -> seconds they added
+        self._steps: dict[int, float] = {}  # what is usual of both
+        self._added: dict[int, float] = {}
+        self._began: float | None = None
+        self.size = 1  # requests that write in the latest step
 
-    def wanted(self, price: float = 0.0) -> int:
-        """price: what making a guess costs, as a share of a step."""
-        rested = self.rest == 1
-        if self.rest:
-            self.rest -= 1
-            if self.rest:
-                return 0
-        count = 0
-        while count < self.most and self.share ** (count + 1) >= price + ROW:
-            count += 1
-        if count:
-            self.pause = PAUSE
-            return count
-        self.rest, self.pause = self.pause, min(2 * self.pause, LONGEST)
-        return 1 if rested else 0
+    def begins(self, size: int) -> None:
+        """A step begins in which `size` requests write."""
+        self.size, self._began = max(1, size), self.clock()
 
-    def judge(self, guessed: int, right: int) -> None:
+    def ran(self, pieces: Sequence[Piece]) -> None:
+        """The step is computed. One that also read a prompt is not measured."""
+        began, self._began = self._began, None
+        guessed = sum(len(piece.request.guessed) for piece in pieces)
+        if began is None or len(pieces) != self.size or sum(piece.count for piece in pieces) != self.size + guessed:
+            return
+        seconds = self.clock() - began
+        if not guessed:
+            plain = self._plain[self.size]
+            plain.append(seconds)
+            if len(plain) >= KNOWN:
+                self._steps[self.size] = _usual(plain)
+            self._book(TRY * self.size)
+        elif self.ready:
+            more = self._more[guessed]
+            more.append(max(0.0, seconds - self._step))
+            if len(more) >= KNOWN:
+                self._added[guessed] = _usual(more)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step of as many requests was measured; before, nothing is guessed."""
+        return self.size in self._steps
+
+    @property
+    def _step(self) -> float:
+        """Seconds of a step without guesses; 0 before one of this size was measured, as where a guess waited for its step."""
+        return self._steps.get(self.size, 0.0)
+
+    def price(self, seconds: float) -> float:
+        """Seconds in tokens' time; 0 where the clock stands still."""
+        return seconds * self.size / self._step if self._step > 0 else 0.0
+
+    def cost(self, guessed: int) -> float:
+        """What checking so many guesses of each request costs: the first row more may cost several times what a further one does."""
+        rows = guessed * self.size
+        seconds = self._added.get(rows)
+        if seconds is None:
+            near = min(self._added, key=lambda known: abs(known - rows), default=0)
+            seconds = max(0.0, self._added.get(near, 0.0) + ROW * self._step * (rows - near))
+        return self.price(seconds / self.size)
+
+    def _book(self, tokens: float) -> None:
+        self.balance = min(MOST, self.balance + tokens)
+
+    def spend(self, seconds: float) -> None:
+        """A draft took so long."""
+        self._book(-self.price(seconds))
+
+    def judge(self, guessed: int, right: int) -> float:
+        """Books what a request's guesses gave; returns it."""
+        gain = right - self.cost(guessed)
+        self._book(gain)
+        return gain
+
+
+class Trust:
+    """How many tokens to guess for a request, from the share of its guesses that came true lately.
+
+    The k-th guess counts only where those before it are right as well: so many are made as leave most of the sum of share ** k when their
+    cost is taken off. Where nothing is left, they are tried when the ledger allows. A request whose guesses have earned more than they cost
+    goes on even where the ledger is in the red, as it is when a draft had a long prompt to read.
+    """
+
+    def __init__(self, most: int, ledger: Ledger, share: float = 0.7) -> None:
+        self.most, self.ledger, self.share, self.earned = most, ledger, share, 0.0
+
+    def wanted(self, seconds: float = 0.0) -> int:
+        """seconds: what making a guess takes."""
+        ledger = self.ledger
+        if not ledger.ready or (ledger.balance < 0 and self.earned <= 0):
+            return 0
+        each, hope, chance, best, gain = ledger.price(seconds), 0.0, 1.0, 0, -float("inf")
+        for count in range(1, self.most + 1):
+            chance *= self.share
+            hope += chance
+            if (left := hope - ledger.cost(count) - count * each) > gain:
+                best, gain = count, left
+        return best if gain >= 0 or ledger.balance >= 0 else 0
+
+    def judge(self, guessed: int, right: int, seconds: float = 0.0) -> None:
+        self.earned = min(MOST, self.earned + self.ledger.judge(guessed, right) - guessed * self.ledger.price(seconds))
         self.share = 1 - (1 - self.share) * KEEP**right
         if right < guessed:
             self.share *= KEEP
+
+
+class Trusts:
+    """The trust in each request's guesses; a new one begins with what the guesses of those before it were worth."""
+
+    def __init__(self, most: int, ledger: Ledger) -> None:
+        self.most, self.ledger, self.share = most, ledger, 0.7
+        self._of: dict[Request, Trust] = {}
+
+    def __getitem__(self, request: Request) -> Trust:
+        if request not in self._of:
+            self._of[request] = Trust(self.most, self.ledger, self.share)
+        return self._of[request]
+
+    def judge(self, request: Request, guessed: int, right: int, seconds: float = 0.0) -> None:
+        if (trust := self._of.get(request)) is not None:
+            trust.judge(guessed, right, seconds)
+        else:  # it ended with this step
+            self.ledger.judge(guessed, right)
+
+    def forget(self, request: Request) -> None:
+        if (trust := self._of.pop(request, None)) is not None:
+            self.share = (self.share + trust.share) / 2
 
 
 class Lookup:
@@ -86,42 +194,47 @@ class Lookup:
         self._texts: dict[Request, list[int]] = {}
         self._places: dict[Request, dict[tuple[int, ...], int]] = {}  # run of tokens -> the place behind it
         self._seen: dict[Request, int] = {}
-        self._trust: dict[Request, Trust] = {}
+        self.ledger = Ledger()
+        self._trust = Trusts(most, self.ledger)
 
     def guess(self, requests: Sequence[Request]) -> None:
+        self.ledger.begins(len(requests))
         for request in requests:
             text = self._texts.setdefault(request, [])
             text += request.tokens(len(text), request.known)
             found, room = self._find(request, text), request.limit - len(request.answer) - 1
             if found and room > 0:
-                wanted = self._trust.setdefault(request, Trust(self.most)).wanted()
-                request.guessed = text[found : found + min(wanted, room)]
+                wanted = self._trust[request].wanted()
+                behind = text[found:]  # where less stands there than is wanted, it repeats
+                request.guessed = [behind[number % len(behind)] for number in range(min(wanted, room))]
 
     def _find(self, request: Request, text: Sequence[int]) -> int:
         """The place behind the latest earlier occurrence of the text's end; 0 when there is none. Notes the runs that are new."""
-        places, end = self._places.setdefault(request, {}), len(text)
-        found = next((places[key] for size in self.sizes if (key := tuple(text[-size:])) in places and end > size), 0)
+        places, end, found = self._places.setdefault(request, {}), len(text), 0
         for place in range(self._seen.get(request, 0) + 1, end + 1):
             for size in self.sizes:
                 if size <= place:
-                    places[tuple(text[place - size : place])] = place
+                    key = tuple(text[place - size : place])
+                    if place == end and not found:
+                        found = places.get(key, 0)
+                    places[key] = place
         self._seen[request] = end
         return found
 
     def judge(self, request: Request, guessed: int, right: int) -> None:
-        if request in self._trust:
-            self._trust[request].judge(guessed, right)
+        self._trust.judge(request, guessed, right)
 
     def forget(self, request: Request) -> None:
-        for table in (self._texts, self._places, self._seen, self._trust):
+        self._trust.forget(request)
+        for table in (self._texts, self._places, self._seen):
             table.pop(request, None)
 
 
 class Draft:
     """A smaller model of the same vocabulary writes up to `most` tokens ahead, greedily, over pages of its own.
 
-    What a token of it costs is measured beside what a step of the model costs, by `clock`: a draft that is not much faster than its model
-    is asked only now and then.
+    What it takes, reading the prompt and what was passed over included, is measured beside a step of the model: a draft that is not much
+    faster than its model is asked hardly ever.
     """
 
     def __init__(self, model: Transformer, vocab: int, blocks: int, size: int, most: int = 4) -> None:
@@ -134,33 +247,22 @@ class Draft:
         weight = model.embed.weight
         self.pages = Pages(model.config, blocks, size, weight.dtype, weight.device)
         self.blocks, self.runner = Blocks(blocks, size), Runner(model, self.pages)
-        self.clock: Callable[[], float] = time.perf_counter
-        self._rounds, self._steps = deque[float](maxlen=9), deque[float](maxlen=9)  # seconds: of the draft for a token, of the model
-        self._handed: float | None = None  # when guesses were handed over whose step has not been timed
+        self.ledger = Ledger()
+        self._calls = deque[float](maxlen=9)  # seconds of a call of few rows
+        self.seconds = 0.0  # what is usual; 0 before one was measured
         self._shadows: dict[Request, Request] = {}
-        self._trust: dict[Request, Trust] = {}
-
-    @property
-    def price(self) -> float:
-        """A token of the draft as a share of a step of the model; 0 before both were measured."""
-        if not self._rounds or not self._steps:
-            return 0.0
-        step = statistics.median(self._steps)
-        return statistics.median(self._rounds) / step if step > 0 else 0.0
+        self._trust = Trusts(most, self.ledger)
 
     def guess(self, requests: Sequence[Request]) -> None:
-        shadows, price = [], self.price
+        self.ledger.begins(len(requests))
+        shadows, each = [], self.seconds / max(1, len(requests))
         for request in requests:
             room = min(request.limit - len(request.answer) - 1, self.model.config.context - request.known - 1)
-            wanted = min(self._trust.setdefault(request, Trust(self.most)).wanted(price), room)
+            wanted = min(self._trust[request].wanted(each), room)
             if wanted > 0 and self._hold(shadow := self._follow(request), request.known + wanted):
                 shadows.append((shadow, request, wanted))
-        drafted = bool(shadows)
         while shadows:
-            began = self.clock()
-            short = self._write([shadow for shadow, _, _ in shadows])
-            if short:
-                self._rounds.append(self.clock() - began)
+            self._write([shadow for shadow, _, _ in shadows])
             left = []
             for shadow, request, wanted in shadows:
                 written = shadow.known - request.known
@@ -169,22 +271,31 @@ class Draft:
                 else:
                     left.append((shadow, request, wanted))
             shadows = left
-        self._handed = self.clock() if drafted else None
+        if requests:
+            self.ledger.begins(len(requests))
 
-    def _write(self, shadows: Sequence[Request]) -> bool:
-        """One token more of each; True when that was one step, without a text to be read first."""
-        short = True
+    def _write(self, shadows: Sequence[Request]) -> None:
+        """One token more of each."""
         while behind := [shadow for shadow in shadows if FEW < shadow.known - shadow.computed <= 16 * FEW]:
             # a short prompt, or what was passed over in a pause, as rows of the native step; a long prompt is read at once
-            short = False
-            self.runner.run([Piece(shadow, shadow.computed, FEW) for shadow in behind])
+            self._run([Piece(shadow, shadow.computed, FEW) for shadow in behind])
             for shadow in behind:
                 shadow.computed += FEW
         pieces = [Piece(shadow, shadow.computed, shadow.known - shadow.computed) for shadow in shadows]
-        for piece, logits in zip(pieces, self.runner.run(pieces), strict=True):
+        for piece, logits in zip(pieces, self._run(pieces), strict=True):
             piece.request.computed = piece.start + piece.count
             piece.request.answer.append(int(logits[-1].argmax()))
-        return short and all(piece.count <= FEW for piece in pieces)
+
+    def _run(self, pieces: Sequence[Piece]) -> list[Logits]:
+        """A call of the draft, booked at what such a call usually takes; a text that is read at once at what it took."""
+        began = self.ledger.clock()
+        found = self.runner.run(pieces)
+        seconds = self.ledger.clock() - began
+        if all(piece.count <= FEW for piece in pieces):
+            self._calls.append(seconds)
+            self.seconds = seconds = _usual(self._calls)
+        self.ledger.spend(seconds)
+        return found
 
     def _follow(self, request: Request) -> Request:
         """The draft's copy of a request, taken back to where the two agree."""
@@ -210,14 +321,10 @@ class Draft:
         return True
 
     def judge(self, request: Request, guessed: int, right: int) -> None:
-        if self._handed is not None:
-            self._steps.append((self.clock() - self._handed) / (1 + ROW * guessed))
-            self._handed = None
-        if request in self._trust:
-            self._trust[request].judge(guessed, right)
+        self._trust.judge(request, guessed, right, self.seconds / self.ledger.size)
 
     def forget(self, request: Request) -> None:
-        self._trust.pop(request, None)
+        self._trust.forget(request)
         shadow = self._shadows.pop(request, None)
         if shadow is not None:
             self.blocks.give_back(shadow.blocks)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from quire.engine.engine import Engine
-from quire.engine.speculate import Draft, Lookup, Trust
+from quire.engine.runner import Logits, Runner
+from quire.engine.scheduler import Piece
+from quire.engine.speculate import ROW, TRY, Draft, Ledger, Lookup, Trust, Trusts
 from quire.errors import RecipeError
 from quire.text.tokenizer import Tokenizer
 from quire.types import Sampling
@@ -29,6 +30,35 @@ def steps(engine: Engine, given: list[list[int]], sampling: Sampling) -> tuple[l
     return [engine.result(request).ids for request in requests], count
 
 
+class Timed:
+    """An engine by a clock of its own: a step takes 1 and 0.08 for each row more, a call of the draft `each`."""
+
+    def __init__(self, engine: Engine, each: float = 0.0) -> None:
+        self.now = 0.0
+        self._take(engine.runner, lambda rows: 0.92 + 0.08 * rows)
+        if engine.guesser is not None:
+            engine.guesser.ledger.clock = lambda: self.now
+        if isinstance(engine.guesser, Draft):
+            self._take(engine.guesser.runner, lambda rows: each)
+
+    def _take(self, runner: Runner, price: Callable[[int], float]) -> None:
+        run = runner.run
+
+        def timed(pieces: Sequence[Piece]) -> list[Logits]:
+            self.now += price(sum(piece.count for piece in pieces))
+            return run(pieces)
+
+        runner.run = timed  # type: ignore[method-assign]
+
+
+def times(guessing: Engine, plain: Engine, small: Small, sampling: Sampling, each: float) -> tuple[float, float]:
+    """What twelve answers, one after the other, take with guesses and without; they are the same."""
+    ours, alone = Timed(guessing, each), Timed(plain)
+    for prompt in prompts(12, small.model.config.vocab, 1):
+        assert steps(guessing, [prompt], sampling)[0] == steps(plain, [prompt], sampling)[0]
+    return ours.now, alone.now
+
+
 GREEDY = Sampling(max_tokens=40, temperature=0)
 
 
@@ -41,7 +71,7 @@ def test_answers_stay_the_same(sampling: Sampling, way: str, small: Small, engin
     guess = {"lookup": "lookup", "same": small.model, "other": random_model("llama", small.model.config.vocab, 0.2, hidden_size=16)}[way]
     it = engine(blocks=30, guess=guess)
     if isinstance(it.guesser, Draft):
-        it.guesser.clock = lambda: 0.0  # a draft that costs nothing
+        it.guesser.ledger.clock = lambda: 0.0  # a draft that costs nothing
     got, guessed = steps(it, given, sampling)
     assert got == wanted
     if way == "same" and sampling.temperature == 0 and sampling.repetition_penalty == 1:
@@ -54,6 +84,7 @@ def test_what_repeats_is_looked_up(small: Small, engine: Make) -> None:
     prompt, sampling = [7] * 30, Sampling(max_tokens=100, temperature=0, logit_bias=((7, 100.0),))
     it = engine(guess="lookup")
     assert isinstance(it.guesser, Lookup)
+    Timed(it)
     answer, count = steps(it, [prompt], sampling)
     wanted, plain = steps(engine(), [prompt], sampling)
     assert answer == wanted == [(7,) * 100]
@@ -77,45 +108,84 @@ def test_the_latest_place_of_the_longest_run_is_found() -> None:
     assert lookup._find(request, text) == 8  # type: ignore[arg-type]  # behind the later 1 2 3, not behind the later 2 3
 
 
-def test_failing_guesses_become_rare() -> None:
-    draw, trust, asked = random.Random(0), Trust(8), 0
-    for _ in range(200):
-        wanted = trust.wanted()
-        asked += wanted
-        if wanted:
-            trust.judge(wanted, 0 if draw.random() < 0.98 else wanted)
-    assert asked < 60
+def measured(rows: float = 0.1) -> Ledger:
+    """Of a request alone: a step takes a second, a row more `rows`."""
+    ledger = Ledger()
+    ledger._steps[1] = 1.0
+    ledger._added |= {guessed: rows * guessed for guessed in range(1, 9)}
+    return ledger
 
 
-def test_guesses_come_back_when_they_come_true() -> None:
-    trust = Trust(8)
-    for _ in range(300):
-        if wanted := trust.wanted():
-            trust.judge(wanted, 0)
-    assert sum(trust.wanted() > 0 for _ in range(128)) <= 2
+def test_nothing_is_guessed_before_a_step_is_measured() -> None:
+    assert Trust(8, Ledger()).wanted() == 0
+    assert Trust(8, measured()).wanted() > 0
+
+
+def test_guesses_that_fail_take_a_fiftieth() -> None:
+    """However many requests come, and once they come true again, as many as pay are made."""
+    ledger, lost = measured(), 0.0
+    trusts = Trusts(8, ledger)
+    for number in range(50):
+        request: Any = number
+        for _ in range(40):
+            if wanted := trusts[request].wanted():
+                lost += ledger.cost(wanted)
+                trusts.judge(request, wanted, 0)
+            else:
+                ledger._book(TRY)
+        trusts.forget(request)
+    assert lost < TRY * 2000 + ledger.cost(8)
     asked = 0
-    for _ in range(300):
-        if wanted := trust.wanted():
+    for _ in range(100):
+        if wanted := trusts["new"].wanted():  # type: ignore[index]
             asked += wanted
-            trust.judge(wanted, wanted)
-    assert trust.wanted() == 8 and asked > 500
+            trusts.judge("new", wanted, wanted)  # type: ignore[arg-type]
+        else:
+            ledger._book(TRY)
+    assert asked > 500
 
 
 def test_what_a_guess_costs_counts() -> None:
     """Of guesses that are right seven times in ten, the k-th is right 0.7 ** k times in a step: it must be worth its price."""
-    assert [Trust(8).wanted(price) for price in (0.0, 0.2, 0.5, 0.7, 3.0)] == [7, 3, 1, 0, 0]
+    assert [Trust(8, measured(0.08)).wanted(seconds) for seconds in (0.0, 0.2, 0.5)] == [7, 3, 1]
+    ledger = measured()
+    ledger._book(-0.1)
+    assert [Trust(8, ledger).wanted(seconds) for seconds in (0.0, 3.0)] == [0, 0]
 
 
-def test_a_dear_draft_is_asked_now_and_then(small: Small, engine: Make) -> None:
-    """One as slow as its model, whose every guess comes true: it is not worth its time, and catches up rightly when it is tried."""
-    it, sampling, ticks = engine(guess=small.model), Sampling(max_tokens=100, temperature=0), itertools.count()
-    assert isinstance(it.guesser, Draft)
-    it.guesser.clock = lambda: float(next(ticks))
-    given = prompts(1, small.model.config.vocab, 1)
-    wanted, plain = steps(engine(), given, sampling)
-    got, count = steps(it, given, sampling)
-    assert got == wanted
-    assert 0.8 * plain < count < plain - 3
+def test_a_dear_first_row_asks_for_more_of_them() -> None:
+    """Two rows cost half a step more than one, each further row little: one guess hardly pays, several do."""
+    ledger = measured()
+    ledger._added = {1: 0.5}
+    assert Trust(8, ledger, 0.9).wanted() == 8
+    assert ledger.cost(3) == pytest.approx(0.5 + 2 * ROW)
+
+
+@pytest.mark.parametrize("heat", [0.0, 1.0])
+@pytest.mark.parametrize("each", [0.05, 0.3, 0.9])
+def test_a_worthless_draft_takes_little(each: float, heat: float, small: Small, engine: Make) -> None:
+    """Request after request, whatever its token costs; the first reading of a prompt is on top."""
+    it = engine(guess=random_model("llama", small.model.config.vocab, 0.2, hidden_size=16))
+    seconds, alone = times(it, engine(), small, Sampling(max_tokens=100, temperature=heat, seed=3), each)
+    assert seconds < 1.04 * alone
+
+
+@pytest.mark.parametrize("way", ["lookup", "draft"])
+def test_sampled_text_keeps_its_speed(way: str, small: Small, engine: Make) -> None:
+    it = engine(guess="lookup" if way == "lookup" else small.model)
+    seconds, alone = times(it, engine(), small, Sampling(max_tokens=100, temperature=1, seed=3), 0.5)
+    assert seconds < 1.04 * alone
+
+
+def test_a_dear_draft_is_asked_hardly_ever(small: Small, engine: Make) -> None:
+    """One as slow as its model, whose every guess comes true."""
+    seconds, alone = times(engine(guess=small.model), engine(), small, Sampling(max_tokens=100, temperature=0), 1.0)
+    assert seconds < 1.04 * alone
+
+
+def test_a_cheap_and_right_draft_is_asked_mostly(small: Small, engine: Make) -> None:
+    seconds, alone = times(engine(guess=small.model), engine(), small, Sampling(max_tokens=100, temperature=0), 0.05)
+    assert seconds < 0.5 * alone
 
 
 def test_a_draft_of_another_vocabulary_is_refused(small: Small, tokenizer: Tokenizer, engine: Make) -> None:

@@ -269,7 +269,7 @@ def test_a_body_that_is_no_json_object_is_told_so(server: Running) -> None:
         answer = server.client.post(CHAT, content=text, headers={"Content-Type": "application/json"})
         assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_json"
     answer = server.client.post(CHAT, content=b"{}", headers={"Content-Type": "text/plain"})
-    assert answer.status_code == 400 and "application/json" in answer.json()["error"]["message"]
+    assert answer.status_code == 415 and "application/json" in answer.json()["error"]["message"]
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "minimum": float("nan")}}}
     text = json.dumps({"model": "chat", "messages": HELLO, "tools": [tool]})
     answer = server.client.post(CHAT, content=text, headers={"Content-Type": "application/json"})
