@@ -317,16 +317,12 @@ class Engine:
         if not pieces:
             return 0
         count = sum(piece.count + piece.request.unread for piece in pieces)
-<<<<<<< HEAD
-        for piece, logits in self._run(pieces):
-            if piece.request.done:
-                continue  # aborted in this very step, by a constraint of another request
-=======
         computed = self._run(pieces)
         if self.guesser is not None:
             self.guesser.ledger.ran(pieces)
         for piece, logits in computed:
->>>>>>> guess
+            if piece.request.done:
+                continue  # aborted in this very step, by a constraint of another request
             if isinstance(logits, Exception):
                 self._fail(piece.request, logits)
                 continue
