@@ -5,7 +5,8 @@
     python -m benchmarks.serving --transformers PYTHON        also `transformers serve --continuous-batching` (transformers[serving])
 
 All servers are up at once and idle but one: each round asks every one with the same chats, so many at a time (16), and in the same round
-the engine itself, without a server, with the same prompts. Figures are medians of the rounds, ratios those of the same round. Memory is
+the engine itself, without a server, with the same prompts. Rates are medians of the rounds, ratios those of the same round; the first text
+and the gaps between texts are of all rounds (a random model begins some answers with halves of characters: no text yet). Memory is
 what a server's processes hold at the end (pages that they share counted once). `overhead` is the processor time of the front process for
 each token it streamed.
 """
@@ -34,7 +35,7 @@ import torch
 
 import quire
 from benchmarks.engine import LLAMA, MEMORY, SIZES, folder, times
-from benchmarks.load import Answer, ask, bodies, closed, summary
+from benchmarks.load import Answer, ask, bodies, closed, quantile, summary
 from quire import machine
 from quire.binding import Binding, Contract
 from quire.engine.engine import Engine
@@ -63,8 +64,9 @@ class Served:
 def model(path: Path) -> Path:
     """The folder with a tokenizer of its size, trained on the standard library, and ChatML."""
     root = Path(os.__file__).parent
-    texts = [file.read_text(encoding="utf-8", errors="replace") for file in sorted(root.glob("*.py"))]
-    words = train("bpe", texts, SIZES.vocab, special="causal")
+    files = [file for file in sorted(root.rglob("*.py")) if "site-packages" not in file.parts]
+    words = train("bpe", [file.read_text(encoding="utf-8", errors="replace") for file in files], SIZES.vocab, special="causal")
+    assert words.vocab_size == SIZES.vocab, "an id without a token would be an answer without text"
     folder(path, SIZES)
     Contract(words, Template(CHATML, words.special)).save(path)
     Binding.of(path, None).write(path)
@@ -159,8 +161,9 @@ def measured(server: Served, streams: int, turn: int) -> None:
     answers: list[Answer] = asyncio.run(closed(server.port, given, streams))
     found = summary(answers)
     server.rates.append(found.rate)
-    server.firsts.append(found.first[1])
-    server.gaps.append(found.gap[1])
+    if turn:
+        server.firsts += [answer.first for answer in answers if answer.whole and answer.first is not None]
+        server.gaps += [gap for answer in answers if answer.whole for gap in answer.gaps]
     server.failed += found.failed
     tokens = sum(answer.tokens or answer.texts for answer in answers)
     server.overhead.append((processor_seconds(server.process.pid) - before) / max(1, tokens))
@@ -241,13 +244,14 @@ def main() -> None:
 
 
 def report(found: list[Served], alone: dict[str, list[float]]) -> None:
-    print(f"\n{'':22}{'tokens/s':>9}{'first p95':>11}{'gap p95':>9}{'failed':>8}{'memory':>9}{'start':>8}{'overhead':>10}")
+    print(f"\n{'':22}{'tokens/s':>9}{'first':>11}{'p95':>11}{'gap p95':>9}{'failed':>8}{'memory':>9}{'start':>8}{'overhead':>10}")
     for server in found:
-        rate, first, gap = (statistics.median(values[1:]) for values in (server.rates, server.firsts, server.gaps))
+        rate, first, gap = statistics.median(server.rates[1:]), quantile(server.firsts, 0.95), quantile(server.gaps, 0.95)
+        middle = quantile(server.firsts, 0.5)
         cost = f"{statistics.median(server.overhead[1:]) * 1e6:7.0f} us" if server.name.startswith("quire") else ""
         held = memory(server.process.pid) / 1e6
-        row = f"{rate:>9.1f}{first:>9.2f} s{gap * 1e3:>6.0f} ms{server.failed:>8}{held:>6.0f} MB{server.started:>6.1f} s{cost:>10}"
-        print(f"{server.name:22}{row}")
+        times_ = f"{middle:>9.2f} s{first:>9.2f} s{gap * 1e3:>6.0f} ms"
+        print(f"{server.name:22}{rate:>9.1f}{times_}{server.failed:>8}{held:>6.0f} MB{server.started:>6.1f} s{cost:>10}")
     print("\nratios of the same rounds, and their middle half:")
     for server in found:
         if not server.name.startswith("quire"):
