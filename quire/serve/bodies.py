@@ -6,6 +6,7 @@ refused with the reason. An unknown field is refused too, with the nearest known
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Union
 
@@ -55,7 +56,8 @@ def refusable(reason: str, *harmless: Any) -> Any:
             return value
         raise at("", reason, "unsupported_field")
 
-    return Annotated[Any, BeforeValidator(check), Field(description=f"Not done here: {reason}")]
+    taken = f" (taken: {', '.join(map(json.dumps, harmless))})" if harmless else ""
+    return Annotated[Any, BeforeValidator(check), Field(description=f"Not done here: {reason}{taken}")]
 
 
 def kinds(known: Mapping[str, type[Body]], others: Mapping[str, str], default: str | None = None) -> Any:
