@@ -250,7 +250,7 @@ class Desk:
                         deltas = reader.push(chunk)
                         text = "".join(delta.get("content", "") for delta in deltas)
                         calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
-                    said.append([writing.id, "piece", choice, text, chunk.ids, [*map(_fact, chunk.logprobs)], calls])
+                    said.append([writing.id, "piece", choice, text, chunk.ids, [*map(self._fact, chunk.logprobs)], calls])
                 writing.told[choice] = len(request.chunks)
                 if request.done:
                     said.append(self._end(writing, choice))
@@ -265,11 +265,23 @@ class Desk:
     def _end(self, writing: Writing, choice: int) -> Said:
         assert self.engine is not None
         request = writing.requests[choice]
-        answer = writing.asked.read(self.engine.result(request))
-        reason = "tool_calls" if answer.tool_calls and answer.finish_reason == "stop" else answer.finish_reason
-        facts = [None if fact is None else _fact(fact) for fact in request.prompt_facts]
-        values = [choice, reason, len(answer.ids), answer.text, answer.tool_calls, answer.valid, request.held.found, request.cached, facts]
-        return [writing.id, "end", *values]
+        answer, reader = self.engine.result(request), writing.readers[choice]
+        facts = [None if fact is None else self._fact(fact) for fact in request.prompt_facts]
+        last = [request.held.found, request.cached, facts]
+        if reader is None:
+            answer = writing.asked.read(answer)
+            return [writing.id, "end", choice, answer.finish_reason, len(answer.ids), answer.text, [], False, answer.valid, *last]
+        turn = reader.turn()  # of the reader that told the pieces, so they add up to it
+        cut, valid = len(turn.told) > len(turn.tool_calls), answer.finish_reason == "stop" and not turn.broken
+        reason = answer.finish_reason if cut else turn.finish_reason
+        return [writing.id, "end", choice, reason, len(answer.ids), turn.content or "", turn.told, cut, valid, *last]
+
+    def _fact(self, fact: TokenLogprob) -> list[Any]:
+        # What the form of an answer forbids has no chance at all, and JSON has no number for its logarithm: it is no alternative.
+        top = [other for other in fact.top if other[2] >= _NEVER]
+        odd = {id for id, text, *_ in ((fact.id, fact.text), *top) if "\ufffd" in text}  # bytes that are no text
+        words = self.model.contract.tokenizer
+        return [fact.id, fact.text, max(fact.logprob, _NEVER), top, {id: words.token_bytes(id).hex() for id in odd}]
 
     def _result(self, whole: Whole) -> Said:
         ask, readings = whole.ask, whole.readings
@@ -339,11 +351,6 @@ def told(number: int, error: Exception) -> Said:
     if isinstance(error, QuireError):
         return [number, "error", type(error).__name__, str(error)]
     return [number, "error", "", f"{type(error).__name__}: {error}"]
-
-
-def _fact(fact: TokenLogprob) -> list[Any]:
-    # What the form of an answer forbids has no chance at all, and JSON has no number for its logarithm: it is no alternative.
-    return [fact.id, fact.text, max(fact.logprob, _NEVER), [other for other in fact.top if other[2] >= _NEVER]]
 
 
 def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -265,9 +265,9 @@ class Worker:
             choice, text, ids, facts, calls = values
             job.tell(Piece(choice, text, tuple(ids), tuple(map(logprob, facts)), tuple(calls)))
         elif kind == "end":
-            choice, reason, tokens, text, calls, valid, stop, cached, prompt = values
+            choice, reason, tokens, text, calls, cut, valid, stop, cached, prompt = values
             facts = tuple(None if fact is None else logprob(fact) for fact in prompt)
-            job.tell(End(choice, reason, tokens, text, tuple(calls), valid, stop, cached, facts))
+            job.tell(End(choice, reason, tokens, text, tuple(calls), cut, valid, stop, cached, facts))
         elif kind == "begun":
             job.tell(Begun(values[0], tuple(values[1])))
         elif kind == "found":
