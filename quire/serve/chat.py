@@ -119,6 +119,7 @@ class Chat(Sampled):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    prompt_logprobs: refusable("send 'echo' with 'logprobs' to /v1/completions") = None  # type: ignore[valid-type]
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     tools: Tools | None = None

@@ -19,7 +19,7 @@ from pydantic import Field, PlainValidator
 from starlette.responses import JSONResponse, Response
 
 from .asks import Begun, End, Event, Logprob, Piece, Write
-from .bodies import MOST_ANSWERS, at
+from .bodies import MOST_ANSWERS, at, refusable
 from .chat import REASONS, Sampled, StreamOptions, StructuredOutputs, forms, placed, tenant_of, too_many, usage_of
 from .errors import Refused
 from .front import Front
@@ -66,6 +66,7 @@ class Completions(Sampled):
     best_of: int | None = Field(None, ge=1, description="Not done here, unless it equals n.")
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
+    prompt_logprobs: refusable("send 'echo' with 'logprobs' to /v1/completions") = None  # type: ignore[valid-type]
     suffix: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -24,8 +24,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import QuireError
 from .asks import Ask, Begun, End, Event, Found, Piece, Read, Write, logprob
 from .errors import Refused, of_worker
+from .known import known
 from .wire import Frames, frame
 
 log = logging.getLogger("quire.serve")
@@ -329,6 +331,16 @@ class Models:
                 await self._room(worker)
                 await worker.start()
         return worker
+
+    async def know(self, worker: Worker) -> Mapping[str, Any]:
+        """What is known of a model without opening it; nothing of one that cannot be opened, which then tells why."""
+        if not worker.facts:
+            try:
+                found = await asyncio.to_thread(known, worker.spec.path)
+            except (QuireError, OSError):
+                return {}
+            worker.facts = worker.facts or found  # it may have been opened meanwhile
+        return worker.facts
 
     async def open_first(self) -> None:
         """Opens as many as the budget has room for, so that the first who asks does not wait."""

@@ -210,11 +210,8 @@ class Answer:
             lines = self._text("", last=True)
         else:
             lines = self._begin_text() if not self._items else ""
-        lines += self._close(
-            "incomplete"
-            if (end.cut and isinstance(self._open, int)) or (self.status == "incomplete" and self._open == "text")
-            else "completed"
-        )
+        cut = end.cut if isinstance(self._open, int) else self.status == "incomplete"
+        lines += self._close("incomplete" if cut else "completed")
         return lines + self._event(f"response.{self.status}", response=self.response(self.status))
 
     def _text(self, text: str, last: bool = False) -> str:

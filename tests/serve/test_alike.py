@@ -1,4 +1,4 @@
-"""Of one seed a whole answer and a stream say the same, wherever a limit cuts them; and tokens that are parts of characters are told apart."""
+"""Of one seed a whole answer and a stream say the same, wherever a limit cuts them; and parts of characters are told as bytes."""
 
 from __future__ import annotations
 
