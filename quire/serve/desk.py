@@ -291,7 +291,8 @@ class Desk:
     def _fact(self, fact: TokenLogprob) -> list[Any]:
         # What the form of an answer forbids has no chance at all, and JSON has no number for its logarithm: it is no alternative.
         top = [other for other in fact.top if other[2] >= _NEVER]
-        odd = {id for id, text, *_ in ((fact.id, fact.text), *top) if "\ufffd" in text}  # bytes that are no text
+        named = [(fact.id, fact.text), *((id, text) for id, text, _ in top)]
+        odd = {id for id, text in named if "\ufffd" in text}  # bytes that are no text
         words = self.model.contract.tokenizer
         return [fact.id, fact.text, max(fact.logprob, _NEVER), top, {id: words.token_bytes(id).hex() for id in odd}]
 
