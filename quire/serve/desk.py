@@ -27,7 +27,7 @@ from ..text.infill import infill
 from ..text.tokenizer import Tokenizer
 from ..types import Message, Sampling, TokenLogprob
 from .asks import Read, Tokens, Write
-from .known import unfit
+from .known import NO_TEMPLATE, unfit
 
 Said = list[Any]  # [id of the ask, what: begun piece end found error, its values ...]
 _NEVER = -9999.0  # the logarithm of no chance at all, as OpenAI writes it
@@ -85,7 +85,7 @@ class Desk:
         """Raises QuireError for what cannot be done. A `Tokens` ask is answered at once."""
         wrong = unfit(self._able, ask)
         if wrong is not None:
-            raise ModelError(f"{wrong} It {self._does()}." if isinstance(ask, Tokens) else wrong)
+            raise ModelError(f"{wrong} It {self._does()}." if wrong is NO_TEMPLATE else wrong)
         if isinstance(ask, Write):
             return self._write(number, ask)
         if isinstance(ask, Read):

@@ -13,8 +13,9 @@ from typing import Any
 from ..binding import Contract, gguf
 from ..families import family_for
 from ..text.definition import parse_json, read_bytes
-from .asks import Ask, Tokens, Write
+from .asks import Ask, Read, Tokens, Write
 
+NO_TEMPLATE = "this model has no chat template, so it has no conversations."
 _LARGEST = 1 << 20  # bytes of a config.json
 
 
@@ -41,16 +42,17 @@ def known(path: str) -> dict[str, Any]:
 
 def unfit(facts: Mapping[str, Any], ask: Ask) -> str | None:
     """Why a model of these facts cannot do this at all, whatever the text."""
-    if not isinstance(ask, Write):
-        talks = isinstance(ask, Tokens) and ask.messages is not None
-        return "this model has no chat template, so it has no conversations." if talks and not facts["chats"] else None
-    if not facts["writes"]:
+    if isinstance(ask, Read):
+        return None
+    if isinstance(ask, Tokens) and ask.tool_choice is None:
+        return None if ask.messages is None or facts["chats"] else NO_TEMPLATE
+    if isinstance(ask, Write) and not facts["writes"]:
         return "this model reads texts and does not write any. Ask it for embeddings, labels or ranks."
     if ask.messages is not None and facts["kind"] != "decoder":
         return "this model is no decoder, so it has no conversations. Give it a prompt."
     if ask.messages is not None and not facts["chats"]:
         return "this is a base model: it has no chat template, so it knows no turns. Give a prompt to /v1/completions."
-    if facts["kind"] == "decoder" or ask.messages is not None:
+    if isinstance(ask, Tokens) or facts["kind"] == "decoder" or ask.messages is not None:
         return None
     if ask.suffix is not None or ask.echo:
         return "this model answers a text instead of going on with it, so it has no suffix and no echo."
