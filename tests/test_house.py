@@ -31,7 +31,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("train",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data")),
     (("engine",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify")),
     (("model",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data", "engine")),
-    (("serve",), ("ground", "nn.config", "text", "tasks", "engine", "model")),
+    (("serve",), ("ground", "nn.config", "text", "binding", "families", "tasks", "engine", "model")),
     (("report",), ("ground", "metrics")),
     (("search",), ("ground", "metrics")),
     (("cli", "__init__", "__main__"), ("everything",)),

@@ -1,7 +1,8 @@
 """Calls of functions in what a model wrote, read piece by piece: the forms they are written in, and the records they become.
 
 A call's name is given as soon as it stands there, its arguments as they come; what may be the beginning of a mark is held back until it is
-known not to be one. A call that a limit cut, or whose arguments are no JSON, is never among the calls: it is told as `broken`.
+known not to be one. What is read does not depend on how the text is cut into pieces: the pieces of a stream, joined, are the whole turn.
+A call that a limit cut, or whose arguments are no JSON, is never among the calls that are whole: it is told as `broken`.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ WHOLE = Form("json", "", "arguments")  # where the template knows none
 
 @dataclass(frozen=True)
 class Turn:
-    """What an answer says and calls. tool_calls: whole ones only. broken: what began a call and is not a whole one."""
+    """What an answer says and calls. tool_calls: whole ones only. broken: what began a call and is not a whole one. told: all calls whose
+    name a stream has told, each as far as it came: the whole ones, and one that was cut."""
 
     content: str | None
     tool_calls: tuple[dict[str, Any], ...]
     finish_reason: FinishReason | Literal["tool_calls"]
     broken: str = ""
+    told: tuple[dict[str, Any], ...] = ()
 
 
 def new_id() -> str:
@@ -49,22 +52,33 @@ def new_id() -> str:
     return "c" + secrets.token_hex(4)
 
 
+_WHITE = " \t\r\n"  # JSON's white space. Python's own `strip` takes control characters and spaces of other scripts too: those are text
+_W = rf"[{_WHITE}]*"
 _TEXT = r'"((?:[^"\\]|\\.)*)"'
-_HEAD = re.compile(rf'\s*\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*{_TEXT}\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{{)')
-_TAIL = re.compile(rf'\s*(?:,\s*"id"\s*:\s*{_TEXT}\s*)?\}}')
+_HEAD = re.compile(
+    rf'{_W}\{{{_W}(?:"type"{_W}:{_W}"function"{_W},{_W})?"name"{_W}:{_W}{_TEXT}{_W},{_W}"(?:arguments|parameters)"{_W}:{_W}(?=\{{)'
+)
+_TAIL = re.compile(rf'{_W}(?:,{_W}"id"{_W}:{_W}{_TEXT}{_W})?\}}')
 _LONGEST_HEAD = 400  # characters in which a call must have said its name
 
 
 class Reader:
-    """Text of an answer, piece by piece, into content and calls: first the name of a call, then pieces of its arguments."""
+    """Text of an answer, piece by piece, into content and calls: first the name of a call, then pieces of its arguments.
 
-    def __init__(self, form: Form, names: Sequence[str], spelt: Mapping[int, str], new_id: Callable[[], str]) -> None:
-        self._form, self._names, self._spelt, self._new_id = form, names, spelt, new_id
+    forced: the answer is held to calls, so nothing of it is content. White space between content and a call, and behind the last call,
+    belongs to neither; all other content is given as it was written.
+    """
+
+    def __init__(
+        self, form: Form, names: Sequence[str], spelt: Mapping[int, str], new_id: Callable[[], str], *, forced: bool = False
+    ) -> None:
+        self._form, self._names, self._spelt, self._new_id, self._forced = form, names, spelt, new_id, forced
         self._text = ""  # not decided yet
+        self._mark = ""  # what stands before it and may be content after all: white space, and the mark of a call
         self._state: Literal["content", "list", "head", "arguments", "tail", "after"] = "content"
         self._content: list[str] = []
         self._calls: list[dict[str, Any]] = []
-        self._whole = 0  # calls that are
+        self._whole: list[dict[str, Any]] = []  # of them, those that are
         self._depth, self._quoted, self._escaped = 0, False, False
         self._reason: FinishReason | None = None
         self._broken = ""
@@ -87,26 +101,28 @@ class Reader:
         return deltas
 
     def turn(self) -> Turn:
-        """What the whole answer was. Call it after the last chunk."""
+        """What the whole answer was: what the deltas add up to. Call it after the last chunk."""
         reason = self._reason or "length"
-        content = "".join(self._content).strip()
-        calls = tuple({**call, "function": dict(call["function"])} for call in self._calls[: self._whole])
-        return Turn(content or None, calls, "tool_calls" if calls and reason == "stop" else reason, self._broken)
+        whole, told = (tuple({**call, "function": dict(call["function"])} for call in calls) for calls in (self._whole, self._calls))
+        return Turn("".join(self._content) or None, whole, "tool_calls" if whole and reason == "stop" else reason, self._broken, told)
 
     def _finish(self) -> list[dict[str, Any]]:
         held, self._text = self._text, ""
         if self._state == "content":
-            return self._say(held)
+            if self._forced or (self._calls and self._reason != "stop"):  # the beginning of a mark that was cut
+                self._broken = self._broken or held.strip(_WHITE)
+                return []
+            return self._say("" if self._calls and not held.strip(_WHITE) else held)
         if self._state in ("list", "head", "arguments", "tail"):
             begun = self._calls[-1]["function"] if self._state in ("arguments", "tail") else {}
-            self._broken = f"{begun.get('name', '')}{begun.get('arguments', '')}{held}"
+            self._broken = f"{begun.get('name', '')}{begun.get('arguments', '')}{held}" or self._mark.strip(_WHITE)
             if self._state == "head" and self._reason == "stop" and not self._form.opener:
                 self._broken = ""  # an object that is no call
                 return self._say(held)
         return []
 
     def _say(self, text: str) -> list[dict[str, Any]]:
-        if not text or (self._calls and text.isspace()):
+        if not text:
             return []
         self._content.append(text)
         return [{"content": text}]
@@ -117,33 +133,38 @@ class Reader:
             said, self._text = self._text, ""
             return self._say(said)
         if not opener:
-            if self._text.lstrip()[:1] == "{" and not self._content and not self._calls:
-                self._state = "head"
+            if self._text.lstrip(_WHITE)[:1] == "{" and not self._content and not self._calls:
+                self._state, self._mark = "head", ""
                 return []
-            said, self._text = (self._text, "") if self._text.strip() or self._content else ("", self._text)
+            said, self._text = (self._text, "") if self._text.strip(_WHITE) or self._content else ("", self._text)
             return self._say(said)
         said, found, rest = self._text.partition(opener)
         if found:
-            self._state, self._text = "list" if self._form.several == "listed" else "head", rest
-            return self._say(said.rstrip())
-        certain = len(self._text[: len(self._text) - _begins(self._text, opener)].rstrip())  # white space before a call belongs to neither
+            content = said.rstrip(_WHITE)
+            self._state, self._text, self._mark = "list" if self._form.several == "listed" else "head", rest, said[len(content) :] + opener
+            return self._say(content)
+        certain = len(self._text[: len(self._text) - _begins(self._text, opener)].rstrip(_WHITE))
         said, self._text = self._text[:certain], self._text[certain:]
         return self._say(said)
 
     def _list_(self) -> list[dict[str, Any]]:
-        text = self._text.lstrip()
+        text = self._text.lstrip(_WHITE)
         if text:
-            self._state, self._text = "head", text.removeprefix("[")
+            rest = text.removeprefix("[")
+            self._mark += self._text[: len(self._text) - len(rest)]
+            self._state, self._text = "head", rest
         return []
 
     def _head_(self) -> list[dict[str, Any]]:
-        found = _HEAD.match(self._text)
+        found = _HEAD.match(self._text[:_LONGEST_HEAD])
         if found is None:
-            if len(self._text) > _LONGEST_HEAD or (self._text.strip() and self._text.strip()[0] != "{"):
-                text, self._text, self._state = self._form.opener + self._text, "", "content"
-                self._content.append("")
-                return self._say(text)
-            return []
+            begun = self._text.lstrip(_WHITE)
+            if len(self._text) < _LONGEST_HEAD and begun[:1] in ("", "{"):
+                return []
+            white = self._text[: len(self._text) - len(begun)]
+            self._text, self._state = begun, "content"  # there may be a call further on
+            self._content.append("")
+            return self._say(self._mark + white)
         name = str(json.loads(f'"{found[1]}"', strict=False))
         if name not in self._names:
             raise DataError(f"the model calls '{name}'; the tools are {', '.join(self._names)}.{nearest(name, list(self._names))}")
@@ -179,17 +200,17 @@ class Reader:
         if found is not None:
             try:
                 json.loads(self._calls[-1]["function"]["arguments"])
+                self._whole.append(self._calls[-1])
             except (ValueError, RecursionError):
-                self._broken = self._calls.pop()["function"]["arguments"]
-            self._whole = len(self._calls)
+                self._broken = self._calls[-1]["function"]["arguments"]
             self._state, self._text = "after", self._text[found.end() :]
         return []
 
     def _after_(self) -> list[dict[str, Any]]:
         """Behind a call: the closing mark, another call of the list, or its end."""
-        text, form = self._text.lstrip(), self._form
+        text, form = self._text.lstrip(_WHITE), self._form
         if form.several == "listed" and text[:1] == ",":
-            self._state, self._text = "head", text[1:]
+            self._state, self._text, self._mark = "head", text[1:], ","
         elif form.several == "listed" and text[:1] == "]":
             self._state, self._text = "content", text[1:]
         elif form.closer and text.startswith(form.closer):

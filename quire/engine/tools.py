@@ -109,6 +109,7 @@ class Calling:
         self.form = found or WHOLE
         self.prefix: list[int] = []  # ids behind the prompt, with which the answer has begun
         self._grammar: Grammar | None = None
+        self._forced = False  # to call, and nothing else
         self._tokenizer = tokenizer = contract.tokenizer
         self._opener = tokenizer.special_tokens.get(self.form.opener)
         self._spelt = {id: text for text, id in tokenizer.special_tokens.items() if text in (self.form.opener, self.form.closer)}
@@ -132,7 +133,7 @@ class Calling:
             self.prefix = [self._opener]
         rules = _rules(self.form, allowed, auto, parallel and named is None, tokenizer.special_tokens)
         self._grammar = compiled(tokenizer, "lark", rules, "the grammar of these tools", vocab, limits)
-        self._waits = auto and self._opener is not None
+        self._waits, self._forced = auto and self._opener is not None, not auto
 
     def constraint(self) -> Constraint | None:
         """For one request; None where nothing is asked of its answer."""
@@ -143,7 +144,8 @@ class Calling:
 
     def reader(self) -> Reader:
         """For one streamed answer."""
-        reader = Reader(self.form, [tool.name for tool in self._known] if self.shown else [], self._spelt, self._new_id)
+        names = [tool.name for tool in self._known] if self.shown else []
+        reader = Reader(self.form, names, self._spelt, self._new_id, forced=self._forced)
         if self.prefix:
             reader.push(Chunk("", tuple(self.prefix)))
         return reader

@@ -80,10 +80,18 @@ Ask = Write | Read | Tokens
 
 @dataclass(frozen=True, slots=True)
 class Logprob:
+    """odd: the bytes of those of its tokens that are no text alone: parts of a character."""
+
     id: int
     text: str
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
+    odd: Mapping[int, bytes] = field(default_factory=dict)
+
+    def bytes(self, id: int, text: str) -> bytes:
+        """Of this token, or of one that might have come."""
+        found = self.odd.get(id)
+        return text.encode() if found is None else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +107,17 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """An answer is whole. reason: stop, length, context or tool_calls; stop: the stop string that ended it; tokens: that it has; valid:
-    as in `types.Completion`; cached: tokens of the prompt that needed no computing; prompt: the facts of the prompt's tokens, where they
-    were asked for."""
+    """An answer is whole: what its pieces add up to. reason: stop, length, context or tool_calls; stop: the stop string that ended it;
+    tokens: that it has; cut: whether the last call is told as far as it came, for the answer ended in it; valid: as in
+    `types.Completion`; cached: tokens of the prompt that needed no computing; prompt: the facts of the prompt's tokens, where they were
+    asked for."""
 
     choice: int
     reason: str
     tokens: int
     text: str
     tool_calls: tuple[dict[str, Any], ...] = ()
+    cut: bool = False
     valid: bool | None = None
     stop: str | None = None
     cached: int = 0
@@ -135,5 +145,6 @@ Event = Begun | Piece | End | Found
 
 
 def logprob(row: Sequence[Any]) -> Logprob:
-    """From the four values that cross the border."""
-    return Logprob(row[0], row[1], row[2], tuple((id, text, value) for id, text, value in row[3]))
+    """From the five values that cross the border."""
+    odd = {int(id): bytes.fromhex(found) for id, found in row[4].items()}
+    return Logprob(row[0], row[1], row[2], tuple((id, text, value) for id, text, value in row[3]), odd)

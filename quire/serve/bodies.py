@@ -116,7 +116,10 @@ def refused(error: ValidationError | Sequence[Mapping[str, Any]], body: Any = _N
     kind, message = first["type"], str(first["msg"])
     if kind == "json_invalid":
         return Refused(400, f"the body is no JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}.", code="invalid_json")
-    if isinstance(first.get("input"), bytes) or param is None:
+    if param is None and not isinstance(first.get("input"), bytes):
+        given = "empty or null" if first.get("input") is None else _shown(first["input"])
+        return Refused(400, f"the body is {given}; it must be a JSON object.", code="invalid_json")
+    if isinstance(first.get("input"), bytes):
         return Refused(400, "the body must be a JSON object, sent with Content-Type: application/json.", code="invalid_json")
     if kind in ("extra_forbidden", "unknown_field"):
         return Refused(400, f"unknown field '{param}'.{message if kind == 'unknown_field' else ''}", param=param, code="unknown_field")

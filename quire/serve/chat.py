@@ -119,6 +119,7 @@ class Chat(Sampled):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    prompt_logprobs: refusable("send 'echo' with 'logprobs' to /v1/completions") = None  # type: ignore[valid-type]
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     tools: Tools | None = None
@@ -311,13 +312,8 @@ def listings(facts: Sequence[Logprob], count: int) -> dict[str, Any]:
 
 def listing(fact: Logprob, count: int) -> dict[str, Any]:
     """One token's log-probability in OpenAI's form."""
-    top = [{"token": text, "logprob": value, "bytes": _bytes(text)} for _, text, value in fact.top[:count]]
-    return {"token": fact.text, "logprob": fact.logprob, "bytes": _bytes(fact.text), "top_logprobs": top}
-
-
-def _bytes(text: str) -> list[int] | None:
-    """None for a token that is a part of a character: which bytes it has is not told, and those of U+FFFD would be wrong."""
-    return None if "\ufffd" in text else list(text.encode())
+    top = [{"token": text, "logprob": value, "bytes": [*fact.bytes(id, text)]} for id, text, value in fact.top[:count]]
+    return {"token": fact.text, "logprob": fact.logprob, "bytes": [*fact.bytes(fact.id, fact.text)], "top_logprobs": top}
 
 
 def usage_of(begun: Begun, ends: Any) -> dict[str, Any]:

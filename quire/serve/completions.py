@@ -19,7 +19,7 @@ from pydantic import Field, PlainValidator
 from starlette.responses import JSONResponse, Response
 
 from .asks import Begun, End, Event, Logprob, Piece, Write
-from .bodies import MOST_ANSWERS, at
+from .bodies import MOST_ANSWERS, at, refusable
 from .chat import REASONS, Sampled, StreamOptions, StructuredOutputs, forms, placed, tenant_of, too_many, usage_of
 from .errors import Refused
 from .front import Front
@@ -66,6 +66,7 @@ class Completions(Sampled):
     best_of: int | None = Field(None, ge=1, description="Not done here, unless it equals n.")
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=5)
+    prompt_logprobs: refusable("send 'echo' with 'logprobs' to /v1/completions") = None  # type: ignore[valid-type]
     suffix: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -222,7 +223,7 @@ class Listing:
             place += len(piece)
         self.said = len(text)
         return {
-            "tokens": [piece if fact is None else fact.text for piece, fact in zip(pieces, facts)],
+            "tokens": [piece if fact is None else _name(fact, fact.id, fact.text) for piece, fact in zip(pieces, facts)],
             "token_logprobs": [None if fact is None else fact.logprob for fact in facts],
             "top_logprobs": [None if fact is None else self._top(fact) for fact in facts],
             "text_offset": places,
@@ -238,19 +239,25 @@ class Listing:
             self._place += 0 if "\ufffd" in fact.text else len(fact.text)
         self.said += len(text)
         return {
-            "tokens": [fact.text for fact in facts],
+            "tokens": [_name(fact, fact.id, fact.text) for fact in facts],
             "token_logprobs": [fact.logprob for fact in facts],
             "top_logprobs": [self._top(fact) for fact in facts],
             "text_offset": places,
         }
 
     def _top(self, fact: Logprob) -> dict[str, float]:
-        """The likeliest tokens and the one that came. Of two that look the same the likelier stays."""
+        """The likeliest tokens and the one that came, each under a name of its own."""
+        rows = [(fact.id, _name(fact, fact.id, fact.text), fact.logprob)]  # it keeps the name that stands among the tokens
+        rows += [(id, _name(fact, id, text), value) for id, text, value in fact.top[: self.count] if id != fact.id]
         found: dict[str, float] = {}
-        for _, text, value in fact.top[: self.count]:
-            found.setdefault(text, value)
-        found.setdefault(fact.text, fact.logprob)
-        return found
+        for id, name, value in rows:
+            found[name if name not in found else f"token_id:{id}"] = value
+        return dict(sorted(found.items(), key=lambda row: -row[1]))
+
+
+def _name(fact: Logprob, id: int, text: str) -> str:
+    """How OpenAI writes a token: its text, or its bytes where it is a part of a character."""
+    return text if id not in fact.odd else "bytes:" + "".join(f"\\x{byte:02x}" for byte in fact.odd[id])
 
 
 def routes(front: Front) -> APIRouter:

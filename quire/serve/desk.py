@@ -27,9 +27,18 @@ from ..text.infill import infill
 from ..text.tokenizer import Tokenizer
 from ..types import Message, Sampling, TokenLogprob
 from .asks import Read, Tokens, Write
+from .known import NO_TEMPLATE, unfit
 
 Said = list[Any]  # [id of the ask, what: begun piece end found error, its values ...]
 _NEVER = -9999.0  # the logarithm of no chance at all, as OpenAI writes it
+
+
+class IdsError(RecipeError):
+    """Ids that the model does not have. field: of the request, in which they stand."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(eq=False)
@@ -66,6 +75,7 @@ class Desk:
         template = model.contract.template
         for one in () if template is None else (template, *template.named.values()):
             one.origin = "the model's chat template"  # clients are told of what it refuses, and not of this machine's folders
+        self._able = {"kind": model.config.kind, "writes": writes, "chats": isinstance(model, Decoder) and template is not None}
         self._writing: dict[int, Writing] = {}
         self._reading: dict[int, Whole] = {}
 
@@ -73,6 +83,9 @@ class Desk:
 
     def prepare(self, number: int, ask: Write | Read | Tokens) -> Writing | Whole | Said:
         """Raises QuireError for what cannot be done. A `Tokens` ask is answered at once."""
+        wrong = unfit(self._able, ask)
+        if wrong is not None:
+            raise ModelError(f"{wrong} It {self._does()}." if wrong is NO_TEMPLATE else wrong)
         if isinstance(ask, Write):
             return self._write(number, ask)
         if isinstance(ask, Read):
@@ -80,8 +93,10 @@ class Desk:
         return self._tokens(number, ask)
 
     def _write(self, number: int, ask: Write) -> Writing:
-        if self.engine is None:
-            raise ModelError("this model reads texts and does not write any. Ask it for embeddings, labels or ranks.")
+        assert self.engine is not None
+        if ask.prompt is not None and not isinstance(ask.prompt, str):
+            self._in_vocabulary("prompt", ask.prompt)
+        self._in_vocabulary("logit_bias", [id for id, _ in ask.sampling.get("logit_bias", ())])
         ids, stop_ids, asked = self._start(ask)
         if ask.most_input is not None and len(ids) > ask.most_input:
             raise ContextError(f"the prompt has {len(ids):,} tokens; this key may send {ask.most_input:,}. Shorten it.")
@@ -113,6 +128,11 @@ class Desk:
         pieces = _pieces(self.model.contract.tokenizer, ids, not isinstance(ask.prompt, str)) if ask.echo else []
         return Writing(number, asked, requests, readers, [0] * len(requests), pieces, len(requests))
 
+    def _in_vocabulary(self, field: str, ids: Sequence[int]) -> None:
+        wrong = next((id for id in ids if not 0 <= id < self.model.config.vocab), None)
+        if wrong is not None:
+            raise IdsError(f"'{field}' holds the id {wrong}; this model's ids go from 0 to {self.model.config.vocab - 1}.", field)
+
     def _start(self, ask: Write) -> tuple[list[int], Sequence[int], Asked]:
         """What is to be continued, the ids that end a turn, and what the answer must be."""
         contract, vocab = self.model.contract, self.model.config.vocab
@@ -120,18 +140,13 @@ class Desk:
             if ask.prompt is None:
                 raise RecipeError("there is neither a prompt nor messages. Give one of them.")
             asked = form(contract, vocab, ask.forms)
-            if (ask.suffix is not None or ask.echo) and not isinstance(self.model, Decoder):
-                raise ModelError("this model answers a text instead of going on with it, so it has no suffix and no echo.")
             if ask.suffix is not None:
                 ids, ends = infill(contract.tokenizer, ask.prompt, ask.suffix)
                 return [*contract.before, *ids], ends, asked
             if not isinstance(ask.prompt, str):
                 return list(ask.prompt), (), asked
             return (contract.prompt(ask.prompt) if isinstance(self.model, Decoder) else contract.whole(ask.prompt)), (), asked
-        if not isinstance(self.model, Decoder):
-            raise ModelError("this model is no decoder, so it has no conversations. Give it a prompt.")
-        if contract.template is None:
-            raise ModelError("this is a base model: it has no chat template, so it knows no turns. Give a prompt to /v1/completions.")
+        assert isinstance(self.model, Decoder)
         shown = [] if ask.tool_choice == "none" else [dict(tool) for tool in ask.tools]
         asked = tools(contract, vocab, shown, ask.tool_choice, ask.parallel, ask.forms)  # type: ignore[arg-type]
         if ask.continued and (shown or ask.forms):
@@ -146,7 +161,7 @@ class Desk:
         head = self.model.config.head
         by_label = ask.use == "classify" or (ask.use == "rerank" and isinstance(head, LabelHead))
         if by_label and not (isinstance(head, LabelHead) and head.over == "row"):
-            raise ModelError(f"this model gives no labels of texts. It {self._able()}.")
+            raise ModelError(f"this model gives no labels of texts. It {self._does()}.")
         if ask.use != "rerank":
             readings = self.reader.readings(texts, ask.use, ask.kind, ask.long, limit=ask.limit, dimensions=ask.dimensions)
         elif by_label:
@@ -161,7 +176,7 @@ class Desk:
             raise ContextError(f"a text has {longest:,} tokens with those around it; this key may send {ask.most_input:,}. Shorten it.")
         return Whole(number, ask, readings)
 
-    def _able(self) -> str:
+    def _does(self) -> str:
         """What this model does, by the routes for it."""
         head = self.model.config.head
         can = ["makes vectors (/v1/embeddings)", "ranks texts by them (/rerank)"]
@@ -176,17 +191,14 @@ class Desk:
     def _tokens(self, number: int, ask: Tokens) -> Said:
         contract = self.model.contract
         if ask.ids is not None:
-            wrong = next((id for id in ask.ids if not 0 <= id < self.model.config.vocab), None)
-            if wrong is not None:
-                raise RecipeError(f"the ids hold {wrong}; this model's go from 0 to {self.model.config.vocab - 1}.")
+            self._in_vocabulary("tokens", ask.ids)
             return [number, "found", contract.tokenizer.decode(ask.ids, special=True), len(ask.ids)]
         if ask.messages is not None and ask.tool_choice is not None:
             write = Write(messages=ask.messages, tools=ask.tools, tool_choice=ask.tool_choice, continued=ask.continued)
             ids, *_ = self._start(write)
             assert not isinstance(ids, str)
         elif ask.messages is not None:
-            if not isinstance(self.model, Decoder) or contract.template is None:
-                raise ModelError(f"this model has no chat template, so it has no conversations. It {self._able()}.")
+            assert isinstance(self.model, Decoder)
             ids = self.model.chat_ids(messages(ask.messages), [dict(tool) for tool in ask.tools], continued=ask.continued)
         elif not ask.whole:
             ids = contract.tokenizer.encode(ask.text or "")
@@ -250,7 +262,7 @@ class Desk:
                         deltas = reader.push(chunk)
                         text = "".join(delta.get("content", "") for delta in deltas)
                         calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
-                    said.append([writing.id, "piece", choice, text, chunk.ids, [*map(_fact, chunk.logprobs)], calls])
+                    said.append([writing.id, "piece", choice, text, chunk.ids, [*map(self._fact, chunk.logprobs)], calls])
                 writing.told[choice] = len(request.chunks)
                 if request.done:
                     said.append(self._end(writing, choice))
@@ -265,11 +277,24 @@ class Desk:
     def _end(self, writing: Writing, choice: int) -> Said:
         assert self.engine is not None
         request = writing.requests[choice]
-        answer = writing.asked.read(self.engine.result(request))
-        reason = "tool_calls" if answer.tool_calls and answer.finish_reason == "stop" else answer.finish_reason
-        facts = [None if fact is None else _fact(fact) for fact in request.prompt_facts]
-        values = [choice, reason, len(answer.ids), answer.text, answer.tool_calls, answer.valid, request.held.found, request.cached, facts]
-        return [writing.id, "end", *values]
+        answer, reader = self.engine.result(request), writing.readers[choice]
+        facts = [None if fact is None else self._fact(fact) for fact in request.prompt_facts]
+        last = [request.held.found, request.cached, facts]
+        if reader is None:
+            answer = writing.asked.read(answer)
+            return [writing.id, "end", choice, answer.finish_reason, len(answer.ids), answer.text, [], False, answer.valid, *last]
+        turn = reader.turn()  # of the reader that told the pieces, so they add up to it
+        cut, valid = len(turn.told) > len(turn.tool_calls), answer.finish_reason == "stop" and not turn.broken
+        reason = answer.finish_reason if cut else turn.finish_reason
+        return [writing.id, "end", choice, reason, len(answer.ids), turn.content or "", turn.told, cut, valid, *last]
+
+    def _fact(self, fact: TokenLogprob) -> list[Any]:
+        # What the form of an answer forbids has no chance at all, and JSON has no number for its logarithm: it is no alternative.
+        top = [other for other in fact.top if other[2] >= _NEVER]
+        named = [(fact.id, fact.text), *((id, text) for id, text, _ in top)]
+        odd = {id for id, text in named if "\ufffd" in text}  # bytes that are no text
+        words = self.model.contract.tokenizer
+        return [fact.id, fact.text, max(fact.logprob, _NEVER), top, {id: words.token_bytes(id).hex() for id in odd}]
 
     def _result(self, whole: Whole) -> Said:
         ask, readings = whole.ask, whole.readings
@@ -294,12 +319,10 @@ class Desk:
         head = model.config.head
         return {
             "identity": model.identity,
-            "kind": model.config.kind,
+            **self._able,
             "context": model.config.context,
             "vocab": model.config.vocab,
             "parameters": model.config.parameters(),
-            "writes": self.engine is not None,
-            "chats": isinstance(model, Decoder) and model.contract.template is not None,
             "size": embed.size(model.model, model.sentence),
             "labels": list(model.labels.values()) if isinstance(head, LabelHead) and head.over == "row" else [],
             "special": model.contract.tokenizer.special_ids,
@@ -337,13 +360,10 @@ def _pieces(tokenizer: Tokenizer, ids: Sequence[int], special: bool) -> list[str
 def told(number: int, error: Exception) -> Said:
     """An error as the front hears it. What is no `QuireError` may hold anything, so its text stays here."""
     if isinstance(error, QuireError):
+        if isinstance(error, IdsError):
+            return [number, "error", "RecipeError", str(error), error.field]
         return [number, "error", type(error).__name__, str(error)]
     return [number, "error", "", f"{type(error).__name__}: {error}"]
-
-
-def _fact(fact: TokenLogprob) -> list[Any]:
-    # What the form of an answer forbids has no chance at all, and JSON has no number for its logarithm: it is no alternative.
-    return [fact.id, fact.text, max(fact.logprob, _NEVER), [other for other in fact.top if other[2] >= _NEVER]]
 
 
 def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,12 @@ class Refused(Exception):
         return self.message
 
 
-def of_worker(name: str, message: str) -> Refused:
-    """An error that a worker told. name: its class in `quire.errors`, "" for one that is not ours."""
+def of_worker(name: str, message: str, param: str | None = None) -> Refused:
+    """An error that a worker told. name: its class in `quire.errors`, "" for one that is not ours. param: the field, where it is known."""
     if name == "ContextError":
         return Refused(400, message, code="context_length_exceeded")
     if name in ("RecipeError", "DataError", "ModelError", "VerbError"):
-        return Refused(400, message)
+        return Refused(400, message, param=param)
     if name == "ExtraError":
         return Refused(501, message, "server_error")
     if name == "WorkerDied":

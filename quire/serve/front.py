@@ -15,8 +15,9 @@ from dataclasses import replace
 from starlette.requests import Request
 
 from .asks import Ask, Begun, Found, Read, Tokens, Write
-from .errors import Refused, body_of, is_anthropic
+from .errors import Refused, body_of, is_anthropic, of_worker
 from .http import Left, unless_left
+from .known import unfit
 from .limits import Limits
 from .metrics import Metrics
 from .models import Job, Models, Worker
@@ -73,6 +74,8 @@ class Front:
         most_input = self.limits.of(key).most_input
         if most_input is not None and not isinstance(ask, Tokens):
             ask = replace(ask, most_input=most_input)
+        if worker.state == "away" and (facts := await self.models.know(worker)) and (wrong := unfit(facts, ask)) is not None:
+            raise of_worker("ModelError", wrong)
         leave = await self.limits.enter(key, request.scope["quire.headers"])
         try:
             job = await (await self.models.opened(worker.name)).ask(ask)

@@ -249,7 +249,8 @@ def _same(origin: str, host: str) -> bool:
 def _check_type(headers: dict[bytes, bytes]) -> None:
     kind, _, parameters = headers.get(b"content-type", b"").decode("latin-1").lower().partition(";")
     if kind.strip() != "application/json" or parameters.strip().replace('"', "") not in ("", "charset=utf-8"):
-        message = f"the content type is '{kind.strip()[:80]}'; only application/json (in UTF-8) is taken."
+        given = kind.strip() + (f"; {parameters.strip()}" if parameters.strip() else "")
+        message = f"the content type is '{given[:80]}'; only application/json (in UTF-8) is taken."
         raise Refused(415, message, code="unsupported_content_type")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise Refused(415, "the body is compressed, which is not taken here.", code="unsupported_content_encoding")

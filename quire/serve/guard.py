@@ -2,13 +2,19 @@
 
 From its first byte (or from the opening of its socket) a request has ten seconds to arrive whole, and its head 64 KB. What the gate answers
 to a slow body, and idle time between requests, are not touched: those have limits of their own.
+
+And what uvicorn passes over: a whole URL as the target of a request names the host that is meant, whatever the header Host says (RFC 9112,
+section 3.2.2), so the gate gets to see that one. A WebSocket and what is no HTTP are answered without a line in the log, which anybody
+could fill otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 SECONDS = 10.0
@@ -21,6 +27,8 @@ class Guarded(HttpToolsProtocol):
 
     def __init__(self, *values: Any, **more: Any) -> None:
         super().__init__(*values, **more)
+        self.logger = logging.getLogger("uvicorn.error.protocol")
+        self.logger.setLevel(logging.ERROR)  # what goes wrong here is told, and what clients do wrong is not
         self._clock: asyncio.TimerHandle | None = None
         self._in_head, self._head = False, 0
 
@@ -48,6 +56,9 @@ class Guarded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if not self.url.startswith(b"/") and (meant := httptools.parse_url(self.url)).host is not None:
+            host = meant.host + (b":%d" % meant.port if meant.port else b"")
+            self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

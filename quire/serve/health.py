@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -19,12 +20,14 @@ def routes(front: Front) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health", summary="Is every model's process well?")
+    @router.head("/health", include_in_schema=False)
     async def health() -> Response:
         states = {worker.name: worker.state for worker in front.models.workers.values()}
         well = all(state in ("ready", "away") for state in states.values())
         return JSONResponse({"status": "ok" if well else "degraded", "models": states}, 200 if well else 503)
 
     @router.get("/ready", summary="May requests be sent here?")
+    @router.head("/ready", include_in_schema=False)
     async def ready() -> Response:
         there = [worker.state for worker in front.models.workers.values()]
         may = not front.draining and all(state in ("ready", "away") for state in there)
@@ -36,11 +39,15 @@ def routes(front: Front) -> APIRouter:
 
     @router.get("/v1/models", summary="The models that are here")
     async def models() -> Response:
-        return JSONResponse({"object": "list", "data": [_model(worker) for worker in front.models.workers.values()]})
+        there = front.models.workers.values()
+        await asyncio.gather(*map(front.models.know, there))
+        return JSONResponse({"object": "list", "data": [_model(worker) for worker in there]})
 
     @router.get("/v1/models/{name:path}", summary="One model")
     async def model(name: str) -> Response:
-        return JSONResponse(_model(front.models.worker(name)))
+        worker = front.models.worker(name)
+        await front.models.know(worker)
+        return JSONResponse(_model(worker))
 
     return router
 

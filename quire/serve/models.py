@@ -24,8 +24,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..errors import QuireError
 from .asks import Ask, Begun, End, Event, Found, Piece, Read, Write, logprob
 from .errors import Refused, of_worker
+from .known import known
 from .wire import Frames, frame
 
 log = logging.getLogger("quire.serve")
@@ -265,9 +267,9 @@ class Worker:
             choice, text, ids, facts, calls = values
             job.tell(Piece(choice, text, tuple(ids), tuple(map(logprob, facts)), tuple(calls)))
         elif kind == "end":
-            choice, reason, tokens, text, calls, valid, stop, cached, prompt = values
+            choice, reason, tokens, text, calls, cut, valid, stop, cached, prompt = values
             facts = tuple(None if fact is None else logprob(fact) for fact in prompt)
-            job.tell(End(choice, reason, tokens, text, tuple(calls), valid, stop, cached, facts))
+            job.tell(End(choice, reason, tokens, text, tuple(calls), cut, valid, stop, cached, facts))
         elif kind == "begun":
             job.tell(Begun(values[0], tuple(values[1])))
         elif kind == "found":
@@ -329,6 +331,16 @@ class Models:
                 await self._room(worker)
                 await worker.start()
         return worker
+
+    async def know(self, worker: Worker) -> Mapping[str, Any]:
+        """What is known of a model without opening it; nothing of one that cannot be opened, which then tells why."""
+        if not worker.facts:
+            try:
+                found = await asyncio.to_thread(known, worker.spec.path)
+            except (QuireError, OSError):
+                return {}
+            worker.facts = worker.facts or found  # it may have been opened meanwhile
+        return worker.facts
 
     async def open_first(self) -> None:
         """Opens as many as the budget has room for, so that the first who asks does not wait."""

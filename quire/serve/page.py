@@ -50,6 +50,7 @@ def routes(front: Front) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
+    @router.head("/")
     async def index(request: Request) -> Response:
         return _file(request, "index.html")
 

@@ -156,7 +156,7 @@ class Responses(Body):
 class Answer:
     """What is said, item by item: the events of a stream, and the response that they add up to.
 
-    A call that a limit has cut is in the stream as far as it came, as an incomplete item; the response holds whole calls alone.
+    A call that a limit has cut is told as far as it came, as an incomplete item, in the stream and in the response alike.
     """
 
     def __init__(self, id: str, head: dict[str, Any], begun: Begun, count: int | None) -> None:
@@ -194,7 +194,7 @@ class Answer:
     def response(self, status: str) -> dict[str, Any]:
         usage = None if self._end is None else self._usage(self._end)
         why = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        output = [item for item in self._items if item["type"] == "message" or item["status"] == "completed"]
+        output = [item for item in self._items if item["type"] == "message" or item["status"] != "in_progress"]
         done = int(time.time()) if status == "completed" else None
         facts = {"status": status, "error": None, "incomplete_details": why, "output": output, "usage": usage, "completed_at": done}
         return {**self._head, **facts}
@@ -206,13 +206,12 @@ class Answer:
 
     def _finish(self, end: End) -> str:
         self._end = end
-        calls = [item for item in self._items if item["type"] == "function_call"]
-        cut = isinstance(self._open, int) and len(calls) > len(end.tool_calls)
         if self._held and self._open == "text":
             lines = self._text("", last=True)
         else:
             lines = self._begin_text() if not self._items else ""
-        lines += self._close("incomplete" if cut or (self.status == "incomplete" and self._open == "text") else "completed")
+        cut = end.cut if isinstance(self._open, int) else self.status == "incomplete"
+        lines += self._close("incomplete" if cut else "completed")
         return lines + self._event(f"response.{self.status}", response=self.response(self.status))
 
     def _text(self, text: str, last: bool = False) -> str:

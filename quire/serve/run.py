@@ -7,6 +7,7 @@ seconds are over; then the rest end with an error event, so no stream just stops
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -14,6 +15,7 @@ from types import FrameType
 
 import uvicorn
 
+from ..errors import RecipeError
 from .app import application
 from .front import Front
 from .gate import Rules
@@ -57,8 +59,30 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def check(host: str, port: int) -> None:
+    """Raises RecipeError for an address that cannot be listened on."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: one that has ended does not count
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RecipeError(f"the port {port} of {host} is taken by another program. Choose another with --port N.") from None
+        if error.errno == errno.EACCES:
+            raise RecipeError(f"the port {port} is kept for the system. Choose one above 1023 with --port N.") from None
+        raise RecipeError(
+            f"{host} cannot be listened on: {error.strerror or error}. Choose an address of this machine with --host."
+        ) from None
+    except OverflowError:
+        raise RecipeError(f"--port is {port}; allowed: 0 to 65535.") from None
+
+
 def run(front: Front, host: str, port: int, rules: Rules, *, grace: float = 30.0) -> None:
-    """Serves until a signal says otherwise."""
+    """Serves until a signal says otherwise. Raises RecipeError for an address that cannot be listened on, before any model is opened."""
+    check(host, port)
     config = uvicorn.Config(
         application(front, rules),
         host,

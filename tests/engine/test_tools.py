@@ -90,13 +90,15 @@ def run(model: Any, calling: Calling, seeds: int, max_tokens: int = 900) -> list
         )
         turn = calling.read(answer)
         assert same(reader.turn(), turn)
+        said, put = joined(deltas)
+        assert said == (turn.content or "") and [call["function"] for call in put] == [call["function"] for call in turn.told]
         found.append((answer, turn, deltas))
     return found
 
 
 def same(one: Turn, other: Turn) -> bool:
     """But for the ids of calls."""
-    bare = [[call["function"] for call in turn.tool_calls] for turn in (one, other)]
+    bare = [[[call["function"] for call in calls] for calls in (turn.tool_calls, turn.told)] for turn in (one, other)]
     return bare[0] == bare[1] and (one.content, one.finish_reason, one.broken) == (other.content, other.finish_reason, other.broken)
 
 
@@ -191,7 +193,7 @@ def test_calls_are_read_however_the_text_is_cut(form: Form, text: str, content: 
             at += size
         deltas += reader.push(Chunk("", (), "stop"))
         said, put = joined(deltas)
-        assert same(reader.turn(), turn) and said.strip() == (content or "")
+        assert same(reader.turn(), turn) and said == (content or "")
         assert [(call["function"]["name"], call["function"]["arguments"]) for call in put] == calls
 
 
@@ -202,11 +204,53 @@ def test_a_call_that_was_cut_is_no_call() -> None:
     turn = reader.turn()
     assert [call["function"]["name"] for call in turn.tool_calls] == ["now"]
     assert turn.finish_reason == "length" and turn.broken == 'add{"numbers": [1'
+    assert [call["function"]["arguments"] for call in turn.told] == ["{}", '{"numbers": [1']
+
+
+@pytest.mark.parametrize("choice", ["required", "auto"])
+def test_every_cut_of_an_answer_is_told_alike_whole_and_streamed(model: Any, choice: Any) -> None:
+    calling = Calling(model.contract, TOOLS, choice, vocab=model.config.vocab)
+    kinds = set()
+    for most in range(1, 90, 4):
+        for answer, turn, _ in run(model, calling, 2, most):  # which compares them
+            assert choice == "auto" or turn.content is None
+            kinds.add((answer.finish_reason, len(turn.told) - len(turn.tool_calls)))
+    assert choice == "auto" or {("length", 0), ("length", 1)} <= kinds
+
+
+def test_white_space_and_marks_that_lead_to_no_call_are_text() -> None:
+    def content(text: str, reason: Any = "stop", form: Form = HERMES, **more: Any) -> str | None:
+        found = set()
+        for size in (1, 3, len(text)):
+            reader = Reader(form, ["now"], {}, lambda: "c", **more)
+            chunks = [*(Chunk(text[at : at + size]) for at in range(0, len(text), size)), Chunk("", (), reason)]
+            deltas = [delta for chunk in chunks for delta in reader.push(chunk)]
+            found.add(reader.turn().content)
+            assert (reader.turn().content or "") == joined(deltas)[0]
+        assert len(found) == 1
+        return found.pop()
+
+    call = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    for text in (
+        "\x1c a \x85",
+        " \n a\n ",
+        "a \n<tool_call> no",
+        "a<tool_call>b<tool_call>c",
+        "a <tool_call>" + "{" + "x" * 500,
+        "a <tool",
+    ):
+        assert content(text) == text and content(text, "length") == text
+    assert content("\x1fa\xa0 \n" + call + " \n") == "\x1fa\xa0"
+    assert content("a <tool_call>no\n" + call + "\n<tool", "length") == "a <tool_call>no"
+    assert content(call + "\nb\n" + call) == "\nb"
+    assert content("<tool_", "length", forced=True) is None
+    assert content('\x1c{"name": "now"', form=LLAMA) == '\x1c{"name": "now"'
+    assert content("[TOOL_CALLS] [oops", form=MISTRAL) == "[TOOL_CALLS] [oops"
 
 
 def test_arguments_that_are_no_json_make_no_call() -> None:
     turn = parse('<tool_call>{"name": "now", "arguments": {"a": oops}}</tool_call>', HERMES, ["now"])
-    assert turn.tool_calls == () and turn.broken == '{"a": oops}' and turn.finish_reason == "stop"
+    assert turn.tool_calls == () and turn.broken == '{"a": oops}' and turn.finish_reason == "stop" and len(turn.told) == 1
 
 
 def test_a_tool_that_is_not_there_is_named() -> None:
@@ -225,7 +269,7 @@ def test_required_calls_follow_their_schemas(model: Any) -> None:
         assert answer.finish_reason == "stop" and turn.finish_reason == "tool_calls" and turn.content is None and turn.tool_calls
         check_calls(turn)
         said, put = joined(deltas)
-        assert not said.strip() and [call["function"] for call in put] == [call["function"] for call in turn.tool_calls]
+        assert not said and [call["function"] for call in put] == [call["function"] for call in turn.tool_calls]
     assert {call["function"]["name"] for _, turn, _ in found for call in turn.tool_calls} == {"weather", "add", "now"}
 
 
@@ -245,7 +289,7 @@ def test_auto_leaves_text_free_and_holds_calls(model: Any) -> None:
     calling = Calling(model.contract, TOOLS, "auto", vocab=model.config.vocab)
     for _, turn, deltas in run(model, calling, 6, 40):
         check_calls(turn)
-        assert joined(deltas)[0].strip() == (turn.content or "")
+        assert joined(deltas)[0] == (turn.content or "")
     # Text first, then a call: from the mark on, only what a tool allows may come.
     constraint, words = calling.constraint(), model.contract.tokenizer
     assert constraint is not None and constraint.complete

@@ -179,7 +179,7 @@ def test_offsets_are_places_in_the_text(server: Running) -> None:
         places = [*facts["text_offset"], len(text)]
         assert places == sorted(places)
         for token, place, after in zip(facts["tokens"], places, places[1:]):
-            if "\ufffd" not in token and "\ufffd" not in text[place:after]:
+            if not token.startswith("bytes:") and "\ufffd" not in token and "\ufffd" not in text[place:after]:
                 assert text[place:after] == token or not token, (token, text, place)
 
 

@@ -108,7 +108,7 @@ def test_tools_are_called_whole_and_streamed(server: Running) -> None:
     assert isinstance(json.loads("".join(piece["partial_json"] for piece in pieces))["on"], bool)
     assert found[-2][1]["delta"]["stop_reason"] == "tool_use"
     cut = said(server, **{**body, "max_tokens": 30})
-    assert cut["content"] == [] and cut["stop_reason"] == "max_tokens"  # a call that was cut is none
+    assert cut["stop_reason"] == "max_tokens" and [use["input"] for use in cut["content"]] in ([], [{}])  # as far as it came
 
 
 def test_results_go_back_and_what_does_not_belong_is_refused(server: Running) -> None:

@@ -53,6 +53,28 @@ def test_a_budget_puts_away_the_model_asked_longest_ago(folders: dict[str, Path]
         assert running.stop() == 0
 
 
+def test_what_a_model_cannot_do_puts_no_other_away(folders: dict[str, Path], tmp_path: Path) -> None:
+    words = [f"{name}={folders[name]}" for name in ("chat", "base", "bert", "t5")]
+    running = start(tmp_path, *words, "--budget", str(size(Spec(str(folders["chat"])))))
+    try:
+        listed = {model["id"]: model for model in running.client.get("/v1/models").json()["data"]}
+        away = {"chat": "ready", "base": "away", "bert": "away", "t5": "away"}
+        assert {name: model["state"] for name, model in listed.items()} == away
+        told = {name: (model["kind"], model["max_model_len"], model["writes"], model["chats"]) for name, model in listed.items()}
+        assert told["base"] == ("decoder", 512, True, False) and told["chat"] == ("decoder", 512, True, True)
+        assert told["bert"][::2] == ("encoder", False) and told["t5"][::2] == ("seq2seq", True)
+        for name in ("base", "bert", "t5"):
+            for path, more in (("/v1/chat/completions", {}), ("/v1/messages", {"max_tokens": 2})):
+                answer = running.post(path, {"model": name, "messages": HELLO, **more})
+                assert answer.status_code == 400 and "this " in answer.json()["error"]["message"]
+        assert running.post("/v1/completions", {"model": "bert", "prompt": "a"}).status_code == 400
+        assert running.post("/v1/completions", {"model": "t5", "prompt": "a", "echo": True}).status_code == 400
+        assert running.post("/v1/messages/count_tokens", {"model": "base", "messages": HELLO}).status_code == 400
+        assert states(running) == away
+    finally:
+        assert running.stop() == 0
+
+
 def test_a_model_that_cannot_be_opened_is_told_and_the_others_answer(folders: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()

@@ -176,7 +176,7 @@ def test_ids_of_texts_and_of_conversations_and_back(server: Running, folders: di
     said = server.post("/v1/chat/completions", {"model": "chat", "messages": turns, "max_tokens": 1}).json()
     assert said["usage"]["prompt_tokens"] == asked["count"]
     assert "give either 'prompt' or 'messages'" in refused(server, "/tokenize", {**body, "messages": turns})["message"]
-    assert "the ids hold 100000" in refused(server, "/detokenize", {"model": "chat", "tokens": [100_000]})["message"]
+    assert "'tokens' holds the id 100000" in refused(server, "/detokenize", {"model": "chat", "tokens": [100_000]})["message"]
 
 
 def test_the_tokenizer_is_told_of_one_model_and_never_of_another(server: Running, folders: dict[str, Path]) -> None:

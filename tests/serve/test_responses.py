@@ -99,7 +99,11 @@ def test_functions_are_called_whole_and_streamed(server: Running) -> None:
     assert kinds == ["response.created", "response.in_progress", *middle, "response.completed"]
     assert "".join(pieces) == found[-3]["arguments"] == found[-1]["response"]["output"][0]["arguments"]
     cut = events(server, {**body, "max_output_tokens": 47})
-    assert cut[-2]["item"]["status"] == "incomplete" and cut[-1]["type"] == "response.incomplete" and cut[-1]["response"]["output"] == []
+    assert (
+        cut[-2]["item"]["status"] == "incomplete"
+        and cut[-1]["type"] == "response.incomplete"
+        and cut[-1]["response"]["output"] == [cut[-2]["item"]]
+    )
 
 
 def test_items_are_the_turns_that_they_stand_for(server: Running) -> None:

@@ -68,7 +68,7 @@ function facts() {
   const count = one?.parameters ?? 0;
   const size = count >= 1e9 ? `${(count / 1e9).toFixed(1)} B` : count >= 1e6 ? `${Math.round(count / 1e6)} M` : `${Math.ceil(count / 1e3)} K`;
   const how = one?.chats === false ? " · no chat template: goes on with your text" : "";
-  at("facts").textContent = one?.max_model_len ? `${size} parameters · context ${one.max_model_len}${how}` : (WAITING[one?.state] ?? "");
+  at("facts").textContent = one?.parameters ? `${size} parameters · context ${one.max_model_len}${how}` : (WAITING[one?.state] ?? "");
   at("facts").title = one?.binding ? `binding ${one.binding}` : "";
 }
 
