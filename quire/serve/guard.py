@@ -30,7 +30,7 @@ class Guarded(HttpToolsProtocol):
         self.logger = logging.getLogger("uvicorn.error.protocol")
         self.logger.setLevel(logging.ERROR)  # what goes wrong here is told, and what clients do wrong is not
         self._clock: asyncio.TimerHandle | None = None
-        self._in_head, self._head = False, 0
+        self._in_head, self._head, self._fields = False, 0, 0  # a head's bytes as they come, and those of its fields
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -46,16 +46,35 @@ class Guarded(HttpToolsProtocol):
         if self._in_head and not self.transport.is_closing():
             self._head += len(data)
             if self._head > LARGEST_HEAD:
-                self.transport.write(_TOO_LARGE)
-                self.transport.close()
+                self._too_large()
+
+    def on_url(self, url: bytes) -> None:
+        self._fields += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += len(name) + len(value)
+        super().on_header(name, value)
+
+    def send_400_response(self, msg: str) -> None:
+        if self._fields > LARGEST_HEAD:
+            self._too_large()
+        else:
+            super().send_400_response(msg)
+
+    def _too_large(self) -> None:
+        self.transport.write(_TOO_LARGE)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head = True, 0
+        self._in_head, self._head, self._fields = True, 0, 0
         self._start()
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._fields > LARGEST_HEAD:  # one that came in a single piece
+            raise ValueError("the head is too large")  # which the parser hands on as a request that cannot be
         if not self.url.startswith(b"/") and (meant := httptools.parse_url(self.url)).host is not None:
             host = meant.host + (b":%d" % meant.port if meant.port else b"")
             self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
