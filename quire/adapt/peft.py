@@ -1,9 +1,7 @@
 """Adapters on disk in PEFT's own form: adapter_config.json beside adapter_model.safetensors, written and read.
 
-Names are those of the folder's modules; what is fused there is one B over one A. Beside them Quire writes quire_adapter.json: the binding
-of the base that the adapter was trained on, and the hash of its own weights. On another base, or changed, it is refused; an adapter that
-PEFT wrote has no such record and opens with a note. The config is read strictly: a field that would change an answer and is not computed
-here is refused by name.
+Names are those of the folder's modules; what is fused there is one B over one A. The config is read strictly: a field that would change an
+answer and is not computed here is refused by name. `folder.py` has the files themselves, and whose adapter it is.
 
 Format: https://huggingface.co/docs/peft/developer_guides/checkpoint
 """
@@ -20,21 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from ..binding import Binding
-from ..binding.weights import BYTES, PICKLES, Slot, read_header, some, strict_json, weights_id
-from ..binding.weights import TensorFacts as Facts
-from ..durable import building, sha256_file, write_json
-from ..errors import BindingError, ModelError, RecipeError, StorageError, WeightsError, nearest
+from ..binding.weights import Slot
+from ..errors import ModelError, RecipeError, WeightsError
 from ..families.folder import ModelFolder
-from ..families.tensors import FLOATING, Mapped, stamp, write_tensors
-from ..nn.config import LabelHead, LMHead, MLMHead, ModelConfig
+from ..families.tensors import Mapped, stamp
 from ..nn.transformer import Transformer
+from .folder import CONFIG, WEIGHTS, proven, read_json, read_slots, read_tensors, refuse_unknown, task_type, weights_hash, write
 from .lora import MAX_RANK, AdaptedEmbedding, AdaptedLinear, LoRA, LowRank, WholeLinear, lengths, matrix
 from .names import Place, Places, adaptable, suffixes
 from .surgery import DEFAULT, attach, spec_of, wrappers
 
-CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "quire_adapter.json"
-SCHEMA = 1
-MAX_BYTES = 1 << 20  # of a JSON file
 STEM = "base_model.model."
 
 # Fields that say how an adapter was made or where it belongs, not what it computes once its numbers are there.
@@ -65,16 +58,9 @@ def save_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     opened: the folder of the base; base: its binding, which the adapter then carries. Raises StorageError for a folder that is
     not empty.
     """
-    path, places, spec = Path(path), Places(opened), spec_of(model, name)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise StorageError(f"{path} is not an empty folder. Give a new one.")
+    places, spec = Places(opened), spec_of(model, name)
     tensors, targets, whole = _tensors(model, places, name)
-    with building(path) as folder:
-        write_tensors(folder / WEIGHTS, tensors.items(), {"format": "pt"})
-        write_json(folder / CONFIG, _config(spec, opened, places, targets, whole))
-        if base is not None:
-            write_json(folder / RECORD, {"schema": SCHEMA, "base": _ids(base), "weights": _hash(folder / WEIGHTS)})
-    return path
+    return write(Path(path), tensors, _config(spec, opened, places, targets, whole), base)
 
 
 def _tensors(model: Transformer, places: Places, name: str) -> tuple[dict[str, Tensor], list[Place], list[Place]]:
@@ -122,7 +108,7 @@ def _config(spec: LoRA, opened: ModelFolder, places: Places, targets: list[Place
     every = {places.written(place) for place in places.theirs.values()}
     return {
         "peft_type": "LORA",
-        "task_type": _task(opened.model_config),
+        "task_type": task_type(opened.model_config),
         "base_model_name_or_path": str(opened.path),
         "inference_mode": True,
         "r": spec.rank,
@@ -144,15 +130,6 @@ def _saved_as(theirs: str, prefix: str) -> str:
     return theirs.removeprefix(prefix) if inside else theirs.partition(".")[0]
 
 
-def _task(config: ModelConfig) -> str | None:
-    head = config.head
-    if isinstance(head, LabelHead):
-        return {"row": "SEQ_CLS", "token": "TOKEN_CLS", "span": "QUESTION_ANS", "next": None}[head.over]
-    if isinstance(head, LMHead):
-        return "SEQ_2_SEQ_LM" if config.kind == "seq2seq" else "CAUSAL_LM"
-    return None if isinstance(head, MLMHead) else "FEATURE_EXTRACTION"
-
-
 # -- reading -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -163,10 +140,10 @@ def open_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     was changed, ModelError for a config that asks for what is not computed, WeightsError for weights that do not fit.
     """
     path, places = Path(path), Places(opened)
-    spec = _spec(_json(path, CONFIG))
-    slots = _slots(path)
-    found = _hash(path / WEIGHTS)
-    note = _proven(path, base, found)
+    spec = _spec(read_json(path))
+    slots = read_slots(path)
+    found = weights_hash(path)
+    note = proven(path, base, found)
     low, whole = _sorted(path, slots, places, opened)
     names = tuple(ours for place in low.values() for ours in place[0].ours)
     if not names:
@@ -174,7 +151,7 @@ def open_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     known = adaptable(model, places)
     if strange := [ours for ours in names if ours not in known]:
         raise ModelError(f"{path} adapts {places.ours[strange[0]].theirs}, which is no linear and no token embedding of this base.")
-    tensors = _read(path, slots)
+    tensors = read_tensors(path, slots)
     for place, keys in low.values():
         _check_shapes(path, model, place, keys, tensors, spec)
     for place, keys in whole.values():
@@ -191,18 +168,6 @@ def open_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     return Opened(spec, found, note)
 
 
-def _json(path: Path, name: str) -> dict[str, Any]:
-    file = path / name
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ModelError(f"{file} has {file.stat().st_size} bytes; allowed are {MAX_BYTES}.")
-        return strict_json(file.read_bytes(), str(file))
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}. An adapter is a folder with {CONFIG} and {WEIGHTS}.") from None
-    except WeightsError as error:
-        raise ModelError(str(error)) from None
-
-
 def _spec(config: dict[str, Any]) -> LoRA:
     """What adapter_config.json says. Raises ModelError naming the field."""
 
@@ -217,13 +182,7 @@ def _spec(config: dict[str, Any]) -> LoRA:
 
     if config.get("peft_type") != "LORA":
         raise wrong("peft_type", "LORA")
-    for name, value in config.items():
-        if name not in _HARMLESS and name not in _READ and value not in (None, False, {}, []):
-            known = sorted(_HARMLESS | _READ)
-            raise ModelError(
-                f"{CONFIG}: {name} is {str(value)[:80]!r}. It may change what the adapter computes and is not understood here, so the "
-                f"model would answer differently.{nearest(name, known)}"
-            )
+    refuse_unknown(config, _HARMLESS | _READ)
     if config.get("bias", "none") != "none":
         raise wrong("bias", "'none': trained biases of the base are not read")
     if config.get("init_lora_weights") not in _PLAIN_STARTS:
@@ -244,23 +203,6 @@ def _spec(config: dict[str, Any]) -> LoRA:
         )
     except RecipeError as error:
         raise ModelError(f"{CONFIG}: {error}") from None
-
-
-def _slots(path: Path) -> dict[str, Slot]:
-    file = path / WEIGHTS
-    if not file.is_file():
-        pickles = sorted(found.name for pattern in PICKLES for found in path.glob(pattern))
-        if pickles:
-            raise WeightsError(
-                f"{path} has its weights as {some(pickles)}. Such files can run code when they are opened; Quire reads safetensors only. "
-                "Open it once where you trust it, with peft: PeftModel.from_pretrained(base, folder).save_pretrained(new_folder)."
-            )
-        raise WeightsError(f"{path} has no {WEIGHTS}. An adapter is a folder with {CONFIG} and {WEIGHTS}.")
-    slots = read_header(file)
-    for name, slot in slots.items():
-        if slot.dtype not in FLOATING or slot.dtype not in BYTES:
-            raise WeightsError(f"{file}: {name} has dtype {slot.dtype}; weights are read in {', '.join(FLOATING)}.")
-    return slots
 
 
 _Keys = dict[str, str]  # A, B, m, weight, bias -> name in the file
@@ -305,17 +247,6 @@ def _repeats(path: Path, slot: Slot, opened: ModelFolder, place: Place) -> bool:
     return torch.equal(Mapped(file, stamp(file)).tensor(slot).float(), opened.tensor(f"{place.theirs}.weight").float())
 
 
-def _read(path: Path, slots: dict[str, Slot]) -> dict[str, Tensor]:
-    """Every tensor in fp32, in memory of its own."""
-    file = path / WEIGHTS
-    mapped = Mapped(file, stamp(file))
-    tensors = {key: mapped.tensor(slot).to(torch.float32, copy=True) for key, slot in slots.items() if slot.shape}
-    for key, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise WeightsError(f"{file}: {key} holds numbers that are infinite or not a number. Its training diverged, or it is damaged.")
-    return tensors
-
-
 def _check_shapes(path: Path, model: Transformer, place: Place, keys: _Keys, tensors: dict[str, Tensor], spec: LoRA) -> None:
     modules = [model.get_submodule(name) for name in place.ours]
     shapes = [matrix(module.base if isinstance(module, AdaptedLinear | AdaptedEmbedding) else module).shape for module in modules]
@@ -324,7 +255,7 @@ def _check_shapes(path: Path, model: Transformer, place: Place, keys: _Keys, ten
     if keys.keys() != wanted.keys():
         raise WeightsError(f"{path}: {place.theirs} has {sorted(keys)}, but {CONFIG} (use_dora is {spec.dora}) asks for {sorted(wanted)}.")
     for part, shape in wanted.items():
-        given = tuple(tensors[keys[part]].shape) if keys[part] in tensors else ()
+        given = tuple(tensors[keys[part]].shape)
         if given != shape:
             raise WeightsError(
                 f"{path / WEIGHTS}: {keys[part]} has shape {list(given)}, but the base and r = {spec.rank} make it {list(shape)}. "
@@ -355,43 +286,3 @@ def _check_whole(path: Path, model: Transformer, place: Place, tensors: dict[str
     given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if there != given:
         raise WeightsError(f"{path / WEIGHTS}: the head that it holds has {given}, the base's has {there}. It belongs to another base.")
-
-
-# -- whose adapter it is -------------------------------------------------------------------------------------------------------------
-
-
-def _ids(base: Binding) -> dict[str, str]:
-    return {"id": base.id, "contract": base.contract_id, "weights": base.weights_id, "architecture": base.architecture_id}
-
-
-def _hash(file: Path) -> str:
-    """Of an adapter's weights, as a binding hashes a model's."""
-    return weights_id({"file": Facts("file", (), sha256_file(file))})
-
-
-def _proven(path: Path, base: Binding | None, found: str) -> str:
-    """A note for an adapter without a record, "" for one that is on its own base. Raises BindingError for any other."""
-    file = path / RECORD
-    if not file.exists():
-        return f"{path} has no record of its base ({RECORD}): that it was trained on this one is taken on trust."
-    record = _json(path, RECORD)
-    ids = record.get("base")
-    if type(record.get("schema")) is int and record["schema"] > SCHEMA:
-        raise BindingError(f"{file} has schema {record['schema']}; this Quire reads up to {SCHEMA}. Install a newer Quire.")
-    if not isinstance(ids, dict) or not all(isinstance(ids.get(key), str) for key in ("id", "contract", "weights", "architecture")):
-        raise BindingError(f"{file} is damaged: it does not name a base. Restore it; without the file the adapter opens on trust.")
-    if record.get("weights") != found:
-        raise BindingError(f"{path / WEIGHTS} is not what {RECORD} names: it was changed or exchanged. Restore the two together.")
-    if base is None:
-        raise BindingError(f"{path} records its base, {ids['id'][:12]}, and this base has no binding to compare with. Open it with one.")
-    if base.id != ids["id"]:
-        mine = _ids(base)
-        what = [part for part in ("contract", "weights", "architecture") if ids[part] != mine[part]]
-        raise BindingError(
-            f"{path} was trained on the base {ids['id'][:12]}; this one is {base.id[:12]}. Other: {', '.join(what) or 'the schema'} "
-            "(contract: tokenizer, chat template, stop rule). Use the base that it belongs to."
-        )
-    return ""
-
-
-__all__ = ["CONFIG", "RECORD", "WEIGHTS", "Opened", "open_adapter", "save_adapter"]
