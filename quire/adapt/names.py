@@ -18,7 +18,7 @@ from ..families.folder import ModelFolder
 from ..families.ops import COPY, SPLIT_TRANSPOSED, TRANSPOSE, Op
 from ..nn.moe import Experts
 from ..nn.transformer import Transformer
-from .lora import AdaptedEmbedding, AdaptedLinear, Wrapper
+from .lora import AdaptedLinear, Wrapper
 from .nf4 import NF4Linear
 
 ALL = "all-linear"
@@ -76,7 +76,7 @@ def adaptable(model: Transformer, places: Places) -> dict[str, nn.Module]:
     experts = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Experts))
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        kind = isinstance(module, nn.Linear | NF4Linear | AdaptedLinear | AdaptedEmbedding) or name == "embed"
+        kind = isinstance(module, nn.Linear | NF4Linear | AdaptedLinear) or name == "embed"
         inside = id(module) in wrapped or ".adapters." in name or (experts and name.startswith(experts))
         if kind and not inside and name in places.ours:
             found[name] = module

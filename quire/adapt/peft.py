@@ -92,7 +92,7 @@ def _low_rank(model: Transformer, place: Place, name: str) -> dict[str, Tensor]:
     bases = [module.base if isinstance(module, AdaptedLinear | AdaptedEmbedding) else module for module in modules]
     b, magnitudes = [], []
     for part, base in zip(parts, bases, strict=True):
-        b.append(torch.zeros(matrix(base).shape[0], a.shape[0]) if part is None else part.b.detach())
+        b.append(torch.zeros(matrix(base).shape[0], a.shape[0], device=a.device) if part is None else part.b.detach())
         magnitudes.append(lengths(matrix(base)) if part is None or part.magnitude is None else part.magnitude.detach())
     joined = place.op.save(b)
     if isinstance(modules[0], AdaptedEmbedding):

@@ -41,10 +41,7 @@ def attach(
     opened: the folder that the model was built from, which knows what is fused on disk. Raises ModelError for a target that matches no
     layer, RecipeError for a name that is taken.
     """
-    if not re.fullmatch(r"\w[\w-]{0,63}", name, re.ASCII):
-        raise RecipeError(f"the adapter's name is {name[:80]!r}; allowed are letters, digits, _ and -, at most 64.")
-    if name in adapters(model):
-        raise RecipeError(f"there is an adapter {name!r} already. Choose another name, or detach it first.")
+    check_name(model, name)
     places = Places(opened)
     targets = chosen(model, places, spec.targets)
     whole = _whole(model, places, spec, targets)
@@ -64,6 +61,14 @@ def attach(
     activate(model, name)
     model.train(model.training)  # the new modules too
     return [*targets, *whole]
+
+
+def check_name(model: nn.Module, name: str) -> None:
+    """Raises RecipeError for a new adapter's name that cannot be one, or is taken."""
+    if not re.fullmatch(r"\w[\w-]{0,63}", name, re.ASCII):
+        raise RecipeError(f"the adapter's name is {name[:80]!r}; allowed are letters, digits, _ and -, at most 64.")
+    if name in adapters(model):
+        raise RecipeError(f"there is an adapter {name!r} already. Choose another name, or detach it first.")
 
 
 def _whole(model: Transformer, places: Places, spec: LoRA, targets: list[str]) -> list[str]:
@@ -89,14 +94,15 @@ def _wrapped(model: nn.Module, name: str, kind: type[Wrapper]) -> Wrapper:
     if not isinstance(module, Wrapper):
         wrapper = kind(module)
         wrapper.train(module.training)
-        _put(model, name, wrapper)
+        put(model, name, wrapper)
         return wrapper
     if not isinstance(module, kind):
         raise ModelError(f"{name} is adapted by another adapter in another way (low rank, or whole). Detach that one first.")
     return module
 
 
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts a module in the place of another."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 
@@ -129,7 +135,7 @@ def detach(model: Transformer, name: str) -> None:
             del wrapper.adapters[name]
             wrapper.active = None if wrapper.active == name else wrapper.active
             if not wrapper.adapters:
-                _put(model, place, wrapper.base)
+                put(model, place, wrapper.base)
 
 
 def spec_of(model: nn.Module, name: str) -> LoRA:
@@ -150,13 +156,14 @@ def merge(model: Transformer) -> dict[str, Wrapper]:
     """Puts plain modules that hold the active adapter's work in the place of its wrappers; returns these, for `unmerge`.
 
     What is then there computes as fast as the base and is known to every fused step. Numbers packed as NF4 are merged as they unpack. An
-    adapted embedding whose table the head reads too stays wrapped: one table cannot be both.
+    adapted embedding whose table the head reads too stays wrapped, one table cannot be both, and so does an active soft prompt.
     """
     taken = {}
     for name, wrapper in wrappers(model).items():
-        if isinstance(wrapper, AdaptedEmbedding) and wrapper.active is not None and tied(model):
+        bound = isinstance(wrapper, AdaptedEmbedding) and tied(model)
+        if name == "embed" and wrapper.active is not None and (bound or not isinstance(wrapper, AdaptedEmbedding)):
             continue
-        _put(model, name, wrapper.merged())
+        put(model, name, wrapper.merged())
         taken[name] = wrapper
     return taken
 
@@ -164,15 +171,16 @@ def merge(model: Transformer) -> dict[str, Wrapper]:
 def unmerge(model: Transformer, taken: dict[str, Wrapper]) -> None:
     """Puts the wrappers back that `merge` returned: the base and its adapters, to the bit."""
     for name, wrapper in taken.items():
-        _put(model, name, wrapper)
+        put(model, name, wrapper)
 
 
 def check_plain(model: Transformer) -> None:
     """Raises ModelError where a model that is to be written as a folder still holds an adapter."""
     if wrappers(model):
         raise ModelError(
-            "The embedding is adapted and the output table is tied to it: merged, the adapter would change both, so the model would answer "
-            "differently. Keep the adapter beside its base, or train one that leaves the embedding out of its targets."
+            f"The model still holds adapters ({', '.join(adapters(model))}). A soft prompt cannot be merged, nor can an adapted embedding "
+            "whose table is tied to the output's: the adapter would change both. Keep them beside their base, save_adapter and save_prompt "
+            "write them; others go with merge."
         )
 
 
