@@ -32,8 +32,8 @@ class LoRA:
     """How a model is adapted.
 
     targets: names or patterns (`*`, `?`) of linears, in Quire's words ("attn.q", "decoder.layers.0.*") or those of the folder ("q_proj");
-    "all-linear" is every linear outside the head and outside experts; "embed" the token embedding. whole: linears that are trained whole
-    beside, each adapter its own copy; None: a label head's, nothing else.
+    "all-linear" is every linear outside the head, and in models with experts outside the feed-forward parts; "embed" the token embedding.
+    whole: linears that are trained whole beside, each adapter its own copy; None: a label head's, nothing else.
     """
 
     rank: int = 8

@@ -71,13 +71,17 @@ class Places:
 
 
 def adaptable(model: Transformer, places: Places) -> dict[str, nn.Module]:
-    """Every module that an adapter may wrap, or wraps already, by name; experts have no form on disk that other tools open."""
+    """Every module that an adapter may wrap, or wraps already, by name.
+
+    Not feed-forward parts of a model with experts: experts have no form on disk that other tools open, and PEFT takes the names of such
+    parts for experts' also in layers that have none.
+    """
     wrapped = {id(module.base): name for name, module in model.named_modules() if isinstance(module, Wrapper)}
-    experts = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Experts))
+    experts = any(isinstance(module, Experts) for module in model.modules())
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         kind = isinstance(module, nn.Linear | NF4Linear | AdaptedLinear) or name == "embed"
-        inside = id(module) in wrapped or ".adapters." in name or (experts and name.startswith(experts))
+        inside = id(module) in wrapped or ".adapters." in name or (experts and ".ffn." in name)
         if kind and not inside and name in places.ours:
             found[name] = module
     return found
@@ -103,9 +107,12 @@ def _means(target: str, name: str) -> bool:
 
 
 def _no_match(target: str, model: Transformer, known: dict[str, nn.Module], places: Places) -> str:
-    inside = [name for name, module in model.named_modules() if isinstance(module, Experts)]
-    if any(_means(target, part) for name in inside for part, _ in model.get_submodule(name).named_modules(prefix=name)):
-        return f"the target {target!r} is inside a layer of experts, which adapters do not wrap: no form on disk holds them. Leave it out."
+    experts = any(isinstance(module, Experts) for module in model.modules())
+    if experts and any(_means(target, name) for name, _ in model.named_modules() if ".ffn" in name):
+        return (
+            f"the target {target!r} is a feed-forward part of a model with experts, which adapters do not wrap: no form on disk that "
+            "other tools open holds it. Leave it out."
+        )
     ours, theirs = list(known), [places.ours[name].theirs for name in known]
     words = [ALL, *dict.fromkeys([*map(_short, ours), *(name.rpartition(".")[2] for name in theirs)])]
     near = _nearest(target, [*words, *ours, *theirs])

@@ -70,7 +70,7 @@ def _nearest(numbers: Tensor, levels: Tensor, block: int) -> tuple[Tensor, Tenso
         scaled[-1] = padded[-1] / largest[-1].clamp(min=1e-38)
     scaled.clamp_(-1, 1)
     middles = (levels[:-1] + levels[1:]) / 2
-    return torch.bucketize(scaled, middles).to(torch.uint8).view(-1)[:count], largest
+    return torch.bucketize(scaled, middles, out_int32=True).to(torch.uint8).view(-1)[:count], largest
 
 
 class NF4(nn.Module):

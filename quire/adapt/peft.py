@@ -22,6 +22,7 @@ from ..binding.weights import Slot
 from ..errors import ModelError, RecipeError, WeightsError
 from ..families.folder import ModelFolder
 from ..families.tensors import Mapped, stamp
+from ..nn.config import LabelHead
 from ..nn.transformer import Transformer
 from .folder import CONFIG, WEIGHTS, proven, read_json, read_slots, read_tensors, refuse_unknown, task_type, weights_hash, write
 from .lora import MAX_RANK, AdaptedEmbedding, AdaptedLinear, LoRA, LowRank, WholeLinear, lengths, matrix
@@ -108,7 +109,8 @@ def _config(spec: LoRA, opened: ModelFolder, places: Places, targets: list[Place
     every = {places.written(place) for place in places.theirs.values()}
     return {
         "peft_type": "LORA",
-        "task_type": task_type(opened.model_config),
+        # PEFT looks for a label head in the file of a task that has one; without it the adapter is one of no task
+        "task_type": None if isinstance(opened.model_config.head, LabelHead) and not whole else task_type(opened.model_config),
         "base_model_name_or_path": str(opened.path),
         "inference_mode": True,
         "r": spec.rank,
@@ -120,14 +122,16 @@ def _config(spec: LoRA, opened: ModelFolder, places: Places, targets: list[Place
         "fan_in_fan_out": any(place.turned for place in targets),
         "init_lora_weights": True,
         "target_modules": suffixes({places.written(place) for place in targets}, every),
-        "modules_to_save": sorted({_saved_as(place.theirs, places.prefix) for place in whole}) or None,
+        "modules_to_save": sorted({_saved_as(place, whole, places) for place in whole}) or None,
     }
 
 
-def _saved_as(theirs: str, prefix: str) -> str:
-    """What PEFT calls a module that is trained whole: the outermost one outside the stack, so that it wraps a head in one piece."""
-    inside = prefix and theirs.startswith(prefix)
-    return theirs.removeprefix(prefix) if inside else theirs.partition(".")[0]
+def _saved_as(place: Place, whole: list[Place], places: Places) -> str:
+    """What PEFT calls a module that is trained whole: the outermost one where all of that is, so that it wraps a head in one piece."""
+    inside = bool(places.prefix) and place.theirs.startswith(places.prefix)
+    outer = place.theirs.partition(".")[0]
+    held = {name for name in places.theirs if name.partition(".")[0] == outer}
+    return outer if not inside and held <= {part.theirs for part in whole} else place.theirs.removeprefix(places.prefix)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from quire.nn.transformer import Transformer
 from tests.families.reference import Case, batch_for, our_outputs, save_theirs, their_class, their_model, their_outputs
 from tests.families.stacks import case_of
 
-__all__ = ["Batch", "Case", "batch_for", "case_of", "compared", "disturb", "saved_base", "with_peft"]
+__all__ = ["Batch", "Case", "batch_for", "case_of", "compared", "disturb", "saved_base", "with_peft", "without_task"]
 
 
 def saved_base(case: Case, folder: Path) -> tuple[Any, ModelFolder]:
@@ -32,6 +32,11 @@ def with_peft(base: Path, adapter: Path, case: Case) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return PeftModel.from_pretrained(their_class(case).from_pretrained(base), str(adapter)).eval()
+
+
+def without_task(tuned: nn.Module) -> nn.Module:
+    """A model of peft below its class for a task; that for answers forgets to hand on the token types."""
+    return tuned.base_model.model  # type: ignore[union-attr, return-value]
 
 
 def disturb(model: nn.Module, seed: int = 1) -> None:

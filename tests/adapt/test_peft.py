@@ -12,13 +12,16 @@ import torch
 from quire.adapt import LoRA, attach, open_adapter, save_adapter, trainable
 from quire.families import ModelFolder
 from quire.families.decoders import LABELS
-from tests.adapt.oracle import case_of, compared, disturb, saved_base, with_peft
+from tests.adapt.oracle import case_of, compared, disturb, saved_base, with_peft, without_task
 
 CASES = {
     "llama": case_of("llama"),
     "gpt2": case_of("gpt2"),
     "bert": case_of("bert"),
     "bert-labels": case_of("bert", architectures=["BertForSequenceClassification"], **LABELS),
+    "bert-answers": case_of("bert", architectures=["BertForQuestionAnswering"]),
+    "modernbert-labels": case_of("modernbert", architectures=["ModernBertForSequenceClassification"], **LABELS),
+    "qwen3_moe": case_of("qwen3_moe", mlp_only_layers=[0]),
     "t5": case_of("t5"),
     "phi3": case_of("phi3"),
     "gpt_neox": case_of("gpt_neox"),
@@ -28,6 +31,9 @@ TARGETS = {
     "gpt2": ("c_attn", "c_proj"),
     "bert": ("query", "dense"),
     "bert-labels": ("query", "value"),
+    "bert-answers": ("query",),
+    "modernbert-labels": ("Wqkv", "Wi"),
+    "qwen3_moe": ("q_proj", "o_proj"),
     "t5": ("q", "wo"),
     "phi3": ("qkv_proj", "gate_up_proj"),
     "gpt_neox": ("query_key_value",),
@@ -50,7 +56,7 @@ def test_peft_opens_what_we_save(name: str, kind: str, tmp_path: Path) -> None:
     attach(model, spec, opened)
     disturb(model)
     save_adapter(tmp_path / "adapter", model, opened)
-    close(case, with_peft(tmp_path / "base", tmp_path / "adapter", case), model)
+    close(case, without_task(with_peft(tmp_path / "base", tmp_path / "adapter", case)), model)
     again = opened.build()
     assert "on trust" in open_adapter(tmp_path / "adapter", again, opened).note
     for (ours, a), (other, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):
@@ -64,7 +70,7 @@ def test_we_open_what_peft_saves(name: str, kind: str, tmp_path: Path) -> None:
 
     case = CASES[name]
     theirs, opened = saved_base(case, tmp_path / "base")
-    task = "SEQ_CLS" if name == "bert-labels" else None
+    task = {"bert-labels": "SEQ_CLS", "modernbert-labels": "SEQ_CLS", "bert-answers": "QUESTION_ANS"}.get(name)
     config = LoraConfig(
         r=4,
         lora_alpha=6,
@@ -86,7 +92,7 @@ def test_we_open_what_peft_saves(name: str, kind: str, tmp_path: Path) -> None:
         tuned.save_pretrained(str(tmp_path / "adapter"))
     model = opened.build()
     open_adapter(tmp_path / "adapter", model, opened)
-    close(case, tuned, model)
+    close(case, without_task(tuned), model)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -132,6 +138,17 @@ def test_some_parts_of_a_fused_matrix(tmp_path: Path) -> None:
     disturb(model)
     layer = model.decoder.layers[0].attn
     assert layer.q.adapters["default"].a is layer.v.adapters["default"].a
+    save_adapter(tmp_path / "adapter", model, opened)
+    close(case, with_peft(tmp_path / "base", tmp_path / "adapter", case), model)
+
+
+def test_a_head_that_stays_frozen(tmp_path: Path) -> None:
+    """PEFT looks for the head in the file of a task with labels; an adapter without it is one of no task."""
+    case = CASES["bert-labels"]
+    _, opened = saved_base(case, tmp_path / "base")
+    model = opened.build()
+    attach(model, LoRA(4, targets=("query",), whole=()), opened)
+    disturb(model)
     save_adapter(tmp_path / "adapter", model, opened)
     close(case, with_peft(tmp_path / "base", tmp_path / "adapter", case), model)
 
