@@ -70,9 +70,15 @@ class ModelFolder:
         """Whether two tensors of the file hold the same numbers."""
         if name not in self.slots or other not in self.slots or self.slots[name].shape != self.slots[other].shape:
             return False
-        return torch.equal(self._tensor(name), self._tensor(other))
+        return torch.equal(self.tensor(name), self.tensor(other))
 
-    def _tensor(self, name: str) -> Tensor:
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every tensor that is loaded and the parameters that it fills."""
+        return tuple(self._entries)
+
+    def tensor(self, name: str) -> Tensor:
+        """The numbers of one of `slots`, as they lie in the file."""
         return self._source.tensor(self._disk_names[name])
 
     def _check_size(self) -> None:
@@ -134,7 +140,7 @@ class ModelFolder:
         state: dict[str, Tensor] = {}
         self._source.close()  # pages that an earlier model may have changed
         for entry in self._entries:
-            whole = self._tensor(entry.theirs)
+            whole = self.tensor(entry.theirs)
             place, held = whole.untyped_storage().data_ptr(), False
             for name, part in zip(entry.ours, entry.op.load(whole, [self._shapes[name] for name in entry.ours]), strict=True):
                 state[name] = part.to(device, dtype).contiguous()

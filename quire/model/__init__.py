@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .. import hub, machine
+from ..adapt import merge as merge_active
+from ..adapt import open_adapter
 from ..binding import Contract, bound
 from ..errors import RecipeError
 from ..families.folder import ModelFolder
@@ -22,23 +24,31 @@ from ..native.pack import Quant
 from ..types import Chat, Classifier, Embedder, Generator, Scorer
 from .decoder import Decoder
 from .encoder import Encoder
-from .saving import DTYPES
+from .saving import DTYPES, Stored
 from .seq2seq import Seq2Seq
 
-__all__ = ["Decoder", "Encoder", "Seq2Seq", "load"]
+__all__ = ["Decoder", "Encoder", "Seq2Seq", "load", "merge"]
 
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 def load(
-    path: Path | str, dtype: DTypeName = "auto", device: str = "auto", verify: bool = False, quant: Quant | None = None
+    path: Path | str,
+    dtype: DTypeName = "auto",
+    device: str = "auto",
+    verify: bool = False,
+    quant: Quant | None = None,
+    adapter: Path | str | None = None,
 ) -> Decoder | Encoder | Seq2Seq:
     """Opens a model folder, the model of a run folder, a GGUF file, a pulled model by its name ("org/name", "org/name@revision"), or
     "minilm", the sentence encoder of the extra `minilm`.
 
     dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it. quant: pack a
     decoder's matrices as "int8" or "int4" on the CPU (`identity` then says so); matrices that cannot be packed are named by a warning.
-    Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names),
+    adapter: a folder of Quire or PEFT, merged into the weights in memory (`identity` says so too); one that does not record its base
+    opens with a warning.
+    Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names, or an
+    adapter of another base),
     RecipeError (a dtype or device that is not there).
     """
     folder = hub.locate(path)
@@ -48,6 +58,11 @@ def load(
     binding, contract = bound(folder, verify), Contract.open(folder)
     on = machine.device(device)
     model = opened.build(_dtype(dtype, opened, on), on)
+    read = None if adapter is None else open_adapter(adapter, model, opened, binding)
+    if read is not None:
+        merge_active(model)  # plain linears again, so every fused step knows them
+        if read.note:
+            warnings.warn(read.note, stacklevel=2)
     left = pack_model(model, quant, release) if quant is not None else ()
     if left:
         warnings.warn(
@@ -55,8 +70,17 @@ def load(
         )
     kinds: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]] = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
     loaded = kinds[opened.model_config.kind](folder, model, contract, binding)
+    loaded.identity += f"+{read.id[:12]}" if read is not None else ""
     loaded.identity += f"+{quant}" if quant is not None else ""
     return loaded
+
+
+def merge(base: Path | str, adapter: Path | str, folder: Path | str, dtype: Stored | None = None) -> Path:
+    """Writes a base with an adapter merged into its weights as a whole model folder, which Quire and transformers open.
+
+    Each matrix is summed in fp32 and rounded once. dtype: of the weights; None is the base's. Raises as `load` and `save` do.
+    """
+    return load(base, adapter=adapter).save(folder, dtype)
 
 
 def _dtype(name: str, opened: ModelFolder, device: torch.device) -> torch.dtype:

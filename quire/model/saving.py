@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from .. import durable
+from ..adapt.surgery import check_plain
 from ..binding import Binding, Contract
 from ..errors import RecipeError, StorageError
 from ..families.folder import ModelFolder
@@ -37,6 +38,7 @@ def save(
         raise RecipeError(f"dtype is {dtype!r}; allowed: {', '.join(DTYPES)}, None (as the model is in memory).")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is not an empty folder. Give a new one.")
+    check_plain(model)
     config, more = ModelFolder.open(source).config, beside(source)
     with durable.building(folder) as place:
         ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
