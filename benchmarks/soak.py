@@ -5,7 +5,8 @@
 
 A tiny model with random weights, so that what is measured is the server. Memory and descriptors of both processes are read every second;
 growth is the slope of a line through them after a third of the time. Drift is the 99th of a hundred of the last third against that of the
-second. Goodput is whole answers a second; what is refused is told so with 429 or 503 and a Retry-After.
+second. Goodput is whole answers a second; what is refused is told so with 429 or 503 and a Retry-After. Answers are longer there, so that
+what is offered stays within what one load generator in Python can send.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.load import Answer, bodies, closed, offered, quantile
 from quire import machine
 
 WORDS, TOKENS, STREAMS = 20, 100, 16
+LONG = 400  # tokens of the answers where more is asked than can be done
 
 
 @dataclass
@@ -53,9 +55,9 @@ def child(pid: int) -> int:
     return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
-async def capacity(port: int, count: int = 160) -> float:
+async def capacity(port: int, count: int = 160, tokens: int = TOKENS) -> float:
     """Whole answers a second with so many streams at once."""
-    given = bodies("chat", count, TOKENS, WORDS)
+    given = bodies("chat", count, tokens, WORDS, min_tokens=tokens)
     await closed(port, given[:STREAMS], STREAMS)
     began = time.perf_counter()
     answers = await closed(port, given, STREAMS)
@@ -74,7 +76,7 @@ async def soak(port: int, pid: int, rate: float, seconds: float) -> tuple[list[A
 
     watching = asyncio.create_task(watch())
     try:
-        return await offered(port, bodies("chat", 1000, TOKENS, WORDS, seed=1), rate, seconds), held
+        return await offered(port, bodies("chat", 1000, TOKENS, WORDS, seed=1, min_tokens=TOKENS), rate, seconds), held
     finally:
         watching.cancel()
 
@@ -98,8 +100,8 @@ class Load:
     unnamed: int  # neither whole nor refused with a Retry-After
 
 
-async def load(port: int, rate: float, times: float, seconds: float) -> Load:
-    answers = await offered(port, bodies("chat", 1000, TOKENS, WORDS, seed=2), rate * times, seconds)
+async def load(port: int, rate: float, times: float, seconds: float, tokens: int = TOKENS) -> Load:
+    answers = await offered(port, bodies("chat", 1000, tokens, WORDS, seed=2, min_tokens=tokens), rate * times, seconds)
     whole = [answer for answer in answers if answer.whole]
     refused = [answer for answer in answers if answer.status in (429, 503) and answer.retry]
     took = max(answer.began + answer.seconds for answer in answers) - min(answer.began for answer in answers)
@@ -136,7 +138,8 @@ def main() -> None:
             first, gap = drift(answers)
             print(f"drift of the 99th of a hundred: first token {first:+.1%}, gap {gap:+.1%}")
             print(f"\n{'offered':>8}{'goodput':>10}{'of 1x':>8}{'refused':>9}{'p95':>9}{'unnamed':>9}")
-            rows = [asyncio.run(load(running.port, rate, times, options.seconds)) for times in (1, 2, 5)]
+            rate = asyncio.run(capacity(running.port, 64, LONG))
+            rows = [asyncio.run(load(running.port, rate, times, options.seconds, LONG)) for times in (1, 2, 5)]
             for row in rows:
                 share, late = row.goodput / rows[0].goodput, f"{row.refusal * 1e3:.0f} ms" if row.refused else "-"
                 print(f"{row.times:>7}x{row.goodput:>10.1f}{share:>8.2f}{row.refused:>9}{late:>9}{row.unnamed:>9}", flush=True)
