@@ -97,7 +97,7 @@ def test_doctor_says_what_it_will_use_and_why(capsys: pytest.CaptureFixture[str]
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["torch"] == torch.__version__ and found["dtype"] in ("fp32", "bf16", "fp16") and found["threads_granted"] >= 1
-    assert set(found["extras"]) == {"fast", "data", "minilm", "structured", "tensorboard", "mlflow", "wandb"}
+    assert set(found["extras"]) == {"fast", "data", "minilm", "structured", "serve", "redis", "otel", "tensorboard", "mlflow", "wandb"}
     assert found["disk_free_mb"] > 0 and found["memory_available_mb"] > 0
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
