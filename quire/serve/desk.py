@@ -267,7 +267,7 @@ class Desk:
                 if request.done:
                     said.append(self._end(writing, choice))
                     writing.told[choice], writing.open = -1, writing.open - 1
-        except QuireError as error:
+        except Exception as error:  # whatever it is, it is of this ask alone
             said.append(told(writing.id, error))
             writing.open = 0
         if writing.open == 0:

@@ -16,11 +16,10 @@ import socket
 import sys
 import threading
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..errors import QuireError
+from ..errors import DataError, QuireError
 from .asks import Read, Tokens, Write
 from .desk import Desk, Said, Whole, Writing, told
 from .wire import Frames, frame
@@ -100,7 +99,20 @@ class Worker:
             self._inbox.put(told(number, error if isinstance(error, Exception) else RuntimeError(str(error))))
 
     def _send(self, message: Any | list[Said]) -> None:
-        self.channel.sendall(frame(message))
+        try:
+            data = frame(message)
+        except (ValueError, DataError):  # what one ask has said is no JSON, or too much of it: that one ends, and no other
+            if not isinstance(message, list):
+                raise
+            data = b"".join(map(self._alone, message))
+        self.channel.sendall(data)
+
+    def _alone(self, said: Said) -> bytes:
+        try:
+            return frame([said])
+        except (ValueError, DataError) as error:
+            self.desk.abort(said[0])
+            return frame([told(said[0], error)])
 
 
 def _open(spec: dict[str, Any]) -> Any:
@@ -112,9 +124,7 @@ def _open(spec: dict[str, Any]) -> Any:
     asked = os.environ.get("OMP_NUM_THREADS", "")  # which torch has heeded already
     if spec.get("threads") or not asked.isdigit():
         torch.set_num_threads(spec.get("threads") or threads())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load(spec["path"], spec.get("dtype", "auto"), spec.get("device", "auto"), spec.get("verify", False), spec.get("quant"))
+    return load(spec["path"], spec.get("dtype", "auto"), spec.get("device", "auto"), spec.get("verify", False), spec.get("quant"))
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ export const messages = (conversation, turns = conversation.turns) => [
   ...turns.map(message),
 ];
 
-/** All conversations as JSON lines of {"messages": [...]}: the form in which training data is read, too. */
+/** All conversations as JSON lines of {"messages": [...]}: rows that `quire generate --file` reads, too. */
 export const exported = () =>
   all()
     .map((one) => JSON.stringify({ title: one.title, model: one.model, messages: messages(one) }) + "\n")
