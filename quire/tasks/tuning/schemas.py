@@ -1,0 +1,171 @@
+"""The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.records`); here names are fixed.
+
+Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`): duplicates,
+split and overlap with the evaluation set are told by these two alone, whatever the task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ...types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What all kinds have in common. `where`: file and line, or row, for a person."""
+
+    schema: ClassVar[str] = ""
+    where: str = field(default="", kw_only=True, compare=False)
+
+    def reads(self) -> tuple[str, ...]:
+        """The texts that a model is given."""
+        raise NotImplementedError
+
+    def answers(self) -> tuple[str, ...]:
+        """What it is to say, as texts."""
+        raise NotImplementedError
+
+    def digest(self, whole: bool = False) -> bytes:
+        """16 bytes of SHA-256 of what is read; `whole`: with the answers."""
+        return digest((*self.reads(), "\0", *self.answers()) if whole else self.reads())
+
+
+def digest(texts: Sequence[str]) -> bytes:
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(len(text).to_bytes(8, "little") + text.encode("utf-8", "surrogatepass"))
+    return found.digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat(Row):
+    """A conversation with at least one turn of the assistant. tools: OpenAI-style function definitions."""
+
+    schema: ClassVar[str] = "chat"
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+    def reads(self) -> tuple[str, ...]:
+        return tuple(f"{turn.role}: {turn.content}" for turn in self.messages if turn.role != "assistant")
+
+    def answers(self) -> tuple[str, ...]:
+        return tuple(turn.content + repr(turn.tool_calls or "") for turn in self.messages if turn.role == "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt(Row):
+    """A text and how it goes on; the continuation alone is learned."""
+
+    schema: ClassVar[str] = "prompt"
+    prompt: str
+    completion: str
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.prompt,)
+
+    def answers(self) -> tuple[str, ...]:
+        return (self.completion,)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled(Row):
+    """A text, or a pair of texts, with its labels by name (one, or any number where several may hold), or a number."""
+
+    schema: ClassVar[str] = "labelled"
+    text: str
+    labels: tuple[str, ...] = ()
+    pair: str | None = None
+    number: float | None = None
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.text,) if self.pair is None else (self.text, self.pair)
+
+    def answers(self) -> tuple[str, ...]:
+        return self.labels if self.number is None else (repr(self.number),)
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged(Row):
+    """Words with one tag each (B-, I-, O or plain)."""
+
+    schema: ClassVar[str] = "tagged"
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    def reads(self) -> tuple[str, ...]:
+        return self.words
+
+    def answers(self) -> tuple[str, ...]:
+        return self.tags
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Row):
+    """A question about a context; `spans`: (text, first character) of each answer that counts as right, none where it has no answer."""
+
+    schema: ClassVar[str] = "question"
+    question: str
+    context: str
+    spans: tuple[tuple[str, int], ...] = ()
+    id: str = ""
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.question, self.context)
+
+    def answers(self) -> tuple[str, ...]:
+        return tuple(text for text, _ in self.spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite(Row):
+    """A text and the text that is to be made of it."""
+
+    schema: ClassVar[str] = "rewrite"
+    source: str
+    target: str
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    def answers(self) -> tuple[str, ...]:
+        return (self.target,)
+
+
+@dataclass(frozen=True, slots=True)
+class Similar(Row):
+    """Two texts that belong together, or how much they do (`score`)."""
+
+    schema: ClassVar[str] = "similar"
+    first: str
+    second: str
+    score: float | None = None
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.first, self.second)
+
+    def answers(self) -> tuple[str, ...]:
+        return () if self.score is None else (repr(self.score),)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked(Row):
+    """A text, one that belongs to it, and texts that do not; `scores`: a teacher's, the positive's first (for distillation)."""
+
+    schema: ClassVar[str] = "ranked"
+    anchor: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.anchor, self.positive, *self.negatives)
+
+    def answers(self) -> tuple[str, ...]:
+        return tuple(map(repr, self.scores))
+
+
+SCHEMAS: dict[str, type[Row]] = {kind.schema: kind for kind in (Chat, Prompt, Labelled, Tagged, Question, Rewrite, Similar, Ranked)}
