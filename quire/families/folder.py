@@ -12,7 +12,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Collection
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..binding.weights import INDEX, WEIGHTS, Slot, some
 from ..durable import building, make_folder, write_json
 from ..errors import ModelError, StorageError, WeightsError
 from ..nn.config import MLMHead, ModelConfig, MoE, Pooler
+from ..nn.init import initialise
 from ..nn.transformer import Transformer
 from .family import Entry, Family, Fields, Json, entries, family_for
 from .source import CONFIG, Source, read_config, source
@@ -39,16 +40,18 @@ class ModelFolder:
     """An opened model: `path`, `config` (config.json as it is), `family`, `model_config`, `slots` (name on disk -> where it lies).
 
     `unread` are fields of config.json that nothing reads; `ignored` are tensors of the file that are not loaded, each with its reason.
+    `fresh` are parameters that the file does not hold: a new head's.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
-        self.path, self.config, self._source = path, source.config, source
+    def __init__(self, path: Path, source: Source, head: Json | None = None) -> None:
+        self.path, self.config, self._source = path, source.config | (head or {}), source
+        self._new_head, self.fresh = head is not None, list[str]()
         config = self.config
         self.family: Family = family_for(config)
         self.unread = _unread(self.family, config)
         self.slots, self.ignored, self._disk_names = _names(self.family, source.slots)
         bare = not any(name.startswith(self.family.prefix) for name in self._disk_names.values())
-        planned = _planned(self.family, config, bare, self.slots.keys(), self._equal)
+        planned = _planned(self.family, config, bare and head is None, self.slots.keys(), self._equal)
         self.model_config: ModelConfig = planned
         self._check_size()
         self._shapes = {name: tuple(t.shape) for name, t in _laid_out(planned).state_dict().items()}
@@ -65,6 +68,13 @@ class ModelFolder:
         """
         path = Path(path)
         return cls(path, source(path))
+
+    def with_head(self, fields: Json) -> ModelFolder:
+        """The same model with the head that `fields` of config.json describe (`heads.fields`).
+
+        What the file holds for it is loaded; what is missing is `fresh`, and `build` draws it; what belongs to the old head is `ignored`.
+        """
+        return ModelFolder(self.path, source(self.path), fields)
 
     def _equal(self, name: str, other: str) -> bool:
         """Whether two tensors of the file hold the same numbers."""
@@ -108,7 +118,9 @@ class ModelFolder:
             if reason:
                 self.ignored[name] = reason
                 left.remove(name)
-        missing = sorted(wanted - self.slots.keys())
+        if self._new_head:
+            self._take_head(left)
+        missing = sorted({entry.theirs for entry in self._entries} - self.slots.keys())
         if left or missing:
             raise WeightsError(
                 f"{self.path}: the weights do not fit {CONFIG} (architectures {self.config.get('architectures')}). "
@@ -117,6 +129,22 @@ class ModelFolder:
             )
         for entry in self._entries:
             self._check_shape(entry)
+
+    def _take_head(self, left: list[str]) -> None:
+        """Sorts out what of the file belongs to the old head and what of the new one the file does not hold."""
+        old = ModelFolder.open(self.path)
+        heads = {entry.theirs for entry in old.entries if all(name.startswith("head.") for name in entry.ours)}
+        self.ignored |= {name: "belongs to the head that was replaced" for name in left if name in heads}
+        self.ignored |= {name: reason for name, reason in old.ignored.items() if name in left}
+        left[:] = [name for name in left if name not in self.ignored]
+        kept = []
+        for entry in self._entries:
+            slot, is_head = self.slots.get(entry.theirs), all(name.startswith("head.") for name in entry.ours)
+            if is_head and (slot is None or math.prod(slot.shape) != sum(math.prod(self._shapes[name]) for name in entry.ours)):
+                self.fresh += entry.ours
+            else:
+                kept.append(entry)
+        self._entries = kept
 
     def _check_shape(self, entry: Entry) -> None:
         slot = self.slots[entry.theirs]
@@ -130,8 +158,8 @@ class ModelFolder:
                 "One of the two belongs to another model."
             )
 
-    def build(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Transformer:
-        """The model with its weights, in `dtype` on `device`, ready for evaluation (`eval()`).
+    def build(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0) -> Transformer:
+        """The model with its weights, in `dtype` on `device`, ready for evaluation (`eval()`). seed: of weights that are `fresh`.
 
         Tensors that the model takes as they lie in the file are the file's own pages, private to this model: a change in place does not
         reach the file, and a file that is replaced later (as a save does) does not reach the model. See `tensors.Mapped` for what does.
@@ -148,8 +176,22 @@ class ModelFolder:
             if not held:
                 self._source.release(self._disk_names[entry.theirs])
         self._source.close()
+        state |= {name: tensor.to(device, dtype) for name, tensor in self._drawn(seed).items()}
         model.load_state_dict(state, strict=True, assign=True)
         return model.eval()
+
+    def _drawn(self, seed: int) -> dict[str, Tensor]:
+        """First weights of what is fresh, as the model's family draws them."""
+        if not self.fresh:
+            return {}
+        config = replace(self.model_config, vocab=1)  # the stacks are not needed: one layer without a table costs nothing
+        for side in ("encoder", "decoder"):
+            if (stack := getattr(config, side)) is not None:
+                config = replace(config, **{side: replace(stack, layers=stack.layers[:1])})
+        model = _laid_out(config).to_empty(device="cpu")
+        initialise(model, torch.Generator().manual_seed(seed))
+        drawn = model.state_dict()
+        return {name: drawn[name] for name in self.fresh}
 
     @classmethod
     def save(cls, path: str | Path, model: Transformer, config: Json, *, dtype: torch.dtype | None = None) -> ModelFolder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,9 +49,26 @@ class Batch:
         return self._map(lambda t: t.to(device, non_blocking=True))
 
     def split(self, rows: int) -> list[Batch]:
-        """Micro-batches of at most `rows` rows, in order."""
+        """Micro-batches of at most `rows` rows, in order, each without the columns that are padding in all of its rows."""
 
         def part(start: int) -> Batch:
-            return self._map(lambda tensor: tensor[start : start + rows])
+            return self._map(lambda tensor: tensor[start : start + rows]).trimmed()
 
         return [part(start) for start in range(0, len(self), rows)]
+
+    def trimmed(self) -> Batch:
+        """The same without the last columns that no row keeps."""
+        source = None if self.source is None else self.source.trimmed()
+        if self.keep is None:
+            return self if source is self.source else replace(self, source=source)
+        whole = self.tokens.shape[1]
+        width = int(self.keep.any(0).nonzero()[-1]) + 1
+        if width == whole:
+            return replace(self, source=source)
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or tensor.ndim < 2 or tensor.shape[1] != whole else tensor[:, :width]
+
+        keep = None if bool(self.keep[:, :width].all()) else self.keep[:, :width]
+        labels = {name: label[:, :width] if label.ndim == 2 and label.shape[1] == whole else label for name, label in self.labels.items()}
+        return Batch(self.tokens[:, :width], labels, cut(self.positions), cut(self.segments), keep, cut(self.types), source)

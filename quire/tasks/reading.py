@@ -1,7 +1,7 @@
 """Texts and pairs of texts as rows that a model reads whole, and rows as a batch: what every task on top of a reading shares.
 
-A text that does not fit is refused with numbers, or, where that is asked for, cut as the `tokenizers` library cuts: a text at its end, of a
-pair the longer one first until both are equal (LongestFirst). What was cut is counted, never silent.
+A text that does not fit is refused with numbers, or, where that is asked for, cut as the `tokenizers` library cuts: a text at its end (or
+in its middle), of a pair the longer one first until both are equal (LongestFirst). What was cut is counted, never silent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..nn.transformer import Transformer
 from ..text.rows import Encoded
 from ..types import Text
 
-Long = Literal["error", "cut"]
+Long = Literal["error", "cut", "head-tail"]  # a text that does not fit: refused, cut at its end, cut in its middle (Sun et al. 2019)
 TOKENS_A_BATCH = 2048  # padding included; the states of many more leave a CPU's cache
 _ON_A_GPU = 1 << 16
 
@@ -58,7 +58,7 @@ def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "er
                 'Shorten or divide it, or say long="cut" to leave out what does not fit.'
             )
         if over:
-            first, other = shorten(first, other, limit - around)
+            first, other = shorten(first, other, limit - around, long)
         if cut is not None:
             cut.append(over)
         row = Row([*before, *first, *after]) if other is None else Row(*contract.join(first, other))
@@ -77,7 +77,7 @@ def rows_of(ids: Sequence[Sequence[int]], vocab: int, limit: int, long: Long = "
         if len(row) > limit and long == "error":
             raise ContextError(f"row {number} has {len(row):,} tokens; at most {limit:,} are read at once here. Shorten or divide it.")
         room(min(len(row), limit), limit, f"row {number}", spare=0)
-        rows.append(Row(row[:limit]))
+        rows.append(Row(cut_to(list(row), limit, long)))
     return rows
 
 
@@ -132,18 +132,24 @@ def _trimmed(post: Any) -> bool | None:
     return bool(post.get("add_prefix_space", True))
 
 
-def shorten(first: list[int], second: list[int] | None, most: int) -> tuple[list[int], list[int] | None]:
+def shorten(first: list[int], second: list[int] | None, most: int, long: Long = "cut") -> tuple[list[int], list[int] | None]:
     """At most `most` ids of a text, or of two together, the longer one cut first. Raises ContextError when nothing would be left."""
     if most < (1 if second is None else 2):
         raise ContextError(f"the limit leaves room for {max(0, most)} tokens of text. Raise it.")
     if second is None:
-        return first[:most], None
+        return cut_to(first, most, long), None
     small = min(len(first), len(second))
     large = max(small, most - small)
     if small + large > most:
         small, large = most // 2, most - most // 2
     sizes = (small, large) if len(first) <= len(second) else (large, small)
-    return first[: sizes[0]], second[: sizes[1]]
+    return cut_to(first, sizes[0], long), cut_to(second, sizes[1], long)
+
+
+def cut_to(ids: list[int], most: int, long: Long) -> list[int]:
+    """The first ids, or as many from the head as from the tail."""
+    tail = most // 2 if long == "head-tail" and len(ids) > most else 0
+    return [*ids[: most - tail], *ids[len(ids) - tail :]]
 
 
 def padded(model: Transformer, rows: Sequence[Row]) -> Batch:

@@ -61,16 +61,14 @@ class Rows(Protocol):
     def read(self, numbers: Array, shift: int = 0) -> RowArrays: ...
 
 
-class Task(Protocol):
+class Objective(Protocol):
+    """The part of a task that a training step needs, whatever its batches are made of."""
+
     @property
     def name(self) -> str: ...
     @property
-    def model_kind(self) -> Literal["decoder", "encoder", "seq2seq"]:
-        """The kind of model (`ModelConfig.kind`) that can learn it."""
-
-    @property
     def splittable(self) -> bool:
-        """May a batch be split into micro-batches without changing the loss? All tasks here: yes."""
+        """May a batch be split into micro-batches without changing the loss?"""
 
     @property
     def metric(self) -> str:
@@ -78,6 +76,23 @@ class Task(Protocol):
 
     @property
     def better(self) -> Literal["lower", "higher"]: ...
+    def describe(self) -> dict[str, Any]:
+        """What decides the batches, as JSON: compared when a run is resumed."""
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """The weight of every term, before any forward: {"lm": number of labels}. Keys equal those of `terms` and `batch.labels`."""
+
+    def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
+        """Summed losses in nats with their weights. `chunk`: rows of logits at a time (`token_loss`); 0: all at once."""
+
+
+class Task(Objective, Protocol):
+    """A task on the running text of shards."""
+
+    @property
+    def model_kind(self) -> Literal["decoder", "encoder", "seq2seq"]:
+        """The kind of model (`ModelConfig.kind`) that can learn it."""
+
     @property
     def separator(self) -> int:
         """The token written after every document of a shard."""
@@ -88,19 +103,10 @@ class Task(Protocol):
     def tokens_per_row(self) -> int:
         """The most tokens of the corpus that a row uses up."""
 
-    def describe(self) -> dict[str, Any]:
-        """What decides the batches, as JSON: compared when a run is resumed."""
-
     def rows(self, view: TokenView, start: int, stop: int) -> Rows:
         """The rows of the stretch tokens[start:stop] of a shard, which begins and ends with whole documents."""
 
     def batch(self, rows: RowArrays, draw: np.random.Generator) -> Batch: ...
-    def counts(self, batch: Batch) -> dict[str, int]:
-        """The weight of every term, before any forward: {"lm": number of labels}. Keys equal those of `terms` and `batch.labels`."""
-
-    def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
-        """Summed losses in nats with their weights. `chunk`: rows of logits at a time (`token_loss`); 0: all at once."""
-
     def evaluate(self, model: nn.Module, view: TokenView, limit: int = 0, rows: int = 0) -> dict[str, float]:
         """Held-out figures; the same call on the same shard gives the same rows and masks. `limit`: tokens at most (0: all);
         `rows`: rows a forward (0: decide by size)."""

@@ -83,7 +83,7 @@ def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
         config = family_for(stock).build(stock)
     epoch = _tokens_of_an_epoch(recipe, tokenizer, vocab, say)
     settings = compute(recipe.train)
-    setting = Setting(settings, loss_chunk(recipe, config.vocab), program_memory(settings))
+    setting = Setting(settings, loss_chunk(recipe, config.vocab, recipe.model.context), program_memory(settings), recipe.model.context)
     trainer = timed_trainer(recipe, config, setting)
     seconds = time_steps(trainer, warm=1, least=3, budget=1.0)
     part, a_step = recipe.train, trainer.loader.tokens_per_step

@@ -10,18 +10,18 @@ from ..families import ModelFolder
 from ..metrics.compressors import compressors
 from ..nn.transformer import Transformer
 from ..tasks.causal import Causal
+from ..data.shards import Shard
 from ..tasks.score import score_files, score_stream, total
+from ..tasks.task import Task
 from ..text.template import CHATML, Template
 from ..text.tokenizer import Tokenizer
 from .meters import finite
-from .prepare import Prepared
 
 _COMPRESSIBLE = 64 << 20  # bytes of held-out text up to which real compressors are run beside the model
 
 
-def evaluate(parts: Prepared, model: Transformer) -> dict[str, Any]:
+def evaluate(task: Task, tokenizer: Tokenizer, shard: Shard | None, model: Transformer) -> dict[str, Any]:
     """All of the held-out text in fp32. A decoder's bits per byte, file by file and as one stream, beside gzip, bzip2 and xz."""
-    shard, task = parts.held_out, parts.task
     if shard is None:
         return {}
     facts = {"corpus_hash": shard.corpus, "held_out_bytes": shard.text_bytes}
@@ -31,17 +31,17 @@ def evaluate(parts: Prepared, model: Transformer) -> dict[str, Any]:
     one_stream = score_stream(model, shard, task.context, task.lengths, separator=separator)
     per_file = total(score_files(model, shard, task.context))
     figures: dict[str, Any] = {"bits_per_byte": {"per_file": per_file.bits_per_byte, "one_stream": one_stream.bits_per_byte}}
-    if parts.tokenizer.exact and shard.text_bytes <= _COMPRESSIBLE:
-        texts = [parts.tokenizer.decode(shard.document(i).tolist()) for i in range(shard.documents)]
+    if tokenizer.exact and shard.text_bytes <= _COMPRESSIBLE:
+        texts = [tokenizer.decode(shard.document(i).tolist()) for i in range(shard.documents)]
         figures["compressors"] = compressors(texts)
     return {**finite(figures), **facts}
 
 
-def write_model(path: Path, parts: Prepared, model: Transformer, lineage: dict[str, Any]) -> None:
+def write_model(path: Path, tokenizer: Tokenizer, model: Transformer, config: dict[str, Any], lineage: dict[str, Any]) -> None:
     """config.json, weights, tokenizer, template, stop rule and binding: a folder that other tools open as it is."""
-    ModelFolder.save(path, model, parts.config)
-    start = parts.tokenizer.pad if model.config.kind == "seq2seq" else None
-    Contract(parts.tokenizer, template(parts.tokenizer), decoder_start=start).save(path)
+    ModelFolder.save(path, model, config)
+    start = tokenizer.pad if model.config.kind == "seq2seq" else None
+    Contract(tokenizer, template(tokenizer), decoder_start=start).save(path)
     Binding.of(path, lineage).write(path)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import machine
 from ..nn.batch import Batch
-from ..nn.config import ModelConfig, Stack
+from ..nn.config import LMHead, MLMHead, ModelConfig, Stack
 from ..nn.transformer import Transformer
 from .optimizer import kinds
 from .parallel import TORCH, Compute
@@ -44,11 +44,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a plan needs to know beside recipe and model: where it computes, rows of logits at a time, bytes of the program itself."""
+    """What a plan needs to know beside recipe and model: where it computes, rows of logits at a time, bytes of the program itself, and
+    tokens of a row."""
 
     compute: Compute
     chunk: int
     program: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Plan:
 def draw_up(recipe: TrainRecipe, model: Transformer, measured: Calibration, setting: Setting, tokens_a_step: int, epoch: float) -> Plan:
     """The plan of a recipe once its steps are known. `epoch`: tokens of one pass over the data."""
     part, tokens, compute = recipe.train, measured.steps * tokens_a_step, setting.compute
-    memory, notes = estimate_memory(model.config, recipe, setting), [measured.note] if measured.note else []
+    memory, notes = estimate_memory(model, recipe, setting), [measured.note] if measured.note else []
     has = machine.memory()[0] // 2**20
     if compute.device.type == "cpu" and 0 < has < memory["total"]:
         notes.append(f"this machine has {has:,} MB: lower train.micro_batch, or set train.checkpointing")
@@ -111,7 +113,7 @@ def draw_up(recipe: TrainRecipe, model: Transformer, measured: Calibration, sett
         tokens_per_s=round(tokens_a_step / seconds, 1) if seconds else None,
         batch=part.batch,
         micro_batch=part.micro_batch or part.batch,
-        context=recipe.model.context,
+        context=setting.length,
         loss_chunk=setting.chunk,
         dtype=compute.dtype,
         device=str(compute.device),
@@ -126,11 +128,11 @@ def program_memory(compute: Compute, weights: int = 0) -> int:
     return machine.used_memory() - weights + _KERNELS if compute.device.type == "cpu" else 0
 
 
-def loss_chunk(recipe: TrainRecipe, vocab: int) -> int:
+def loss_chunk(recipe: TrainRecipe, vocab: int, length: int) -> int:
     """Rows of logits at a time: the recipe's, or 0 (all at once) while they are small."""
     if recipe.train.loss_chunk:
         return recipe.train.loss_chunk
-    rows = (recipe.train.micro_batch or recipe.train.batch) * recipe.model.context
+    rows = (recipe.train.micro_batch or recipe.train.batch) * length
     return 0 if rows * vocab <= _CHUNK_NUMBERS else max(64, _CHUNK_NUMBERS // vocab)
 
 
@@ -143,20 +145,19 @@ def parameters_by_part(model: Transformer) -> dict[str, int]:
     return found
 
 
-def estimate_memory(config: ModelConfig, recipe: TrainRecipe, setting: Setting) -> dict[str, int]:
+def estimate_memory(model: Transformer, recipe: TrainRecipe, setting: Setting) -> dict[str, int]:
     """MB by part at the fullest moment of a step; `total` is their sum with the program's own memory."""
     part, compute = recipe.train, setting.compute
-    rows, length = part.micro_batch or part.batch, recipe.model.context
-    with torch.device("meta"):
-        model = Transformer(config)
+    rows, length, config = part.micro_batch or part.batch, setting.length, model.config
     muon, of_kind = recipe.optim.name == "muon", kinds(model)
     hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind[name] == "hidden")
-    weights = 4 * sum(parameter.numel() for parameter in model.parameters())
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    learned = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parts = {
         "program": setting.program,
         "weights": weights,
-        "gradients": weights,
-        "optimizer": 2 * weights - 4 * hidden,
+        "gradients": learned,
+        "optimizer": 2 * learned - 4 * hidden,
         "activations": kept_bytes(config, rows, length, compute, part.checkpointing) + logits_bytes(config, rows * length, setting),
     }
     megabytes = {name: round(size / 2**20) for name, size in parts.items()}
@@ -216,6 +217,8 @@ def _counting(own: set[int]) -> Iterator[dict[int, tuple[int, Any]]]:
 
 def logits_bytes(config: ModelConfig, rows: int, setting: Setting) -> int:
     """Logits at the moment when most of their copies are there."""
+    if not isinstance(config.head, LMHead | MLMHead):
+        return 0
     table, chunk = config.vocab * config.width, setting.chunk
     if 0 < chunk < rows:  # logits, softmax and its cast, and the table's gradient that is being added up beside its own product
         return 10 * chunk * config.vocab + 8 * table + 4 * rows * config.width

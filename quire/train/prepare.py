@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -29,8 +30,13 @@ from ..tasks.task import Task, make
 from ..text import training
 from ..text.report import report_stream
 from ..text.tokenizer import Tokenizer
+from . import tuning
+from .finish import evaluate, write_model
 from .folder import RunFolder
-from .recipe import TrainRecipe
+from .parallel import Compute
+from .parts import Enter, Parts
+from .recipe import TrainPart, TrainRecipe
+from .watch import Watch
 
 Say = Callable[[str], None]
 _KIND = {"causal": "decoder", "masked": "encoder", "denoise": "seq2seq"}
@@ -49,6 +55,28 @@ class Prepared:
     loader: Loader
     config: dict[str, Any]  # the model's config.json
     model: Transformer
+    enter: Enter = lambda model, batch: batch
+
+    @property
+    def corpus(self) -> str:
+        return self.train.corpus
+
+    @property
+    def row_tokens(self) -> int:
+        return self.task.context
+
+    def steps(self, part: TrainPart) -> int:
+        wanted = part.tokens or part.epochs * self.loader.tokens_per_epoch
+        return max(1, math.ceil(wanted / self.loader.tokens_per_step)) if wanted else 0
+
+    def watch(self, recipe: TrainRecipe) -> Watch:
+        return Watch(self.task, self.tokenizer, self.held_out, recipe.train, recipe.log)
+
+    def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
+        return evaluate(self.task, self.tokenizer, self.held_out, model)
+
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
+        write_model(path, self.tokenizer, model, self.config, lineage)
 
 
 def settle(recipe: TrainRecipe) -> TrainRecipe:
@@ -66,12 +94,14 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
         raise RecipeError(f"train.batch = {part.batch} must be 1 or more rows a step")
     if part.micro_batch > part.batch:
         raise RecipeError(f"train.micro_batch = {part.micro_batch} is more than train.batch = {part.batch}, which is split into it")
+    if recipe.task.name in tuning.SUPERVISED:
+        tuning.settle(recipe)
     if recipe.optim.lr <= 0 or not 0 <= recipe.optim.warmup <= 1 or not 0 <= recipe.optim.decay <= 1:
         raise RecipeError(
             f"optim.lr = {recipe.optim.lr} must be above 0; optim.warmup = {recipe.optim.warmup} and optim.decay = {recipe.optim.decay} "
             "must be shares of the steps between 0 and 1"
         )
-    if not recipe.model.start:
+    if not recipe.model.start and recipe.task.name not in tuning.SUPERVISED:
         _agree(recipe, recipe.model.family)
         # Sizes that no model can have are refused before a corpus is read; the vocabulary's true size comes with the tokenizer.
         FAMILIES[recipe.model.family].build(new_config(recipe, max(1, recipe.tokenizer.vocab)))
@@ -97,8 +127,10 @@ def _agree(recipe: TrainRecipe, family: str) -> None:
         )
 
 
-def prepare(run: RunFolder, recipe: TrainRecipe, say: Say) -> Prepared:
+def prepare(run: RunFolder, recipe: TrainRecipe, settings: Compute, say: Say) -> Parts:
     """Builds everything in the run folder, or opens and verifies what is there already. Hold the lock."""
+    if recipe.task.name in tuning.SUPERVISED:
+        return tuning.prepare(run, recipe, settings, say)
     have = (run.data / "train.json").is_file() and run.tokenizer.is_dir()
     if have:
         tokenizer = Tokenizer.open(run.tokenizer)

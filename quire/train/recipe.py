@@ -17,7 +17,7 @@ def usual(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class ModelPart:
-    start: str = ""  # a model folder to continue from; empty: from scratch with the sizes below
+    start: str = ""  # what to continue from: a model folder, a run, a pulled model's name or "minilm"; empty: from scratch with the sizes below
     family: Literal["llama", "gpt2", "bert", "t5"] = "llama"
     width: int = usual(128, 16, 16384)
     layers: int = usual(4, 1, 128)
@@ -43,15 +43,45 @@ class DataPart:
     field: str = "text"  # of JSONL, CSV and Parquet rows
     held_out: float = usual(0.02, 0.0, 0.5)  # share of documents, picked by the hash of their content
     boundaries: Literal["attend", "mask"] = "attend"  # may a token see the document before its own in a packed row?
+    # Of supervised tasks, whose sources hold rows:
+    eval: tuple[str, ...] = ()  # rows to measure on while training; empty: `held_out` of the rows, picked by the hash of what is read
+    test: tuple[str, ...] = ()  # rows to measure on once, at the end
+    schema: Literal["auto", "chat", "prompt", "labelled", "tagged", "question", "rewrite", "similar", "ranked"] = "auto"
+    columns: tuple[str, ...] = ()  # "text=review": which column of the file is meant by which of the schema
+    header: tuple[str, ...] = ()  # names of the columns of a CSV or TSV file that has none
+    longest: int = usual(0, 0, 131072)  # tokens of a row; 0: what the model reads
+    long: Literal["error", "cut", "head-tail"] = "cut"  # a longer row: refused, cut at its end, or cut in its middle (Sun et al. 2019)
+    most_cut: float = usual(0.5, 0.0, 1.0)  # share of rows that may be cut
+    duplicates: Literal["drop", "keep"] = "drop"  # of training rows that say the same
+    pack: bool = False  # several rows of a conversation task in one, each seeing itself alone
 
 
 @dataclass(frozen=True)
 class TaskPart:
-    name: Literal["causal", "masked", "denoise"] = "causal"
+    name: Literal["causal", "masked", "denoise", "chat", "classify", "tag", "answer", "rewrite", "embed", "rerank"] = "causal"
     mask_rate: float = usual(0.15, 0.05, 0.5)  # masked and denoise: share of tokens corrupted
     whole_words: bool = True  # masked
     next_sentence: bool = False  # masked: add BERT's second term
     mean_span: float = usual(3.0, 1.0, 10.0)  # denoise
+    labels: Literal["auto", "single", "several", "number"] = "auto"  # classify: one of several, any of several, or a number (regression)
+    class_weights: Literal["none", "balanced"] = "none"  # classify and tag: every label counts alike, however rare its rows
+
+
+@dataclass(frozen=True)
+class AdaptPart:
+    """What of a model that is there already is trained."""
+
+    method: Literal["full", "lora", "qlora", "prompt", "prefix", "p-tuning"] = "full"
+    frozen: tuple[str, ...] = ()  # full: names or patterns of parts that stay as they are ("embed", "encoder.layers.0.*")
+    rank: int = usual(8, 1, 256)  # lora and qlora, as the next five
+    alpha: float = usual(16.0, 1.0, 512.0)
+    dropout: float = usual(0.0, 0.0, 0.5)
+    targets: tuple[str, ...] = ("all-linear",)
+    stabilised: bool = False  # scale by alpha / sqrt(rank) (Kalajdzievski 2023)
+    dora: bool = False
+    tokens: int = usual(20, 1, 1000)  # prompt, prefix and p-tuning: virtual tokens
+    text: str = ""  # prompt: what its vectors begin with
+    hidden: int = usual(128, 8, 4096)  # prefix and p-tuning: width of the network that makes the vectors; 0: none
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,8 @@ class OptimPart:
     warmup: float = usual(0.02, 0.0, 0.5)  # share of the steps
     decay: float = usual(0.4, 0.0, 1.0)  # wsd: share of the steps that decay
     final: float = usual(0.1, 0.0, 1.0)  # last learning rate as a share of lr
+    layer_decay: float = usual(1.0, 0.5, 1.0)  # each layer down learns so many times as fast as the one above it (Howard and Ruder 2018)
+    head_rate: float = usual(1.0, 1.0, 100.0)  # a new head's learning rate, as a multiple of lr
 
 
 @dataclass(frozen=True)
@@ -85,6 +117,7 @@ class TrainPart:
     loss_chunk: int = 0  # rows of logits at a time; 0: decide by size
     eval_every: int = 0  # steps; 0: about ten times a run
     eval_tokens: int = 50_000  # held-out tokens of an evaluation within the run; 0: all of them (the last evaluation always reads all)
+    eval_rows: int = 1000  # held-out rows of an evaluation within a supervised run; 0: all of them (the last evaluation always reads all)
     sample_every: int = 0  # steps; 0: with each evaluation
     save_every: int = 0  # steps; 0: about ten times a run
     keep_last: int = usual(2, 1, 100)
@@ -110,6 +143,7 @@ class TrainRecipe:
     tokenizer: TokenizerPart = TokenizerPart()
     data: DataPart = DataPart()
     task: TaskPart = TaskPart()
+    adapt: AdaptPart = AdaptPart()
     optim: OptimPart = OptimPart()
     train: TrainPart = TrainPart()
     log: LogPart = LogPart()

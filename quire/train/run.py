@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,15 +19,14 @@ from .. import certify, machine
 from ..errors import CheckpointError, QuireError, TrainingError
 from . import meters, state
 from .calibrate import calibrate
-from .finish import evaluate, write_model
 from .folder import RunFolder, differences
 from .meters import Meters, Observer, rewind
 from .parallel import compile_layers, compute
 from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
-from .prepare import Prepared, Say, prepare, settle
+from .parts import Parts
+from .prepare import Say, prepare, settle
 from .recipe import TrainRecipe
 from .trainer import Outcome, Trainer
-from .watch import Watch
 
 __all__ = ["CheckpointWarning", "Result", "RunFolder", "resume", "train"]
 
@@ -153,11 +151,11 @@ def _sitting(
 ) -> Result:
     """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
     settings = compute(recipe.train)
-    parts = prepare(run, recipe, say)
+    parts = prepare(run, recipe, settings, say)
     weights = 4 * sum(parameter.numel() for parameter in parts.model.parameters())
-    setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab), program_memory(settings, weights))
-    watch = Watch(parts.task, parts.tokenizer, parts.held_out, recipe.train, recipe.log)
-    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, setting.chunk)
+    setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program_memory(settings, weights), parts.row_tokens)
+    watch = parts.watch(recipe)
+    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, setting.chunk, parts.enter)
     if run.read("plan.json"):
         plan = Plan(**run.read("plan.json"))
         if plan.compile:
@@ -201,11 +199,11 @@ def _fit(run: RunFolder, trainer: Trainer, stop_at: int) -> Outcome:
         run.status(ended, trainer.step, trainer.steps, trainer.patience.best, trainer.elapsed())
 
 
-def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, setting: Setting) -> tuple[TrainRecipe, Plan]:
+def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer, setting: Setting) -> tuple[TrainRecipe, Plan]:
     """Measures what must be measured and writes recipe and plan with nothing left open."""
     part = recipe.train
     deadline = time.perf_counter() + 60 * part.minutes
-    recipe = dataclasses.replace(recipe, train=dataclasses.replace(part, steps=part.steps or _steps(recipe, parts)))
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(part, steps=part.steps or parts.steps(part)))
     measured = calibrate(trainer, recipe.train, deadline)
     setting = dataclasses.replace(setting, compute=trainer.compute)  # with the threads that were found best
     settled = dataclasses.replace(
@@ -230,14 +228,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Train
     return recipe, plan
 
 
-def _steps(recipe: TrainRecipe, parts: Prepared) -> int:
-    """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
-    part, a_step = recipe.train, parts.loader.tokens_per_step
-    wanted = part.tokens or part.epochs * parts.loader.tokens_per_epoch
-    return max(1, math.ceil(wanted / a_step)) if wanted else 0
-
-
-def _finish(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Trainer, outcome: Outcome, say: Say) -> dict[str, Any]:
+def _finish(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer, outcome: Outcome, say: Say) -> dict[str, Any]:
     """Evaluates the weights that are kept, and writes the model folder with its binding and certificate."""
     best = outcome.best.get("step", outcome.step)
     if recipe.train.keep == "best" and best != outcome.step:
@@ -246,10 +237,10 @@ def _finish(run: RunFolder, recipe: TrainRecipe, parts: Prepared, trainer: Train
             say(f"kept: the weights of step {best}, the best by {outcome.best['metric']}")
         except CheckpointError as error:
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
-    evaluation = evaluate(parts, trainer.model)
+    evaluation = parts.evaluate(trainer.model, run)
     run.write("evaluation.json", evaluation)
-    lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.train.corpus}
-    write_model(run.model, parts, trainer.model, lineage)
+    lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.corpus}
+    parts.write(run.model, trainer.model, lineage)
     certificate = certify.certify(run.model)
     certify.write(certificate, run.model)
     run.status("finished", outcome.step, outcome.steps, outcome.best, trainer.elapsed())

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,25 +27,15 @@ from .. import machine
 from ..errors import RecipeError, TrainingError
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
-from ..tasks.task import Task
+from ..tasks.task import Objective
 from . import state
 from .check import Health, Patience, refuse_untrained
 from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
 from .parallel import Compute, LossScale, global_norm, scale_all
+from .parts import Data, Enter, Watcher
 from .recipe import TrainRecipe
-from .watch import Watch
-
-
-class Data(Protocol):
-    """Where a run's batches come from (`data.batches.Loader` is one)."""
-
-    @property
-    def tokens_per_step(self) -> int: ...
-    def next(self) -> Batch: ...
-    def state(self) -> dict[str, Any]: ...
-    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -77,12 +67,13 @@ class Trainer:
         run: RunFolder,
         recipe: TrainRecipe,
         model: Transformer,
-        task: Task,
+        task: Objective,
         loader: Data,
         compute: Compute,
         meters: Meters,
-        watch: Watch | None = None,
+        watch: Watcher | None = None,
         chunk: int = 0,
+        enter: Enter = lambda model, batch: batch,
     ) -> None:
         part = recipe.train
         self.run, self.task, self.loader, self.compute, self.meters, self.watch = run, task, loader, compute, meters, watch
@@ -91,7 +82,7 @@ class Trainer:
         self.micro = part.micro_batch or part.batch
         if self.micro < part.batch and not task.splittable:
             raise RecipeError(f"train.micro_batch = {self.micro}: the loss of task '{task.name}' cannot be split; set it to 0")
-        self.chunk = chunk
+        self.chunk, self.enter = chunk, enter
         self.optimizer = Optimizer(model, recipe.optim)
         self.scale, self.health = LossScale(compute.dtype), Health(part)
         self.patience = Patience(task.metric, task.better, part.patience)
@@ -162,7 +153,7 @@ class Trainer:
         del gradients
         self.optimizer.zero()
         self.step, self.tokens = number, self.tokens + self.loader.tokens_per_step
-        took = time.perf_counter() - start
+        tokens, took = self.loader.tokens_per_step, time.perf_counter() - start
         return {
             "step": number,
             "tokens": self.tokens,
@@ -170,7 +161,7 @@ class Trainer:
             **({f"loss_{name}": mean for name, mean in zip(names, means)} if len(names) > 1 else {}),
             "lr": self.recipe.optim.lr * share,
             "grad_norm": norm,
-            "tokens_per_s": self.loader.tokens_per_step / took,
+            "tokens_per_s": tokens / took,
             "memory_mb": self.compute.peak_memory() // 2**20,
             "seconds": self.elapsed(),
             **({"skipped": skipped} if skipped else {}),
@@ -181,7 +172,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for micro in batch.split(self.micro):
             with self.compute.autocast():
-                terms = self.task.terms(self.model, micro.to(self.compute.device), self.chunk)
+                terms = self.task.terms(self.model, self.enter(self.model, micro.to(self.compute.device)), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
             (torch.stack(list(means.values())).sum() * self.scale.value).backward()
             for name, mean in means.items():

@@ -29,7 +29,7 @@ SHAPES: list[tuple[int, TrainRecipe]] = [
 def measure(vocab: int, recipe: TrainRecipe) -> tuple[int, int]:
     stock = new_config(recipe, vocab)
     config, settings = family_for(stock).build(stock), compute(recipe.train)
-    setting = Setting(settings, loss_chunk(recipe, vocab), program_memory(settings))
+    setting = Setting(settings, loss_chunk(recipe, vocab, recipe.model.context), program_memory(settings), recipe.model.context)
     planned = estimate_memory(config, recipe, setting)["total"]
     trainer = timed_trainer(recipe, config, setting)
     for _ in range(2):

@@ -26,7 +26,7 @@ Tiny = Callable[..., TrainRecipe]
 
 def made(recipe: TrainRecipe, threads: int = 1) -> Trainer:
     stock = new_config(recipe, 300)
-    return timed_trainer(recipe, family_for(stock).build(stock), Setting(Compute(torch.device("cpu"), "fp32", threads), 0, 0))
+    return timed_trainer(recipe, family_for(stock).build(stock), Setting(Compute(torch.device("cpu"), "fp32", threads), 0, 0, 64))
 
 
 @pytest.fixture

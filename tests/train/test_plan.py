@@ -79,8 +79,8 @@ def test_checkpointing_and_bf16_need_less_and_a_batch_in_parts_too(tiny: Tiny) -
     def activations(dtype: str = "fp32", **changes: object) -> int:
         recipe = tiny(**{"model.width": 128, "model.context": 128, "model.layers": 6, "train.batch": 32, **changes})
         stock = new_config(recipe, 300)
-        setting = Setting(Compute(torch.device("cpu"), dtype, 1), 0, 0)  # type: ignore[arg-type]
-        return estimate_memory(family_for(stock).build(stock), recipe, setting)["activations"]
+        setting = Setting(Compute(torch.device("cpu"), dtype, 1), 0, 0, recipe.model.context)  # type: ignore[arg-type]
+        return estimate_memory(Transformer(family_for(stock).build(stock)), recipe, setting)["activations"]
 
     whole = activations()
     assert activations("bf16") < 0.8 * whole

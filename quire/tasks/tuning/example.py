@@ -1,0 +1,124 @@
+"""An example is a row as a model reads it; a supervised task makes examples of rows, batches of examples, and figures of a model's answers.
+
+What is trained is what is served: every task makes its examples by the same reading (`tasks.reading`, `text.template`) as the verb that
+uses the tuned model, and its `evaluate` calls that verb's own function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...metrics.interval import Interval
+from ...nn.batch import IGNORE, Batch
+from ...nn.transformer import Transformer
+from ..task import Array, Objective
+from .schemas import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """ids (T,): what is read. labels, one a loss term: (T,) a token, or of any other shape for the whole row. types (T,): token types.
+
+    target (S,): what an encoder-decoder writes. more: further rows that belong to this one (a positive, negatives). segments (T,): which
+    of several packed rows a token is of. cut: tokens of the row that were left out. where: file and line, for a person.
+    """
+
+    ids: Array
+    labels: Mapping[str, Array]
+    types: Array | None = None
+    target: Array | None = None
+    more: tuple[Array, ...] = ()
+    segments: Array | None = None
+    cut: int = 0
+    where: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids) + (0 if self.target is None else len(self.target)) + sum(map(len, self.more))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """figures: the metric among them. intervals: those that have one. found: an answer a row, as JSON, in the order of the rows.
+
+    tables: what a person looks at beside figures, by name ("confusion", "errors"), as JSON.
+    """
+
+    figures: dict[str, float]
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    found: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, Any] = field(default_factory=dict)
+
+
+class SupervisedTask(Objective, Protocol):
+    """A task on rows of a known kind."""
+
+    @property
+    def schemas(self) -> tuple[str, ...]:
+        """The kinds of rows that it learns from."""
+
+    @property
+    def packs(self) -> bool:
+        """May several examples stand in one row, told apart by segments?"""
+
+    def head(self) -> tuple[Literal["row", "token", "span", "words", "base"], tuple[str, ...], dict[str, Any]]:
+        """The head that the model needs, the names of its labels, and further fields of config.json."""
+
+    def examples(self, rows: Sequence[Row]) -> list[Example]:
+        """One a row, in order. Raises DataError naming rows that cannot be learned from."""
+
+    def batch(self, examples: Sequence[Example]) -> Batch: ...
+    def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation: ...
+
+
+def matrix(rows: Sequence[Array], fill: int) -> Tensor:
+    """Rows of unequal length as one matrix (B, T), filled up on the right."""
+    width = max(map(len, rows))
+    found = np.full((len(rows), width), fill, dtype=np.int64)
+    for place, row in enumerate(rows):
+        found[place, : len(row)] = row
+    return torch.from_numpy(found)
+
+
+def collate(examples: Sequence[Example], pad: int) -> Batch:
+    """Examples as one batch, filled up on the right with `pad`; padding is never kept and never a label."""
+    lengths = np.array([len(example.ids) for example in examples])
+    batch = Batch(matrix([example.ids for example in examples], pad))
+    width = batch.tokens.shape[1]
+    if lengths.min() < width:
+        batch.keep = torch.from_numpy(np.arange(width) < lengths[:, None])
+    if any(example.types is not None for example in examples):
+        none = [np.zeros(len(example.ids), dtype=np.int64) if example.types is None else example.types for example in examples]
+        batch.types = matrix(none, 0)
+    for name, label in examples[0].labels.items():
+        parts = [example.labels[name] for example in examples]
+        whole = label.shape == examples[0].ids.shape
+        batch.labels[name] = matrix(parts, IGNORE) if whole else torch.from_numpy(np.stack(parts))
+    if examples[0].segments is not None:
+        segments = [example.segments if example.segments is not None else np.zeros(0) for example in examples]
+        batch.segments = matrix(segments, -1)
+        batch.positions = matrix([_positions(part) for part in segments], 0)
+    return batch
+
+
+def _positions(segments: Array) -> Array:
+    """Counted anew in each segment."""
+    places = np.arange(len(segments))
+    begins = np.r_[True, segments[1:] != segments[:-1]]
+    return np.asarray(places - np.maximum.accumulate(np.where(begins, places, 0)))
+
+
+def join(examples: Sequence[Example]) -> Example:
+    """Several examples as one row; each has its number in `segments`."""
+    return Example(
+        np.concatenate([example.ids for example in examples]),
+        {name: np.concatenate([example.labels[name] for example in examples]) for name in examples[0].labels},
+        segments=np.repeat(np.arange(len(examples)), [len(example.ids) for example in examples]),
+        cut=sum(example.cut for example in examples),
+        where=", ".join(example.where for example in examples),
+    )

@@ -1,0 +1,40 @@
+"""The supervised task that a recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from ...binding.contract import Contract
+from ...errors import DataError, RecipeError
+from ..reading import Long
+from .example import SupervisedTask
+from .schemas import Labelled, Row
+
+# task -> the kinds of rows that it learns from
+SCHEMAS: dict[str, tuple[str, ...]] = {
+    "chat": ("chat", "prompt"),
+    "classify": ("labelled",),
+    "tag": ("tagged",),
+    "answer": ("question",),
+    "rewrite": ("rewrite",),
+    "embed": ("similar", "ranked"),
+    "rerank": ("ranked", "similar"),
+}
+
+
+def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row]) -> SupervisedTask:
+    """`part`: the recipe's [task]; rows: those to train on, which decide the labels. Raises DataError for rows of another kind."""
+    schema = rows[0].schema
+    if schema not in SCHEMAS[part.name]:
+        raise DataError(
+            f"{rows[0].where}: task.name = '{part.name}' learns from {' or '.join(SCHEMAS[part.name])} rows, and these are {schema} rows. "
+            f"Tasks that learn from them: {', '.join(name for name, kinds in SCHEMAS.items() if schema in kinds)}."
+        )
+    if part.name == "classify":
+        from .classify import Classify
+
+        return Classify(
+            contract, context, cast(Sequence[Labelled], rows), problem=part.labels, balanced=part.class_weights == "balanced", long=long
+        )
+    raise RecipeError(f"task.name = '{part.name}' is not there yet.")

@@ -1,0 +1,74 @@
+"""What a sitting needs of a run, whatever it learns from: running text (`prepare`) or rows (`tuning`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..nn.batch import Batch
+from ..nn.transformer import Transformer
+from ..tasks.task import Objective
+from .folder import RunFolder
+from .meters import Row
+from .recipe import TrainPart, TrainRecipe
+
+
+class Data(Protocol):
+    """Where a run's batches come from (`data.batches.Loader` and `data.grouped.ExampleLoader` are)."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of the batch that was given last, or of a usual one."""
+
+    @property
+    def tokens_per_epoch(self) -> int: ...
+    def next(self) -> Batch: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Watcher(Protocol):
+    """What is looked at while a model learns, besides its loss."""
+
+    def evaluate(self, model: Transformer) -> dict[str, Any]:
+        """Held-out figures with "metric" and "direction"; {} when nothing was held out."""
+
+    def surprise(self, model: Transformer) -> Row | None: ...
+    def sample(self, model: Transformer) -> list[Row]: ...
+    def told(self) -> None: ...
+
+
+class Enter(Protocol):
+    """A batch as the model reads it: with a soft prompt in front, where it has one."""
+
+    def __call__(self, model: Transformer, batch: Batch) -> Batch: ...
+
+
+class Parts(Protocol):
+    """Everything that a run reads, its model with the first weights, and how it ends."""
+
+    @property
+    def task(self) -> Objective: ...
+    @property
+    def loader(self) -> Data: ...
+    @property
+    def model(self) -> Transformer: ...
+    @property
+    def corpus(self) -> str:
+        """A hash of what is learned from."""
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the longest row of a batch."""
+
+    @property
+    def enter(self) -> Enter: ...
+    def steps(self, part: TrainPart) -> int:
+        """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
+
+    def watch(self, recipe: TrainRecipe) -> Watcher: ...
+    def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
+        """The held-out figures that are quoted."""
+
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
+        """The model folder that leaves the house, with its contract and binding."""

@@ -1,0 +1,169 @@
+"""A supervised run: a model that is there already, rows of a known kind, a task, and what of the model is trained.
+
+    start -> rows (read, checked, split) -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import durable, hub
+from ..binding import Binding, Contract, bound
+from ..data import rows as data
+from ..data.grouped import ExampleLoader
+from ..data.rows import RowSets
+from ..errors import RecipeError
+from ..families import ModelFolder, heads
+from ..nn.transformer import Transformer
+from ..tasks.score import evaluating
+from ..tasks.tuning.example import Evaluation, SupervisedTask
+from ..tasks.tuning.make import make
+from ..tasks.tuning.schemas import Row
+from ..text.tokenizer import Tokenizer
+from .adapting import Adapter
+from .folder import RunFolder
+from .meters import finite
+from .parallel import TORCH, Compute
+from .parts import Enter
+from .recipe import LogPart, TrainPart, TrainRecipe
+
+SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
+
+
+@dataclass
+class Tuned:
+    """The parts of a supervised run (`run.Parts`)."""
+
+    contract: Contract
+    opened: ModelFolder
+    task: SupervisedTask
+    sets: RowSets
+    loader: ExampleLoader
+    model: Transformer
+    adapter: Adapter
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.contract.tokenizer
+
+    @property
+    def enter(self) -> Enter:
+        return self.adapter.enter
+
+    @property
+    def corpus(self) -> str:
+        return str(self.loader.state()["examples"])
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of the longest row of a batch."""
+        return self.loader.pack or int(self.loader.lengths.max())
+
+    def steps(self, part: TrainPart) -> int:
+        """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
+        if part.tokens:
+            return max(1, round(part.tokens / self.loader.tokens_per_epoch * self.loader.steps_per_epoch))
+        return self.loader.steps(part.epochs) if part.epochs else 0
+
+    def watch(self, recipe: TrainRecipe) -> RowWatch:
+        return RowWatch(self.task, self.sets.held_out, recipe.train, recipe.log)
+
+    def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
+        """All held-out and test rows; every answer is written beside the figures."""
+        found: dict[str, Any] = {"metric": self.task.metric}
+        for name, rows in (("held_out", self.sets.held_out), ("test", self.sets.test)):
+            if not rows:
+                continue
+            with evaluating(model):
+                evaluation = self.task.evaluate(model, rows)
+            _write_answers(run.path / f"answers_{name}.jsonl", rows, evaluation)
+            figures: dict[str, Any] = dict(evaluation.figures)
+            figures["intervals"] = {key: dataclasses.asdict(value) for key, value in evaluation.intervals.items()}
+            figures["tables"], figures["rows"] = evaluation.tables, len(rows)
+            found |= {name: finite(figures)}
+        last = found.get("test", found.get("held_out"))
+        return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
+
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
+        """The model folder, and beside it the adapter's own."""
+        self.adapter.write(path.with_name("adapter"), model)
+        self.adapter.merged(model, path, self.opened.config)
+        self.contract.save(path)
+        Binding.of(path, lineage | {"base": self.adapter.base.id}).write(path)
+
+
+def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
+    lines = [{"where": row.where, "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
+    durable.write_text(path, "".join(durable.json_line(line) for line in lines))
+
+
+def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:
+    """Everything of a supervised run. Hold the lock. Raises the errors of the parts, each naming rows or keys."""
+    folder = hub.locate(recipe.model.start)
+    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
+    part = recipe.data
+    sets = data.load(
+        part.sources,
+        part.eval,
+        part.test,
+        share=part.held_out,
+        schema=part.schema,
+        columns=part.columns,
+        header=part.header,
+        keep_repeated=part.duplicates == "keep",
+    )
+    for line in sets.lines():
+        say(line)
+    run.write("data.json", sets.json())
+    context = min(part.longest or opened.model_config.context, opened.model_config.context)
+    task = make(recipe.task, part.long, contract, context, sets.train)
+    over, labels, more = task.head()
+    head = heads.fields(opened, over, labels, more)
+    if any(opened.config.get(name) != value for name, value in head.items()):
+        opened = opened.with_head(head)
+    adapter = Adapter(recipe.adapt, opened, base)
+    model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
+    for line in adapter.said(model):
+        say(line)
+    examples = task.examples(sets.train)
+    cut = sum(example.cut > 0 for example in examples)
+    if cut:
+        say(f"{cut:,} of {len(examples):,} rows are longer than {context:,} tokens and were shortened ({part.long})")
+    loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
+    return Tuned(contract, opened, task, sets, loader, model, adapter)
+
+
+def settle(recipe: TrainRecipe) -> None:
+    """Raises RecipeError for a combination that cannot be meant."""
+    if not recipe.model.start:
+        raise RecipeError(f"task.name = '{recipe.task.name}' tunes a model that is there: give its folder or name with model.start.")
+    if not recipe.data.sources:
+        raise RecipeError("there are no rows: give files with data.sources.")
+
+
+class RowWatch:
+    """The held-out figures of a supervised run, as the trainer asks for them."""
+
+    def __init__(self, task: SupervisedTask, rows: Sequence[Row], part: TrainPart, log: LogPart) -> None:
+        self.task, self.rows, self.part, self.log = task, rows, part, log
+
+    def evaluate(self, model: Transformer) -> dict[str, Any]:
+        rows = self.rows[: self.part.eval_rows or None]
+        if not rows:
+            return {}
+        with evaluating(model):
+            figures = self.task.evaluate(model, rows).figures
+        return {"metric": self.task.metric, "direction": self.task.better, **figures}
+
+    def surprise(self, model: Transformer) -> None:
+        return None
+
+    def sample(self, model: Transformer) -> list[dict[str, Any]]:
+        return []
+
+    def told(self) -> None:
+        pass
