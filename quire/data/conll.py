@@ -43,7 +43,10 @@ def sentences(path: Path, fault: Fault) -> Iterator[tuple[str, dict[str, Any]]]:
         width = width or len(values)
         where = f"{path}:{number}"
         if len(values) < 2:
-            fault(where, f"{shown(line.strip(_BLANK))} has no tag: a line is a word, then its tag, with a {'tab' if tabs else 'space'} between.")
+            fault(
+                where,
+                f"{shown(line.strip(_BLANK))} has no tag: a line is a word, then its tag, with a {'tab' if tabs else 'space'} between.",
+            )
         elif len(values) != width or not all(values):
             fault(where, f"{shown(line.strip(_BLANK))} has {sum(map(bool, values))} columns; the lines before have {width}.")
         elif len(words) == LONGEST_SENTENCE:

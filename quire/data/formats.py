@@ -210,7 +210,7 @@ def _jsonl(path: Path, field: str, named: bool, report: Report) -> Iterator[tupl
     rows = _Rows(path, field, named, report)
     number = 0
     with open_file(path) as file:
-        for number, line in bounded(file):  # noqa: B007: the last one tells whether there was any
+        for number, line in bounded(file):
             if line is None:
                 rows.skip(f"a row of more than {LONGEST_ROW >> 20} MB", number)
             elif line.strip():

@@ -73,9 +73,7 @@ def _after(count: int) -> str:
     return f", after {count:,} rows" if count else ""
 
 
-def _places(
-    spec: str, names: Sequence[str], tally: sources.Tally, seen: dict[Path, str]
-) -> Iterator[tuple[str, Callable[[Fault], Found]]]:
+def _places(spec: str, names: Sequence[str], tally: sources.Tally, seen: dict[Path, str]) -> Iterator[tuple[str, Callable[[Fault], Found]]]:
     """What to read of one source: a name for messages, and the reader. Raises DataError for what is not there or given twice."""
     pair = _pair(spec)
     if pair is not None:
@@ -91,7 +89,9 @@ def _places(
         kind = formats.kind_of(path)
         if kind not in KINDS:
             if named and not glob.has_magic(spec):
-                raise DataError(f"{path} is no file of rows: its ending is {kind!r}; known: {', '.join(KINDS)}, each with .gz or without.{_plain(kind)}")
+                raise DataError(
+                    f"{path} is no file of rows: its ending is {kind!r}; known: {', '.join(KINDS)}, each with .gz or without.{_plain(kind)}"
+                )
             tally.skip(f"no file of rows ('.{kind}')", str(path))
             continue
         if (real := path.resolve()) in seen:
@@ -99,12 +99,18 @@ def _places(
         seen[real] = spec
         found += 1
         yield sources.printable(str(path)), lambda fault, path=path, kind=kind: _records(path, kind, names, fault)  # type: ignore[misc]
-    unread = [f"{reason}: {example}" for reason, examples in tally.examples.items() if reason.startswith("unreadable") for example in examples]
+    unread = [
+        f"{reason}: {example}" for reason, examples in tally.examples.items() if reason.startswith("unreadable") for example in examples
+    ]
     if unread:
-        raise DataError(f"the source '{spec}' holds what cannot be read: {'; '.join(unread[:5])}. Check its permissions, or name the files.")
+        raise DataError(
+            f"the source '{spec}' holds what cannot be read: {'; '.join(unread[:5])}. Check its permissions, or name the files."
+        )
     if not found:
         skipped = "; ".join(f"{reason}: {examples[0]}" for reason, examples in tally.examples.items())
-        raise DataError(f"the source '{spec}' holds no file of rows ({', '.join(KINDS)}; .gz of these){skipped and f'. It holds {skipped}'}.")
+        raise DataError(
+            f"the source '{spec}' holds no file of rows ({', '.join(KINDS)}; .gz of these){skipped and f'. It holds {skipped}'}."
+        )
 
 
 def _plain(kind: str) -> str:
@@ -134,7 +140,7 @@ def _jsonl(path: Path, fault: Fault) -> Found:
         if isinstance(row, dict):
             yield where, row
         else:
-            fault(where, f"{shown(row)} is no JSON object. Each line must be one: {{\"text\": ..., ...}}.")
+            fault(where, f'{shown(row)} is no JSON object. Each line must be one: {{"text": ..., ...}}.')
 
 
 def _pair(spec: str) -> tuple[Path, Path] | None:
@@ -145,13 +151,17 @@ def _pair(spec: str) -> tuple[Path, Path] | None:
     pairs = [(Path(spec[:at]).expanduser(), Path(spec[at + 1 :]).expanduser()) for at in cuts]
     whole = [pair for pair in pairs if pair[0].is_file() and pair[1].is_file()]
     if not whole:
-        missing = next((side for left, right in pairs if left.is_file() or right.is_file() for side in (left, right) if not side.is_file()), None)
+        missing = next(
+            (side for left, right in pairs if left.is_file() or right.is_file() for side in (left, right) if not side.is_file()), None
+        )
         if missing is not None:
             raise DataError(f"the source '{spec}' is a pair of files, and '{missing}' is not there. Give two plain-text files as A+B.")
         return None
     for path in whole[0]:
         if formats.kind_of(path) in KINDS:
-            raise DataError(f"the source '{spec}' is a pair, and {path} is a file of rows. A pair is of plain-text files; list this one alone.")
+            raise DataError(
+                f"the source '{spec}' is a pair, and {path} is a file of rows. A pair is of plain-text files; list this one alone."
+            )
     if whole[0][0].resolve() == whole[0][1].resolve():
         raise DataError(f"the source '{spec}' pairs a file with itself. Give two plain-text files as A+B.")
     return whole[0]

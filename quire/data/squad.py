@@ -48,7 +48,10 @@ def document(path: Path, fault: Fault) -> Iterator[tuple[str, dict[str, Any]]]:
     with open_file(path) as file:
         data = file.read(LARGEST + 1)
     if len(data) > LARGEST:
-        fault(str(path), f"a JSON document of more than {LARGEST >> 30} GB, which would have to be read whole. Write it as JSON Lines (.jsonl).")
+        fault(
+            str(path),
+            f"a JSON document of more than {LARGEST >> 30} GB, which would have to be read whole. Write it as JSON Lines (.jsonl).",
+        )
         return
     text = decoded(data, True)
     if text is None or "\0" in text:
@@ -106,7 +109,7 @@ def _questions(article: dict[str, Any], where: str, fault: Fault) -> Iterator[tu
             if not isinstance(paragraph.get("context"), str):
                 fault(place, f"its paragraph has the context {shown(paragraph.get('context'))}; a text is needed.")
                 continue
-            fields = {key: question[key] for key in ("id", "question", "answers", "is_impossible") if key in question}
+            fields: dict[str, Any] = {key: question[key] for key in ("id", "question", "answers", "is_impossible") if key in question}
             yield place, {**fields, "context": paragraph["context"]}
 
 
