@@ -98,7 +98,8 @@ def _mixed(record: Record, plan: Plan) -> str:
     parts = [f"lacks {shown(sorted(first - here))}"] * bool(first - here) + [f"has also {shown(sorted(here - first))}"] * bool(here - first)
     return (
         f"mixed schemas: it {' and '.join(parts)}, unlike the first row ({plan.where}: {plan.form.name}, with the columns "
-        f"{shown(sorted(plan.keys), 200)}). Give every row the same columns, train on one kind of rows at a time, or name all columns that count in data.columns "
+        f"{shown(sorted(plan.keys), 200)}). Give every row the same columns, train on one kind of rows at a time, or name all columns that "
+        "count in data.columns "
         f"({', '.join(f'{ours}={plan.places[ours]}' for ours in plan.form.needs)}): others may then come and go."
     )
 

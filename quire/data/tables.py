@@ -7,6 +7,7 @@ a line is a row, a tab ends a field, and a quote is a character like any other.
 from __future__ import annotations
 
 import csv
+import gzip
 import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,8 @@ def parquet(path: Path, fault: Fault) -> Iterator[Found]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, gzip.BadGzipFile) or getattr(error, "errno", None) is not None:
+            raise  # the disk's or gzip's fault; pyarrow's own have no number
         at = f" (after row {number:,})" if number else ""
-        fault(str(path), f"no Parquet file that can be read{at}: {str(error)[:200]}. Fetch or write it again.")
+        fault(str(path), f"no Parquet file that can be read{at}: {' '.join(str(error).split())[:200]}. Fetch or write it again.")

@@ -132,8 +132,9 @@ def _calls(value: Any, name: str) -> tuple[dict[str, Any], ...]:
         if not isinstance(parsed, Mapping):
             raise Wrong(f"'{where}.function.arguments' is {shown(arguments)}; an object, or JSON of one, is needed.")
         said = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        identity = {"id": call["id"]} if function is not call and call.get("id") is not None else {}
-        found.append({**identity, "type": "function", "function": {"name": function["name"], "arguments": said}})
+        one: dict[str, Any] = {"type": "function", "function": {"name": function["name"], "arguments": said}}
+        identity = call.get("id") if function is not call else None
+        found.append(one if identity is None else {"id": identity, **one})
     return tuple(found)
 
 
@@ -141,7 +142,7 @@ def tools(value: Any, name: str, turns: tuple[Message, ...]) -> tuple[dict[str, 
     """Definitions of functions, and that each function called is among them. Raises Wrong."""
     if isinstance(value, str):
         value = _json(value, name) if value.strip() else None
-    found = []
+    found: list[dict[str, Any]] = []
     for number, tool in enumerate([] if value is None else listed(value, name, "tools"), start=1):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
