@@ -66,14 +66,28 @@ def texts(path: Path, kind: str, field: str, named: bool, report: Report) -> Ite
         raise Skip("damaged gzip") from error
 
 
-def _open(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BinaryIO:
+    """The bytes of a file, of the file inside for one that ends in .gz."""
     if path.suffix.lower() == ".gz":
         return cast(BinaryIO, gzip.open(path, "rb"))
     return open(path, "rb")
 
 
+def bounded(file: BinaryIO, longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file with their numbers from 1; None for one of more than `longest` bytes, which is never held whole."""
+    number = 0
+    while line := file.readline(longest + 1):
+        number += 1
+        if len(line) <= longest:
+            yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_BLOCK)
+        yield number, None
+
+
 def _plain(path: Path, piece: int) -> Iterator[tuple[str, str]]:
-    with _open(path) as file:
+    with open_file(path) as file:
         head = file.read(piece + 1)
         if len(head) <= piece:
             _Probe().feed(head, last=True)
@@ -87,7 +101,7 @@ def _plain(path: Path, piece: int) -> Iterator[tuple[str, str]]:
         while block := file.read(_BLOCK):
             probe.feed(block)
         probe.feed(b"", last=True)
-    with _open(path) as file:
+    with open_file(path) as file:
         for number, text in enumerate(_pieces(file, piece), start=1):
             yield text, f"[{number}]"
 
@@ -195,12 +209,9 @@ class _Rows:
 def _jsonl(path: Path, field: str, named: bool, report: Report) -> Iterator[tuple[str, str]]:
     rows = _Rows(path, field, named, report)
     number = 0
-    with _open(path) as file:
-        while line := file.readline(LONGEST_ROW + 1):
-            number += 1
-            if len(line) > LONGEST_ROW:
-                while line and not line.endswith(b"\n"):
-                    line = file.readline(LONGEST_ROW)
+    with open_file(path) as file:
+        for number, line in bounded(file):
+            if line is None:
                 rows.skip(f"a row of more than {LONGEST_ROW >> 20} MB", number)
             elif line.strip():
                 text = _json_text(line, number, rows)

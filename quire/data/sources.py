@@ -92,7 +92,7 @@ class Tally:
         self.skipped[reason] += 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
-            examples.append(_printable(example))
+            examples.append(printable(example))
 
     def add(self, document: Document) -> bool:
         """Counts a document; False when the same content was there before."""
@@ -121,10 +121,10 @@ class Tally:
 def document(text: str, name: str, kind: str = "txt", source: str = "memory", weight: float = 1.0) -> Document:
     """A `Document` with its digest and size worked out."""
     data = text.encode("utf-8")
-    return Document(text, _printable(name), kind, source, weight, hashlib.sha256(data).digest()[:16], len(data))
+    return Document(text, printable(name), kind, source, weight, hashlib.sha256(data).digest()[:16], len(data))
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file name may hold bytes that are no UTF-8; reports and JSON must be able to hold the name."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -162,7 +162,7 @@ def read(sources: Sequence[str], field: str = "text", *, tally: Tally | None = N
                 f"the source '{source.spec}' is given twice, with the weights {weights[source.spec]:g} and {source.weight:g}. Keep one."
             )
     for source in parsed:
-        for path, name, named in _files(source, tally):
+        for path, name, named in files(source, tally):
             tally.files += 1
             yield from _documents(path, name, named, source, field, tally)
 
@@ -184,7 +184,7 @@ def _documents(path: Path, name: str, named: bool, source: Source, field: str, t
         tally.skip(f"unreadable ({error.strerror or type(error).__name__})", name)
 
 
-def _files(source: Source, tally: Tally) -> Iterator[tuple[Path, str, bool]]:
+def files(source: Source, tally: Tally) -> Iterator[tuple[Path, str, bool]]:
     """The files of a source: path, the name its documents get, and whether the user named it (or a folder held it)."""
     if source.spec == STDLIB:
         yield from _stdlib(tally)

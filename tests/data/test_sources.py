@@ -83,14 +83,14 @@ def test_a_loop_of_links_ends_and_a_linked_folder_is_read_once(folder: Path) -> 
 def test_an_unreadable_file_is_counted_in_a_folder_and_refused_when_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quire.data import formats
 
-    real = formats._open  # the tests may run as a user whom permissions do not stop
+    real = formats.open_file  # the tests may run as a user whom permissions do not stop
 
     def refuse(path: Path) -> object:
         if path.name == "a.txt":
             raise PermissionError(13, "Permission denied", str(path))
         return real(path)
 
-    monkeypatch.setattr(formats, "_open", refuse)
+    monkeypatch.setattr(formats, "open_file", refuse)
     tally = Tally()
     assert "a.txt" not in names([str(folder)], tally)
     assert tally.examples == {"unreadable (Permission denied)": ["a.txt"]}
