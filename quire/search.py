@@ -23,15 +23,13 @@ import numpy.typing as npt
 
 from . import durable
 from .errors import CheckpointError, DataError, StorageError
+from .stdlib import module, parsed, sources
 from .types import Embedder
 
 _FORM = 2  # of the files in the cache
 _LONGEST = 240  # characters of an entry: no more tokens than the smallest encoders read
 _CHUNK = 256  # entries between two calls of `progress`
 _LARGEST = 1 << 26  # bytes of the list of entries
-_NO_LIBRARY = {"test", "tests", "idle_test", "idlelib", "lib2to3", "turtledemo", "ensurepip", "distutils", "site-packages", "dist-packages"}
-# Modules that hold another one's text: there it is written in Python, and is called by the other name.
-_CALLED = {"_pydatetime": "datetime", "_pydecimal": "decimal", "_pyio": "io", "_collections_abc": "collections.abc", "_pylong": ""}
 
 
 @dataclass(frozen=True)
@@ -180,37 +178,11 @@ def _words(entry: Entry) -> str:
 # -- what the source says -----------------------------------------------------------------------------------------------------------
 
 
-def sources(root: Path) -> Iterator[Path]:
-    """The Python files of a library, without its tests, tools and what was installed beside it; by name."""
-    for folder, inside, names in os.walk(root):
-        inside[:] = sorted(name for name in inside if name not in _NO_LIBRARY and not name.startswith((".", "config-")))
-        for name in sorted(names):
-            file = Path(folder, name)
-            if name.endswith(".py") and not name.startswith("_sysconfigdata") and file.is_file():
-                yield file
-
-
 def read(file: str, source: bytes) -> list[Entry]:
     """The entries of one file; none of one that is no Python, or of a module that is nobody's to use."""
     name = module(file)
     tree = parsed(source) if name else None
     return [] if tree is None else list(_entries(tree, name, file))
-
-
-def module(file: str) -> str:
-    """The dotted name of a file's module; '' for one that is nobody's to use (a leading underscore)."""
-    parts = file.removesuffix(".py").split("/")
-    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    name = _CALLED.get(name, name)
-    return "" if any(part.startswith("_") for part in name.split(".") if part != "__future__") else name
-
-
-def parsed(source: bytes) -> ast.Module | None:
-    """None for what is no Python of this version."""
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
 
 
 def _entries(node: ast.AST, name: str, file: str) -> Iterator[Entry]:

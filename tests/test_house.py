@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "quire"
 
-GROUND = ("types", "errors", "durable", "machine", "progress", "recipe", "hub", "minilm")
+GROUND = ("types", "errors", "durable", "machine", "progress", "recipe", "hub", "minilm", "stdlib")
 
 # (rows, what each of them may import beside itself). A dotted name allows that one module and nothing else of its folder.
 TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [

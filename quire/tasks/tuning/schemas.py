@@ -16,10 +16,14 @@ from ...types import Message
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What all kinds have in common. `where`: file and line, or row, for a person."""
+    """What all kinds have in common. `where`: file and line, or row, for a person.
+
+    group: rows that must lie on the same side of a split although they read differently (questions about one thing); "" for one alone.
+    """
 
     schema: ClassVar[str] = ""
     where: str = field(default="", kw_only=True, compare=False)
+    group: str = field(default="", kw_only=True, compare=False)
 
     def reads(self) -> tuple[str, ...]:
         """The texts that a model is given."""
@@ -32,6 +36,10 @@ class Row:
     def digest(self, whole: bool = False) -> bytes:
         """16 bytes of SHA-256 of what is read; `whole`: with the answers."""
         return digest((*self.reads(), "\0", *self.answers()) if whole else self.reads())
+
+    def side(self) -> bytes:
+        """What decides the side of a split: the digest of the group, else of what is read."""
+        return digest(("group", self.group)) if self.group else self.digest()
 
 
 def digest(texts: Sequence[str]) -> bytes:
