@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ class Tuned:
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
     lines = [{"where": row.where, "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
-    durable.write_text(path, "".join(durable.json_line(line) for line in lines))
+    durable.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:

@@ -21,6 +21,9 @@ from ..task import Array, Objective
 from .schemas import Row
 
 
+_ROUND = 8  # on a CPU every width of a batch leaves kernels of its own behind: fewer widths, less memory
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """ids (T,): what is read. labels, one a loss term: (T,) a token, or of any other shape for the whole row. types (T,): token types.
@@ -77,8 +80,8 @@ class SupervisedTask(Objective, Protocol):
 
 
 def matrix(rows: Sequence[Array], fill: int) -> Tensor:
-    """Rows of unequal length as one matrix (B, T), filled up on the right."""
-    width = max(map(len, rows))
+    """Rows of unequal length as one matrix (B, T), filled up on the right to a multiple of `_ROUND`."""
+    width = -(-max(map(len, rows)) // _ROUND) * _ROUND
     found = np.full((len(rows), width), fill, dtype=np.int64)
     for place, row in enumerate(rows):
         found[place, : len(row)] = row
