@@ -21,7 +21,7 @@ from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
-from ..tasks.tuning.example import Evaluation, SupervisedTask
+from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
@@ -134,8 +134,19 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     cut = sum(example.cut > 0 for example in examples)
     if cut:
         say(f"{cut:,} of {len(examples):,} rows are longer than {context:,} tokens and were shortened ({part.long})")
+    for line in _notes(examples):
+        say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     return Tuned(contract, opened, task, sets, loader, model, adapter)
+
+
+def _notes(examples: Sequence[Example]) -> list[str]:
+    """What the examples say of how their rows are learned, each once."""
+    places: dict[str, list[str]] = {}
+    for example in examples:
+        for note in example.notes:
+            places.setdefault(note, []).append(example.where)
+    return [f"{len(where):,} {'row' if len(where) == 1 else 'rows'} ({where[0]} first): {note}" for note, where in places.items()]
 
 
 def settle(recipe: TrainRecipe) -> None:
