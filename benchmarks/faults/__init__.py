@@ -10,6 +10,8 @@ from collections import Counter
 
 from .cases import faults
 
+MEANT = {"refused": "refused", "impossible": "sound", "detected": "detected"}  # what Quire's verdict must be for each class
+
 
 def main() -> None:
     import peft
@@ -19,14 +21,21 @@ def main() -> None:
     from quire import machine
 
     from . import peer_rows, peer_runs  # noqa: F401  (each registers its runs)
+    from .ours import OURS
     from .peers import PEERS
 
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
     print(f"{datetime.date.today()}, {machine.processor()}, {versions}")
+    print(f"{'fault':26}{'class':12}{'Quire':10}{'peer':10}")
     transformers.utils.logging.disable_progress_bar()
-    counted: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {"Quire": Counter(), "peer": Counter()}
     for fault in faults():
-        verdict = PEERS[fault.id].verdict()
-        counted[verdict.outcome] += 1
-        print(f"{fault.id:26}{fault.kind:12}{verdict.outcome:9}{verdict.seen}", flush=True)
-    print("peers: " + ", ".join(f"{count} {outcome}" for outcome, count in counted.most_common()))
+        ours, theirs = (runs[fault.id].verdict() if fault.id in runs else None for runs in (OURS, PEERS))
+        counts["Quire"]["not run" if ours is None else "as meant" if ours.outcome == MEANT[fault.kind] else "not as meant"] += 1
+        counts["peer"]["not run" if theirs is None else theirs.outcome] += 1
+        print(f"{fault.id:26}{fault.kind:12}{ours.outcome if ours else '-':10}{theirs.outcome if theirs else '-':10}", flush=True)
+        for name, verdict in (("Quire", ours), ("peer", theirs)):
+            if verdict is not None:
+                print(f"    {name}: {verdict.seen}")
+    for name, counted in counts.items():
+        print(f"{name}: " + ", ".join(f"{count} {outcome}" for outcome, count in counted.most_common()))

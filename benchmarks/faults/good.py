@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from .seeds import Row, turn
 
@@ -56,12 +55,8 @@ def library() -> tuple[Known, ...]:
     for module in MODULES:
         for name, value in sorted(vars(importlib.import_module(module)).items()):
             text = (inspect.getdoc(value) or "").partition("\n")[0].strip()
-            if (
-                name[0] == "_"
-                or not callable(value)
-                or len(text) < 20
-                or (issubclass(type(value), type) and issubclass(value, BaseException))
-            ):
+            failure = inspect.isclass(value) and issubclass(value, BaseException)
+            if name[0] == "_" or not callable(value) or len(text) < 20 or failure:
                 continue
             try:
                 call = f"{name}{inspect.signature(value)}"
@@ -75,6 +70,10 @@ def library() -> tuple[Known, ...]:
 
 def some(count: int = COUNT, first: int = 0) -> Sequence[Known]:
     return library()[first : first + count]
+
+
+def counted(count: int = COUNT) -> Iterable[tuple[int, Known]]:
+    return enumerate(some(count))
 
 
 # How files are written
@@ -127,11 +126,8 @@ def shared(*turns: tuple[str, str]) -> Row:
 
 
 def tools() -> list[Row]:
-    definition = {
-        "name": "describe",
-        "description": "one line on a name",
-        "parameters": {"type": "object", "properties": {"name": {"type": "string"}}},
-    }
+    takes = {"type": "object", "properties": {"name": {"type": "string"}}}
+    definition = {"name": "describe", "description": "one line on a name", "parameters": takes}
 
     def row(known: Known) -> Row:
         call = {"id": "c1", "type": "function", "function": {"name": "describe", "arguments": json.dumps({"name": known.name})}}
@@ -162,33 +158,42 @@ def question(known: Known, n: int, *, lead: str = "", unanswered: bool = False, 
     return {"id": f"q{n}", "question": f"What is in {known.module}?", "context": context, "answers": answers, "is_impossible": unanswered}
 
 
-def unicode_rows() -> list[Row]:
-    texts = (
-        "Grüße, señor 👋🏽",
-        "日本語の文です。",
-        "שלום עולם",
-        "مرحبا بالعالم",
-        "Ünïcödé e\u0301 vs é",
-        "नमस्ते दुनिया",
-        "👩‍👩‍👧‍👦 family",
-        "ﬁne\u00a0print",
-    )
-    return [chat((f"{text} ({n})", f"{n}: {text[::-1] if n % 2 else text}")) for n in range(6) for text in texts]
+def in_two_files() -> dict[str, str]:
+    return {f"part{n}.jsonl": jsonl(chat(asked(k)) for k in some(24, 24 * n))["train.jsonl"] for n in (0, 1)}
+
+
+SCRIPTS = (
+    "Grüße, señor 👋🏽",
+    "日本語の文です。",
+    "שלום עולם",
+    "مرحبا بالعالم",
+    "e\u0301 vs é",
+    "नमस्ते दुनिया",
+    "👩\u200d👩\u200d👧 family",
+    "ﬁne\u00a0print",
+)
+
+
+def in_every_script() -> list[Row]:
+    return [chat((f"{text} ({n})", f"{n}: {text[::-1] if n % 2 else text}")) for n in range(6) for text in SCRIPTS]
+
+
+def same_or_other() -> list[Row]:
+    """A call with its own documentation, or with that of the call before."""
+    return [{"sentence1": k.call, "sentence2": some()[n - n % 2].summary, "label": ("same", "other")[n % 2]} for n, k in counted()]
 
 
 CHAT: dict[str, Callable[[], dict[str, str]]] = {
     "chat": lambda: jsonl(chat(asked(k)) for k in some()),
     "chat with a system turn": lambda: jsonl(chat(asked(k), system="Answer in one line.") for k in some()),
-    "chat, system turn in some": lambda: jsonl(chat(asked(k), system="Be brief." * (n % 3 == 0)) for n, k in enumerate(some())),
+    "chat, system turn in some": lambda: jsonl(chat(asked(k), system="Be brief." * (n % 3 == 0)) for n, k in counted()),
     "chat of four turns": lambda: jsonl(chat(asked(k), called(k)) for k in some()),
     "chat of twenty turns": lambda: jsonl(chat(*map(asked, some(10, n))) for n in range(0, 120, 10)),
     "chat of mixed lengths": lambda: jsonl(chat(*map(called, some(1 + n % 4, n))) for n in range(0, 96, 4)),
     "chat with tools": lambda: jsonl(tools()),
     "chat in one JSON list": lambda: whole(chat(called(k)) for k in some()),
-    "chat in two files": lambda: {
-        f"part{n}.jsonl": text for n in (0, 1) for text in jsonl(chat(asked(k)) for k in some(24, 24 * n)).values()
-    },
-    "chat, every script": lambda: jsonl(unicode_rows()),
+    "chat in two files": in_two_files,
+    "chat, every script": lambda: jsonl(in_every_script()),
     "chat with code": lambda: jsonl(chat((f"Call {k.name}.", f"```python\nimport {k.module}\n\n{k.call}\n```")) for k in some()),
     "chat with JSON answers": lambda: jsonl(chat((asked(k)[0], json.dumps({"name": k.name, "does": k.summary}))) for k in some()),
     "chat that speaks of tags": lambda: jsonl(chat((f"Strike {k.name} out in HTML.", f"Write <s>{k.name}</s>, or <del>.")) for k in some()),
@@ -209,26 +214,14 @@ CLASSIFY: dict[str, Callable[[], dict[str, str]]] = {
     "twelve labels": lambda: jsonl({"text": k.summary, "label": k.module} for k in some(160)),
     "labels that are numbers": lambda: jsonl({"text": k.summary, "label": len(k.name) % 3} for k in some()),
     "labels that are true and false": lambda: jsonl({"text": k.call, "label": k.module == "builtins"} for k in some(96)),
-    "a rare label": lambda: jsonl(
-        {"text": k.summary, "label": "rare" if n == 7 else "usual" if n % 2 else "other"} for n, k in enumerate(some())
-    ),
-    "nineteen of twenty alike": lambda: jsonl(
-        {"text": k.summary, "label": "odd" if n % 20 == 0 else "even"} for n, k in enumerate(some(120))
-    ),
-    "labels that look alike": lambda: jsonl(
-        {"text": k.summary, "label": ("C", "C++", "read", "reads")[n % 4]} for n, k in enumerate(some())
-    ),
-    "labels in other scripts": lambda: jsonl(
-        {"text": k.summary, "label": ("größer", "kleiner", "同じ")[n % 3]} for n, k in enumerate(some())
-    ),
-    "texts of a few characters": lambda: jsonl(
-        {"text": k.name[:3] + str(n), "label": "low" if n < 24 else "high"} for n, k in enumerate(some())
-    ),
+    "a rare label": lambda: jsonl({"text": k.summary, "label": "rare" if n == 7 else "usual" if n % 2 else "other"} for n, k in counted()),
+    "nineteen of twenty alike": lambda: jsonl({"text": k.summary, "label": "odd" if n % 20 == 0 else "even"} for n, k in counted(120)),
+    "labels that look alike": lambda: jsonl({"text": k.summary, "label": ("C", "C++", "read", "reads")[n % 4]} for n, k in counted()),
+    "labels in other scripts": lambda: jsonl({"text": k.summary, "label": ("größer", "kleiner", "同じ")[n % 3]} for n, k in counted()),
+    "texts of a few characters": lambda: jsonl({"text": k.name[:3] + str(n), "label": "low" if n < 24 else "high"} for n, k in counted()),
     "several labels": lambda: jsonl({"text": k.summary, "labels": [c for c in "aeiou" if c in k.name]} for k in some()),
     "a number to predict": lambda: jsonl({"text": k.summary, "score": len(k.summary) / 10} for k in some()),
-    "pairs of texts": lambda: jsonl(
-        {"sentence1": k.call, "sentence2": some()[n - n % 2].summary, "label": ("same", "other")[n % 2]} for n, k in enumerate(some())
-    ),
+    "pairs of texts": lambda: jsonl(same_or_other()),
 }
 
 TAG: dict[str, Callable[[], dict[str, str]]] = {
@@ -239,28 +232,24 @@ TAG: dict[str, Callable[[], dict[str, str]]] = {
 }
 
 ANSWER: dict[str, Callable[[], dict[str, str]]] = {
-    "SQuAD": lambda: squad(question(k, n, lead="Note: ") for n, k in enumerate(some())),
-    "SQuAD, some without an answer": lambda: squad(question(k, n, unanswered=n % 3 == 0) for n, k in enumerate(some())),
-    "SQuAD, answers at the start": lambda: squad(question(k, n) for n, k in enumerate(some())),
-    "SQuAD, answers more than once": lambda: squad(question(k, n, lead="👋🏽 é: ", times=3) for n, k in enumerate(some())),
+    "SQuAD": lambda: squad(question(k, n, lead="Note: ") for n, k in counted()),
+    "SQuAD, some without an answer": lambda: squad(question(k, n, unanswered=n % 3 == 0) for n, k in counted()),
+    "SQuAD, answers at the start": lambda: squad(question(k, n) for n, k in counted()),
+    "SQuAD, answers more than once": lambda: squad(question(k, n, lead="👋🏽 é: ", times=3) for n, k in counted()),
 }
 
 REWRITE: dict[str, Callable[[], dict[str, str]]] = {
     "source and target": lambda: jsonl({"source": k.summary, "target": k.summary.upper()} for k in some()),
     "source and target, TSV": lambda: table([{"source": k.call, "target": k.name} for k in some()], "\t"),
-    "long source, short target": lambda: jsonl(
-        {"source": " ".join(m.summary for m in some(5, n)), "target": k.name} for n, k in enumerate(some())
-    ),
+    "long source, short target": lambda: jsonl({"source": " ".join(m.summary for m in some(5, n)), "target": k.name} for n, k in counted()),
 }
 
 EMBED: dict[str, Callable[[], dict[str, str]]] = {
     "anchor and positive": lambda: jsonl({"anchor": asked(k)[0], "positive": k.summary} for k in some()),
-    "pairs with a score": lambda: jsonl({"sentence1": k.call, "sentence2": k.summary, "score": n % 6 / 5} for n, k in enumerate(some())),
-    "triplets": lambda: jsonl(
-        {"anchor": k.name, "positive": k.summary, "negative": some(1, n + 60)[0].summary} for n, k in enumerate(some())
-    ),
+    "pairs with a score": lambda: jsonl({"sentence1": k.call, "sentence2": k.summary, "score": n % 6 / 5} for n, k in counted()),
+    "triplets": lambda: jsonl({"anchor": k.name, "positive": k.summary, "negative": some(1, n + 60)[0].summary} for n, k in counted()),
     "one query, many negatives": lambda: jsonl(
-        {"query": asked(k)[0], "positive": k.summary, "negatives": [m.summary for m in some(3, n + 60)]} for n, k in enumerate(some())
+        {"query": asked(k)[0], "positive": k.summary, "negatives": [m.summary for m in some(3, n + 60)]} for n, k in counted()
     ),
 }
 
@@ -271,24 +260,19 @@ def good() -> list[Good]:
     return [Good(name, task, make()) for task, sets in TASKS.items() for name, make in sets.items()]
 
 
-def _start(path: Path, lines: int) -> str:
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        return "".join(line for _, line in zip(range(lines), file, strict=False))
-
-
 def public(folder: Path, lines: int = 400) -> list[Good]:
-    """The first lines of public data sets, where `folder` has them, as their publishers wrote them."""
+    """Public data sets as their publishers wrote them, where `folder` has them; of files that go by lines the first `lines`."""
     named = {
-        "GSM8K": ("chat", "instructions/gsm8k_train.jsonl.gz"),
         "IMDb": ("classify", "classification/imdb/train.jsonl.gz"),
-        "SST-2": ("classify", "classification/sst2/train.tsv"),
         "BANKING77": ("classify", "classification/banking77/train.csv"),
         "WNUT-17": ("tag", "ner/wnut17/train.conll"),
-        "SciTLDR": ("rewrite", "summaries/scitldr_train.jsonl.gz"),
+        "SQuAD 2.0": ("answer", "qa/squad2_dev_a.json.gz"),
+        "instructions": ("chat", "instructions/instruction_data_1100.json"),
     }
-    return [
-        Good(name, task, {(folder / path).name.removesuffix(".gz"): _start(folder / path, lines)})
-        for name, (task, path) in named.items()
-        if (folder / path).is_file()
-    ]
+    found = []
+    for name, (task, place) in named.items():
+        if (path := folder / place).is_file():
+            text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+            kept = text if ".json." in f"{path.name}." else "\n".join(text.split("\n")[:lines]) + "\n"
+            found.append(Good(name, task, {path.name.removesuffix(".gz"): kept}))
+    return found

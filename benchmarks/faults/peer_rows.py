@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import transformers
 
-from .peers import ONE_STEP, Seen, apart, causal, classes, fit, loss_of, model, peer, seq2seq, tokenizer, weights
+from .attempts import Seen
+from .peers import ONE_STEP, apart, causal, classes, fit, loss_of, model, peer, seq2seq, tokenizer, weights
 from .seeds import BOS, EOS, SEEDS, TEMPLATE, Row
 
 NAMES = ("negative", "neutral", "positive")

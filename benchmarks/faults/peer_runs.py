@@ -12,7 +12,8 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainerCallback
 
-from .peers import ONE_STEP, Seen, apart, causal, classes, fit, loss_of, model, peer, seq2seq, tokenizer, weights
+from .attempts import Seen
+from .peers import ONE_STEP, apart, causal, classes, fit, loss_of, model, peer, seq2seq, tokenizer, weights
 from .seeds import SEEDS
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}

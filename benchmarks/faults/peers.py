@@ -1,86 +1,27 @@
-"""The faults under `transformers.Trainer` and PEFT, with tiny random models: is it refused, warned of, passed in silence or not there?
+"""The faults under `transformers.Trainer` and PEFT, with tiny random models.
 
-Each function follows the peer's own documentation up to the fault and measures whether it came about: a silence counts only where it did.
-A warning counts when it is about the fault, that is when it holds one of the words given with the function.
+Each function (peer_rows.py, peer_runs.py) follows the peer's own documentation up to the fault and measures whether it came about:
+a silence counts only where it did. A warning counts where it holds one of the words given with the function.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
+from .attempts import Runs, registry
 from .seeds import BOS, EOS, PAD, TEMPLATE, Row, sentence
 
-Outcome = Literal["refused", "warned", "silent", "sound"]  # sound: the fault did not come about
-Seen = tuple[bool, str]  # did it come about, and what shows it
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    outcome: Outcome
-    seen: str
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A run with a fault in it. words: a warning that holds one of them is about the fault."""
-
-    run: Callable[[], Seen]
-    words: tuple[str, ...]
-
-    def verdict(self) -> Verdict:
-        with _heard() as heard:
-            try:
-                happened, seen = self.run()
-            except Exception as error:  # whatever a peer raises before its run has ended is a refusal
-                return Verdict("refused", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:110]}")
-        about = [text for text in heard if any(word in text.lower() for word in self.words)]
-        if about:
-            return Verdict("warned", about[0].strip().partition("\n")[0][:130])
-        return Verdict("silent" if happened else "sound", seen)
-
-
-PEERS: dict[str, Peer] = {}
+PEERS: Runs = {}
+peer = registry(PEERS)
 # Plain gradient descent over all rows at once: the weights afterwards tell the gradient.
 ONE_STEP = {"optim": "sgd", "max_steps": 1, "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
-
-
-def peer(fault: str, *words: str) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:
-    def keep(run: Callable[[], Seen]) -> Callable[[], Seen]:
-        PEERS[fault] = Peer(run, words)
-        return run
-
-    return keep
-
-
-@contextlib.contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What is warned of within, by `warnings` or by a logger."""
-    texts: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: texts.append(record.getMessage())  # type: ignore[method-assign]
-    loggers = [logging.getLogger(name) for name in ("", "transformers", "peft", "accelerate")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    try:
-        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("always")
-            yield texts
-            texts += [str(warning.message) for warning in caught]
-    finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
 
 
 # A tokenizer, models and a run, as small as they can be
