@@ -31,8 +31,9 @@ TWO_ROLES = (
     + "\n{% endif %}{% endfor %}"
 )
 LAST_THOUGHT = (
-    "{% for m in messages %}<|{{ m['role'] }}|>\n{% generation %}"
-    "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}" + EOS + "{% endgeneration %}\n{% endfor %}"
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{% if m['role'] == 'assistant' %}{% generation %}"
+    "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}" + EOS + "{% endgeneration %}"
+    "{% else %}{{ m['content'] }}" + EOS + "{% endif %}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 
 _COLOURS = ("red", "green", "blue", "white", "black", "brown", "grey", "pink")
