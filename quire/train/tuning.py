@@ -1,6 +1,6 @@
 """A supervised run: a model that is there already, rows of a known kind, a task, and what of the model is trained.
 
-    start -> rows (read, checked, split) -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+start -> rows (read, checked, split) -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
 """
 
 from __future__ import annotations
