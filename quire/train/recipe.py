@@ -17,10 +17,8 @@ def usual(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class ModelPart:
-    start: str = (
-        ""  # what to continue from: a model folder, a run, a pulled model's name or "minilm"; empty: from scratch with the sizes below
-    )
-    family: Literal["llama", "gpt2", "bert", "t5"] = "llama"
+    start: str = ""  # what to continue from: a folder, a run, a pulled model's name, "minilm"; empty: from scratch, sizes below
+    family: Literal["llama", "gpt2", "bert", "t5", "bart", "marian"] = "llama"
     width: int = usual(128, 16, 16384)
     layers: int = usual(4, 1, 128)
     heads: int = usual(4, 1, 128)
@@ -71,6 +69,12 @@ class TaskPart:
     temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: what is usual (contrast and cosent 0.05, kl 1)
     symmetric: bool = False  # embed by contrast: a text is found by its positive too
     margin: float = usual(0.5, 0.0, 2.0)  # embed by triplets: how much nearer the positive is to be
+    verb: Literal["text2text", "translation", "summarization"] = "text2text"  # rewrite: what its texts are, so which command uses it
+    prefix: str = ""  # rewrite: stands before every source, in training and afterwards ("translate English to German: ")
+    smoothing: float = usual(0.0, 0.0, 0.3)  # rewrite: share of a label's weight that all tokens get evenly (Szegedy et al. 2016)
+    best: Literal["loss", "bleu", "rouge"] = "loss"  # rewrite: the held-out figure that decides which weights are kept
+    beams: int = usual(4, 1, 16)  # rewrite: how its texts are written at the end and afterwards; greedily while it learns
+    length_penalty: float = usual(1.0, -2.0, 5.0)  # rewrite: of beams; above 0 favours longer texts
 
 
 @dataclass(frozen=True)

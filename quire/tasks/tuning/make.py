@@ -10,7 +10,7 @@ from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
 from ..reading import Long
 from .example import SupervisedTask
-from .schemas import Labelled, Row
+from .schemas import Labelled, Rewrite, Row
 
 # task -> the kinds of rows that it learns from
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -50,4 +50,9 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         from .rerank import Rerank
 
         return Rerank(contract, context, rows, loss=part.loss, long=long)
+    if part.name == "rewrite":
+        from .rewrite import Rewriting
+
+        how = {"verb": part.verb, "prefix": part.prefix, "beams": part.beams, "length_penalty": part.length_penalty}
+        return Rewriting(contract, context, cast(Sequence[Rewrite], rows), smoothing=part.smoothing, best=part.best, long=long, **how)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")
