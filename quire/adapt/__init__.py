@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .lora import LoRA
+from .head import with_its_head
 from .nf4 import quantize_model
 from .peft import open_adapter, save_adapter
 from .soft_prompt import attach_prompt, open_prompt, prompt_ids, prompted, save_prompt
@@ -25,4 +26,5 @@ __all__ = [
     "save_prompt",
     "trainable",
     "unmerge",
+    "with_its_head",
 ]
