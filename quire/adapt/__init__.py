@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .lora import LoRA
 from .head import with_its_head
+from .lora import LoRA
 from .nf4 import quantize_model
 from .peft import open_adapter, save_adapter
 from .soft_prompt import attach_prompt, open_prompt, prompt_ids, prompted, save_prompt

@@ -46,7 +46,7 @@ def save(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is not an empty folder. Give a new one.")
     check_plain(model)
-    config, more = ModelFolder.open(source).config | changed, beside(source)
+    config, more = {**ModelFolder.open(source).config, **changed}, beside(source)
     with durable.building(folder) as place:
         ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
         contract.save(place)
