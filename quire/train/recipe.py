@@ -48,11 +48,14 @@ class DataPart:
     test: tuple[str, ...] = ()  # rows to measure on once, at the end
     schema: Literal["auto", "chat", "prompt", "labelled", "tagged", "question", "rewrite", "similar", "ranked"] = "auto"
     columns: tuple[str, ...] = ()  # "text=review": which column of the file is meant by which of the schema
-    header: tuple[str, ...] = ()  # names of the columns of a CSV or TSV file that has none
+    names: tuple[str, ...] = ()  # of the columns of a CSV or TSV file without a header; "..." as the last leaves further ones out
+    label_names: tuple[str, ...] = ()  # what numbers in labels and tags stand for: names in order from 0, or "1=World"
     longest: int = usual(0, 0, 131072)  # tokens of a row; 0: what the model reads
     long: Literal["error", "cut", "head-tail"] = "cut"  # a longer row: refused, cut at its end, or cut in its middle (Sun et al. 2019)
     most_cut: float = usual(0.5, 0.0, 1.0)  # share of rows that may be cut
     duplicates: Literal["drop", "keep"] = "drop"  # of training rows that say the same
+    overlap: Literal["refuse", "drop"] = "refuse"  # training rows that the evaluation reads too, exactly or nearly: refused, or left out
+    allow: tuple[str, ...] = ()  # checks whose findings are accepted, by name (`quire check` lists them)
     pack: bool = False  # several rows of a conversation task in one, each seeing itself alone
 
 
