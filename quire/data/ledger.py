@@ -17,6 +17,7 @@ Outcome = Literal["ok", "told", "allowed", "refused"]
 
 # name -> what it looks for, in the order in which they are shown
 CHECKS: dict[str, str] = {
+    "readable": "rows that cannot be read",
     "empty-answers": "rows that answer nothing",
     "same-answer": "every row answers the same",
     "one-label": "labels that tell nothing apart",
@@ -26,9 +27,10 @@ CHECKS: dict[str, str] = {
     "duplicates": "rows that are there twice",
     "test-rows-leak": "evaluation rows among the training rows",
     "near-copies-leak": "near copies of evaluation rows among the training rows",
+    "learnable": "rows that the task cannot learn from",
+    "template-differs": "the template of training against the model's own",
     "spelled-tokens": "texts that spell a special token",
     "bos-twice": "a begin token in a text that gets one anyway",
-    "template-differs": "the template of training against the model's own",
     "turns-dropped": "turns and tools that the template leaves out",
     "unknown-tokens": "text that the tokenizer cannot write",
     "nothing-trained": "rows without a trained token",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -260,11 +260,39 @@ def _place(example: Example) -> str:
     return f"{example.where}: {len(example):,} tokens" + (f", {example.cut:,} more were cut" if example.cut else "")
 
 
-def masks(examples: Iterable[Example]) -> list[tuple[Array, Mask]]:
-    """Of each example its ids with what is learned of them, the target's behind."""
-    found = []
-    for example in examples:
-        mask, target = learned(example)
-        ids = example.ids if example.target is None else np.concatenate([example.ids, example.target])
-        found.append((ids, np.concatenate([mask, target])))
+# -- for a person ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token as it is read: its text, whether it is learned, whether it is special, and what it is labelled with ('' for none)."""
+
+    text: str
+    learned: bool
+    special: bool
+    label: str = ""
+
+    def json(self) -> dict[str, Any]:
+        return {"text": self.text, "learned": self.learned, "special": self.special, "label": self.label}
+
+
+def pieces(reader: Reader, example: Example, names: Sequence[str] = ()) -> list[list[Piece]]:
+    """The tokens of an example: what is read, and in an encoder-decoder what is written. names: of labels that stand beside tokens."""
+    own, target = learned(example)
+    tags = next((label for name, label in example.labels.items() if name == "tag" and label.shape == example.ids.shape), None)
+    labels = ["" if tags is None or tag == IGNORE or tag >= len(names) else names[tag] for tag in (tags if tags is not None else own * 0)]
+    found = [_pieces(reader.tokenizer, example.ids, own, labels)]
+    if example.target is not None:
+        found.append(_pieces(reader.tokenizer.target, example.target, target, [""] * len(target)))
     return found
+
+
+def _pieces(tokenizer: Tokenizer, ids: Array, mask: Mask, labels: Sequence[str]) -> list[Piece]:
+    stream = tokenizer.stream(special=True)
+    texts = [stream.push(int(id)) for id in ids]
+    if texts and not any(texts):  # a decoder that needs the whole text: each token is spelled as the vocabulary has it
+        texts = [tokenizer.token(int(id)) for id in ids]
+    return [
+        Piece(text, bool(taught), tokenizer.is_special(int(id)), label)
+        for text, id, taught, label in zip(texts, ids, mask, labels, strict=True)
+    ]

@@ -193,7 +193,7 @@ def duplicates(rows: Sequence[Row], left_out: int) -> Finding | None:
     lines = first(f"{row.where} repeats {before.where}: {_read(row)}" for before, row in twice)
     said = [f"{left_out:,} repeated rows were left out."] * bool(left_out)
     said += [f"{share(len(twice), len(rows))} repeat another one, and are kept."] * bool(twice)
-    return Finding(False, " ".join(said), lines, count=len(twice))
+    return Finding(False, " ".join(said), lines, count=left_out + len(twice))
 
 
 def leaks(train: Sequence[Row], held: Sequence[Row]) -> Finding | None:
