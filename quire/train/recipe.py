@@ -68,6 +68,7 @@ class TaskPart:
     mean_span: float = usual(3.0, 1.0, 10.0)  # denoise
     labels: Literal["auto", "single", "several", "number"] = "auto"  # classify: one of several, any of several, or a number (regression)
     class_weights: Literal["none", "balanced"] = "none"  # classify and tag: every label counts alike, however rare its rows
+    stride: int = usual(128, 0, 8192)  # tag and answer: tokens by which the windows of a long text overlap (at most half a window)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, contract.template is None)
     run.write("data.json", sets.json() | {"checks": ledger.json()})
     ledger.refuse()
-    for line in ledger.said():
+    for line in [*ledger.said(), *_notes(examples)]:
         say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     return Tuned(contract, opened, task, sets, loader, model, adapter)
@@ -169,6 +169,15 @@ def look_at_readings(
     contract = getattr(task, "contract", contract)
     ledger.look("template-differs", readings.template_differs, contract.facts, base.contract)
     readings.look(ledger, readings.Reader.of(contract), rows, examples, task, recipe.data.most_cut)
+
+
+def _notes(examples: Sequence[Example]) -> list[str]:
+    """What the examples say of how their rows are learned, each once."""
+    places: dict[str, list[str]] = {}
+    for example in examples:
+        for note in example.notes:
+            places.setdefault(note, []).append(example.where)
+    return [f"{len(where):,} {'row' if len(where) == 1 else 'rows'} ({where[0]} first): {note}" for note, where in places.items()]
 
 
 def settle(recipe: TrainRecipe) -> None:

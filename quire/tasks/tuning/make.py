@@ -9,7 +9,7 @@ from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
 from ..reading import Long
 from .example import SupervisedTask
-from .schemas import Labelled, Row
+from .schemas import Labelled, Question, Row, Tagged
 
 # task -> the kinds of rows that it learns from
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -37,4 +37,13 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         return Classify(
             contract, context, cast(Sequence[Labelled], rows), problem=part.labels, balanced=part.class_weights == "balanced", long=long
         )
+    if part.name == "tag":
+        from .tag import Tag
+
+        balanced = part.class_weights == "balanced"
+        return Tag(contract, context, cast(Sequence[Tagged], rows), balanced=balanced, long=long, stride=part.stride)
+    if part.name == "answer":
+        from .answer import Answer
+
+        return Answer(contract, context, cast(Sequence[Question], rows), long=long, stride=part.stride)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")
