@@ -91,7 +91,7 @@ class RunFolder:
             return
         for path in (self.recipe, *(self.path / name for name in ("data.json", "tokenizer_report.json", "environment.json"))):
             path.unlink(missing_ok=True)
-        for folder in (self.data, self.tokenizer):
+        for folder in (self.data, self.tokenizer, self.path / "start"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def read_recipe(self) -> TrainRecipe:

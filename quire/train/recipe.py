@@ -18,7 +18,7 @@ def usual(default: Any, low: float, high: float) -> Any:
 @dataclass(frozen=True)
 class ModelPart:
     start: str = ""  # what to continue from: a model folder, a run, a pulled model's name or "minilm"; empty: from scratch with the sizes below
-    family: Literal["llama", "gpt2", "bert", "t5"] = "llama"
+    family: Literal["llama", "gpt2", "bert", "t5", "bart", "marian"] = "llama"
     width: int = usual(128, 16, 16384)
     layers: int = usual(4, 1, 128)
     heads: int = usual(4, 1, 128)
@@ -69,6 +69,12 @@ class TaskPart:
     labels: Literal["auto", "single", "several", "number"] = "auto"  # classify: one of several, any of several, or a number (regression)
     class_weights: Literal["none", "balanced"] = "none"  # classify and tag: every label counts alike, however rare its rows
     stride: int = usual(128, 0, 8192)  # tag and answer: tokens by which the windows of a long text overlap (at most half a window)
+    verb: Literal["text2text", "translation", "summarization"] = "text2text"  # rewrite: what its texts are, so which command uses it
+    prefix: str = ""  # rewrite: stands before every source, in training and afterwards ("translate English to German: ")
+    smoothing: float = usual(0.0, 0.0, 0.3)  # rewrite: share of a label's weight that all tokens get evenly (Szegedy et al. 2016)
+    best: Literal["loss", "bleu", "rouge"] = "loss"  # rewrite: the held-out figure that decides which weights are kept
+    beams: int = usual(4, 1, 16)  # rewrite: how its texts are written at the end and afterwards; greedily while it learns
+    length_penalty: float = usual(1.0, -2.0, 5.0)  # rewrite: of beams; above 0 favours longer texts
 
 
 @dataclass(frozen=True)

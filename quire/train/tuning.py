@@ -1,6 +1,6 @@
-"""A supervised run: a model that is there already, rows of a known kind, a task, and what of the model is trained.
+"""A supervised run: a model that is there already (or a new one), rows of a known kind, a task, and what of the model is trained.
 
-    start -> rows (read, checked, split) -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+    rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
+from . import scratch
 from .adapting import Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
@@ -107,15 +108,16 @@ def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> N
 
 def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:
     """Everything of a supervised run. Hold the lock. Raises the errors of the parts, each naming rows or keys."""
-    folder = hub.locate(recipe.model.start)
-    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     part = recipe.data
+    named = hub.locate(recipe.model.start) if recipe.model.start else None
     ledger = Ledger(part.allow)
     sets = load_rows(recipe)
     for line in sets.lines():
         say(line)
     suspects.look(ledger, sets, given=bool(part.eval))
     ledger.refuse()
+    folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
+    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     context = min(part.longest or opened.model_config.context, opened.model_config.context)
     task = make(recipe.task, part.long, contract, context, sets.train)
     over, labels, more = task.head()
@@ -183,7 +185,7 @@ def _notes(examples: Sequence[Example]) -> list[str]:
 def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
-        raise RecipeError(f"task.name = '{recipe.task.name}' tunes a model that is there: give its folder or name with model.start.")
+        scratch.agree(recipe)
     if not recipe.data.sources:
         raise RecipeError("there are no rows: give files with data.sources.")
 
@@ -199,7 +201,8 @@ class RowWatch:
         if not rows:
             return {}
         with evaluating(model):
-            figures = self.task.evaluate(model, rows).figures
+            look = getattr(self.task, "glance", self.task.evaluate)  # a task whose answers take long to write has a quicker look
+            figures = look(model, rows).figures
         return {"metric": self.task.metric, "direction": self.task.better, **figures}
 
     def surprise(self, model: Transformer) -> None:

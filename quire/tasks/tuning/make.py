@@ -9,7 +9,7 @@ from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
 from ..reading import Long
 from .example import SupervisedTask
-from .schemas import Labelled, Question, Row, Tagged
+from .schemas import Labelled, Question, Rewrite, Row, Tagged
 
 # task -> the kinds of rows that it learns from
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -46,4 +46,9 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         from .answer import Answer
 
         return Answer(contract, context, cast(Sequence[Question], rows), long=long, stride=part.stride)
+    if part.name == "rewrite":
+        from .rewrite import Rewriting
+
+        how = {"verb": part.verb, "prefix": part.prefix, "beams": part.beams, "length_penalty": part.length_penalty}
+        return Rewriting(contract, context, cast(Sequence[Rewrite], rows), smoothing=part.smoothing, best=part.best, long=long, **how)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")
