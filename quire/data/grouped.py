@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import CheckpointError, DataError
 from ..nn.batch import Batch
 from ..tasks.tuning.example import Example, SupervisedTask, join
+from ..tasks.tuning.example import rows as rows_of
 
 _STRETCH = 64  # batches whose examples are sorted together
 
@@ -106,7 +107,7 @@ class ExampleLoader:
 
     def _facts(self) -> dict[str, Any]:
         found = hashlib.sha256()
-        for example in self.examples:
+        for example in rows_of(self.examples):
             found.update(example.ids.astype("<i8").tobytes() + b"|" + b"".join(label.tobytes() for label in example.labels.values()))
         return {"examples": found.hexdigest(), "seed": self.seed, "rows": self.rows, "pack": self.pack, "task": self.task.describe()}
 

@@ -15,7 +15,7 @@ from ..errors import RecipeError, StorageError
 from ..families.folder import ModelFolder
 from ..native.linears import packed_bytes
 from ..nn.transformer import Transformer
-from ..tasks.sentence import beside
+from ..tasks.sentence import beside, carry
 
 Stored = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,13 +39,12 @@ def save(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is not an empty folder. Give a new one.")
     check_plain(model)
-    config, more = ModelFolder.open(source).config, beside(source)
+    config = ModelFolder.open(source).config
+    beside(source)  # what is not understood is refused before anything is written
     with durable.building(folder) as place:
         ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
         contract.save(place)
-        for name in more:
-            durable.make_folder((place / name).parent)
-            durable.write_bytes(place / name, (source / name).read_bytes())
+        carry(source, place)
     binding = Binding.of(folder, lineage)
     binding.write(folder)
     return binding

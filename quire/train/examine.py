@@ -63,7 +63,7 @@ def _read(found: Examined, recipe: TrainRecipe, rows: list[Row]) -> None:
     part = dataclasses.replace(recipe.task, name=task_for(rows[0], recipe))
     context = min(recipe.data.longest or opened.model_config.context, opened.model_config.context)
     try:
-        found.task = make(part, recipe.data.long, contract, context, rows)
+        found.task = make(part, recipe.data.long, contract, context, rows, folder, opened.model_config.width)
         found.examples = found.task.examples(rows)
     except (DataError, ContextError) as error:
         found.ledger.add("learnable", Finding(True, str(error), key=_FIXED), time.perf_counter() - start)

@@ -189,7 +189,8 @@ class Trainer:
     def _gradients(self, batch: Batch, weights: dict[str, int]) -> dict[str, Tensor]:
         """Adds up the gradients of the window; returns each term's mean loss on the device, without waiting for it."""
         sums: dict[str, Tensor] = {}
-        for micro in batch.split(self.micro):
+        whole = self.micro >= self.recipe.train.batch  # an example may have several rows, so a batch of examples may have more
+        for micro in batch.split(len(batch) if whole else self.micro):
             with self.compute.autocast():
                 terms = self.task.terms(self.model, self.enter(self.model, micro.to(self.compute.device)), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}

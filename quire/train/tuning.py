@@ -23,6 +23,7 @@ from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
+from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import Row
@@ -97,6 +98,8 @@ class Tuned:
         """The model folder, and beside it the adapter's own."""
         self.adapter.write(path.with_name("adapter"), model)
         self.adapter.merged(model, path, self.opened.config)
+        if isinstance(self.task, Embed):
+            self.task.write(path)
         self.contract.save(path)
         Binding.of(path, lineage | {"base": self.adapter.base.id}).write(path)
 
@@ -119,7 +122,7 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     context = min(part.longest or opened.model_config.context, opened.model_config.context)
-    task = make(recipe.task, part.long, contract, context, sets.train)
+    task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
     if any(opened.config.get(name) != value for name, value in head.items()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from ...binding.contract import Contract
@@ -23,8 +24,11 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
 }
 
 
-def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row]) -> SupervisedTask:
-    """`part`: the recipe's [task]; rows: those to train on, which decide the labels. Raises DataError for rows of another kind."""
+def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row], folder: Path, width: int) -> SupervisedTask:
+    """`part`: the recipe's [task]; rows: those to train on, which decide the labels; folder: the start model's, `width` wide.
+
+    Raises DataError for rows of another kind.
+    """
     schema = rows[0].schema
     if schema not in SCHEMAS[part.name]:
         raise DataError(
@@ -51,4 +55,13 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
 
         how = {"verb": part.verb, "prefix": part.prefix, "beams": part.beams, "length_penalty": part.length_penalty}
         return Rewriting(contract, context, cast(Sequence[Rewrite], rows), smoothing=part.smoothing, best=part.best, long=long, **how)
+    if part.name == "embed":
+        from .embed import Embed
+
+        ways = {"loss": part.loss, "temperature": part.temperature, "margin": part.margin, "symmetric": part.symmetric}
+        return Embed(contract, context, rows, folder, width, long=long, **ways)
+    if part.name == "rerank":
+        from .rerank import Rerank
+
+        return Rerank(contract, context, rows, loss=part.loss, long=long)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")
