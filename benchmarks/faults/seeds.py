@@ -138,7 +138,7 @@ def _thoughtful() -> tuple[Row, ...]:
 
 
 SEEDS: dict[str, Seed] = {
-    "nothing-trained": Seed("chat", prompts(words=90), recipe={"model.context": 64}),
+    "nothing-trained": Seed("chat", prompts(words=90), recipe={"data.longest": 64}),
     "end-never-trained": Seed("chat", chats(), template=WITHOUT_END),
     "end-masked-as-padding": Seed("chat", chats()),
     "bos-twice": Seed("chat", tuple(row | {"prompt": BOS + row["prompt"]} for row in prompts())),
@@ -146,7 +146,7 @@ SEEDS: dict[str, Seed] = {
     "user-turns-trained": Seed("chat", chats()),
     "earlier-turns-untrained": Seed("chat", _thoughtful(), template=LAST_THOUGHT),
     "turns-dropped": Seed("chat", _with_tools(), template=TWO_ROLES),
-    "answers-cut": Seed("chat", chats(long=6), recipe={"model.context": 96}),
+    "answers-cut": Seed("chat", chats(long=6), recipe={"data.longest": 96}),
     "padding-trained": Seed("chat", chats(8, long=1)),
     "packed-rows-mix": Seed("chat", prompts(2)),
     "label-unknown": Seed("classify", labelled(), held=(*labelled(6, 60), {"text": sentence(3), "label": "mixed"})),

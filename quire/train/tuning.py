@@ -14,20 +14,23 @@ from typing import Any
 
 from .. import durable, hub
 from ..binding import Binding, Contract, bound
+from ..data import readings, suspects
 from ..data import rows as data
 from ..data.grouped import ExampleLoader
+from ..data.ledger import Ledger
 from ..data.rows import RowSets
 from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
 from ..tasks.tuning.embed import Embed
-from ..tasks.tuning.example import Evaluation, SupervisedTask
+from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
 from . import scratch
 from .adapting import Adapter
+from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
@@ -110,19 +113,12 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     """Everything of a supervised run. Hold the lock. Raises the errors of the parts, each naming rows or keys."""
     part = recipe.data
     named = hub.locate(recipe.model.start) if recipe.model.start else None
-    sets = data.load(
-        part.sources,
-        part.eval,
-        part.test,
-        share=part.held_out,
-        schema=part.schema,
-        columns=part.columns,
-        header=part.header,
-        keep_repeated=part.duplicates == "keep",
-    )
+    ledger = Ledger(part.allow)
+    sets = load_rows(recipe)
     for line in sets.lines():
         say(line)
-    run.write("data.json", sets.json())
+    suspects.look(ledger, sets, given=bool(part.eval))
+    ledger.refuse()
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     context = min(part.longest or opened.model_config.context, opened.model_config.context)
@@ -131,16 +127,62 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     head = heads.fields(opened, over, labels, more)
     if any(opened.config.get(name) != value for name, value in head.items()):
         opened = opened.with_head(head)
+    examples = task.examples(sets.train)
+    look_at_readings(ledger, recipe, sets.train, examples, task, contract, base)
+    ledger.refuse()
     adapter = Adapter(recipe.adapt, opened, base)
     model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
     for line in adapter.said(model):
         say(line)
-    examples = task.examples(sets.train)
-    cut = sum(example.cut > 0 for example in examples)
-    if cut:
-        say(f"{cut:,} of {len(examples):,} rows are longer than {context:,} tokens and were shortened ({part.long})")
+    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, contract.template is None)
+    run.write("data.json", sets.json() | {"checks": ledger.json()})
+    ledger.refuse()
+    for line in [*ledger.said(), *_notes(examples)]:
+        say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     return Tuned(contract, opened, task, sets, loader, model, adapter)
+
+
+def load_rows(recipe: TrainRecipe) -> RowSets:
+    """The rows that a recipe names, split. Raises DataError for what cannot be read."""
+    part = recipe.data
+    return data.load(
+        part.sources,
+        part.eval,
+        part.test,
+        share=part.held_out,
+        schema=part.schema,
+        columns=part.columns,
+        names=part.names,
+        number=True if recipe.task.labels == "number" else None,
+        label_names=part.label_names,
+        keep_repeated=part.duplicates == "keep",
+        drop_overlap=part.overlap == "drop",
+    )
+
+
+def look_at_readings(
+    ledger: Ledger,
+    recipe: TrainRecipe,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    task: SupervisedTask,
+    contract: Contract,
+    base: Binding,
+) -> None:
+    """The checks of rows as the model reads them."""
+    contract = getattr(task, "contract", contract)
+    ledger.look("template-differs", readings.template_differs, contract.facts, base.contract)
+    readings.look(ledger, readings.Reader.of(contract), rows, examples, task, recipe.data.most_cut)
+
+
+def _notes(examples: Sequence[Example]) -> list[str]:
+    """What the examples say of how their rows are learned, each once."""
+    places: dict[str, list[str]] = {}
+    for example in examples:
+        for note in example.notes:
+            places.setdefault(note, []).append(example.where)
+    return [f"{len(where):,} {'row' if len(where) == 1 else 'rows'} ({where[0]} first): {note}" for note, where in places.items()]
 
 
 def settle(recipe: TrainRecipe) -> None:
