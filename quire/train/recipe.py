@@ -122,7 +122,8 @@ class TrainPart:
     epochs: float = 0.0
     minutes: float = 0.0  # measured and turned into steps before the first one
     batch: int = usual(16, 1, 65536)  # rows a step
-    micro_batch: int = 0  # rows a forward; 0: the whole batch
+    micro_batch: int = 0  # rows a forward at most; 0: the whole batch
+    micro_tokens: int = 0  # tokens a forward at most, padding included; 0: no limit, or 4096 for rows of unequal length on a CPU
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0  # 0: what the machine grants

@@ -215,6 +215,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
         epochs=0.0,
         minutes=0.0,
         micro_batch=part.micro_batch or part.batch,
+        micro_tokens=trainer.micro_tokens,
         dtype=setting.compute.dtype,
         threads=setting.compute.threads,
         compile="on" if measured.compile else "off",
@@ -222,6 +223,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
         eval_every=part.eval_every or measured.eval_every,
     )
     a_step, epoch = parts.loader.tokens_per_step, parts.loader.tokens_per_epoch
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_tokens=trainer.micro_tokens))
     plan = draw_up(recipe, parts.model, measured, setting, a_step, epoch)
     recipe = dataclasses.replace(recipe, train=settled)
     trainer.settle(recipe)
