@@ -22,8 +22,8 @@ from .calibrate import calibrate
 from .folder import RunFolder, differences
 from .meters import Meters, Observer, rewind
 from .parallel import compile_layers, compute
-from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
 from .parts import Parts
+from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
 from .prepare import Say, prepare, settle
 from .recipe import TrainRecipe
 from .trainer import Outcome, Trainer

@@ -38,7 +38,6 @@ from .parallel import Compute, LossScale, global_norm, scale_all
 from .parts import Data, Enter, Watcher
 from .recipe import TrainRecipe
 
-
 _NEAR_THE_CACHE = 4096  # tokens a forward: many more make no step faster on a CPU, and each keeps its activations
 
 
