@@ -6,12 +6,13 @@ too would be learned by heart and is refused with both places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError
 from ..tasks.tuning.schemas import Row
+from . import pydoc_questions
 from .columns import rows as as_rows
 from .records import parse_columns, read
 
@@ -50,7 +51,14 @@ def load(
     meant = parse_columns(columns)
 
     def from_(specs: Sequence[str]) -> list[Row]:
-        return list(as_rows(read(specs, header), schema, meant))
+        files = [spec for spec in specs if spec != pydoc_questions.NAME]
+        made = _asked(schema, meant) if len(files) < len(specs) else []
+        found = made + (list(as_rows(read(files, header), schema, meant)) if files else [])
+        if made and found[-1].schema != made[0].schema:
+            raise DataError(
+                f"the source '{pydoc_questions.NAME}' makes {made[0].schema} rows, and {found[-1].where} is a {found[-1].schema} row."
+            )
+        return found
 
     sets = RowSets(from_(sources), from_(held_out) if held_out else [], from_(test) if test else [])
     if not sets.train:
@@ -63,6 +71,14 @@ def load(
         cut = int(share * 2.0**64)
         sides: tuple[list[Row], list[Row]] = [], []
         for row in sets.train:
-            sides[int.from_bytes(row.digest()[:8], "big") < cut].append(row)
+            sides[int.from_bytes(row.side()[:8], "big") < cut].append(row)
         sets.train, sets.held_out = sides
     return sets
+
+
+def _asked(schema: str, columns: Mapping[str, str]) -> list[Row]:
+    """Questions about the standard library, which are chat rows whatever is said. Raises DataError where something else is."""
+    if schema not in ("auto", "chat") or columns:
+        said = f"data.schema = '{schema}'" if schema not in ("auto", "chat") else "data.columns"
+        raise DataError(f"{said} does not go with the source '{pydoc_questions.NAME}': its rows are chat rows already. Leave it out.")
+    return list(pydoc_questions.rows())

@@ -65,6 +65,7 @@ class TaskPart:
     mean_span: float = usual(3.0, 1.0, 10.0)  # denoise
     labels: Literal["auto", "single", "several", "number"] = "auto"  # classify: one of several, any of several, or a number (regression)
     class_weights: Literal["none", "balanced"] = "none"  # classify and tag: every label counts alike, however rare its rows
+    generate_rows: int = usual(50, 0, 10_000)  # chat: held-out rows that are answered with each evaluation, beside their loss; 0: none
 
 
 @dataclass(frozen=True)

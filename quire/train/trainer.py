@@ -110,6 +110,8 @@ class Trainer:
         self.began = time.perf_counter()
         with self.stop.listening(), torch.random.fork_rng(devices):
             try:
+                if not self.step and self.recipe.model.start:
+                    self.on_sample()  # what a model says that is there already, before it learns
                 while self.step < end and not self.stop.signal and not self.patience.over:
                     self.on_step(self.learn(self.loader.next()))
                     better = self.due(self.every.eval) and self.on_eval()

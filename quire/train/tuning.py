@@ -22,7 +22,7 @@ from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
 from ..tasks.tuning.example import Evaluation, SupervisedTask
-from ..tasks.tuning.make import make
+from ..tasks.tuning.make import KINDS, make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
 from .adapting import Adapter
@@ -121,7 +121,10 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
         say(line)
     run.write("data.json", sets.json())
     context = min(part.longest or opened.model_config.context, opened.model_config.context)
+    _check_kind(recipe, opened)
     task = make(recipe.task, part.long, contract, context, sets.train)
+    if part.pack and not task.packs:
+        raise RecipeError(f"data.pack = true, and rows of task '{task.name}' cannot share one. Leave it out: batches are of like length.")
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
     if any(opened.config.get(name) != value for name, value in head.items()):
@@ -135,7 +138,15 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     if cut:
         say(f"{cut:,} of {len(examples):,} rows are longer than {context:,} tokens and were shortened ({part.long})")
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
+    contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
     return Tuned(contract, opened, task, sets, loader, model, adapter)
+
+
+def _check_kind(recipe: TrainRecipe, opened: ModelFolder) -> None:
+    """Raises RecipeError for a kind of model that cannot learn the task."""
+    kind, kinds = opened.model_config.kind, KINDS.get(recipe.task.name)
+    if kinds is not None and kind not in kinds:
+        raise RecipeError(f"task.name = '{recipe.task.name}' is for models of kind {' or '.join(kinds)}; {opened.path} is of kind {kind}.")
 
 
 def settle(recipe: TrainRecipe) -> None:
@@ -164,7 +175,12 @@ class RowWatch:
         return None
 
     def sample(self, model: Transformer) -> list[dict[str, Any]]:
-        return []
+        """What tasks that write show: a few held-out rows with the model's text."""
+        show = getattr(self.task, "samples", None)
+        if show is None or not self.rows:
+            return []
+        with evaluating(model):
+            return list(show(model, self.rows))
 
     def told(self) -> None:
         pass

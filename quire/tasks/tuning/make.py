@@ -22,6 +22,9 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "rerank": ("ranked", "similar"),
 }
 
+# task -> the kinds of models that learn it, where not all do
+KINDS: dict[str, tuple[str, ...]] = {"chat": ("decoder",)}
+
 
 def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row]) -> SupervisedTask:
     """`part`: the recipe's [task]; rows: those to train on, which decide the labels. Raises DataError for rows of another kind."""
@@ -37,4 +40,8 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         return Classify(
             contract, context, cast(Sequence[Labelled], rows), problem=part.labels, balanced=part.class_weights == "balanced", long=long
         )
+    if part.name == "chat":
+        from .chat import Chat
+
+        return Chat(contract, context, rows, long=long, generate_rows=part.generate_rows)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")
