@@ -12,7 +12,9 @@ import quire
 from quire.recipe import load, replace
 from quire.train.recipe import TrainRecipe
 
-RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.toml"))
+FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+TUNED = {"chat": "pydoc"}  # recipes that begin with a model, and their rows
+RECIPES = [path for path in sorted(FOLDER.glob("*.toml")) if path.stem not in TUNED]
 
 
 def test_there_is_a_recipe_for_each_task() -> None:
@@ -52,3 +54,30 @@ def test_a_recipe_trains_two_steps(path: Path, texts: Path, tmp_path: Path) -> N
     assert result.model is not None
     model = quire.load(result.model)
     assert {"causal": quire.Decoder, "masked": quire.Encoder, "denoise": quire.Seq2Seq}[path.stem] is type(model)
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_a_recipe_that_tunes_says_what_it_is(name: str) -> None:
+    path = FOLDER / f"{name}.toml"
+    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
+    assert first.startswith("# ") and second == f"#   quire train recipes/{path.name}"
+    recipe = load(TrainRecipe, path)
+    assert recipe.out == f"runs/{name}" and recipe.data.sources == (TUNED[name],) and recipe.model.start
+    assert 0 < recipe.train.epochs
+
+
+def test_the_recipe_for_conversations_tunes_two_steps(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quire.data import pydoc_questions
+    from quire.train.run import train
+    from tests.small import write_model
+
+    rows = list(pydoc_questions.rows(texts))
+    monkeypatch.setattr(pydoc_questions, "rows", lambda: iter(rows))
+    recipe = replace(load(TrainRecipe, FOLDER / "chat.toml"), "train.epochs", 0.0)
+    recipe = replace(replace(recipe, "train.steps", 2), "train.threads", 1)
+    recipe = replace(replace(recipe, "train.batch", 4), "task.generate_rows", 2)
+    recipe = replace(recipe, "model.start", str(write_model(tmp_path / "base", template=True, context=256)))
+    result = train(dataclasses.replace(recipe, out=str(tmp_path / "run")))
+    assert result.model is not None and {"loss", "rouge_l", "ended"} <= result.evaluation["held_out"].keys()
+    model = quire.load(result.model)
+    assert isinstance(model, quire.Decoder) and model.chats

@@ -79,6 +79,7 @@ class TaskPart:
     temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: what is usual (contrast and cosent 0.05, kl 1)
     symmetric: bool = False  # embed by contrast: a text is found by its positive too
     margin: float = usual(0.5, 0.0, 2.0)  # embed by triplets: how much nearer the positive is to be
+    generate_rows: int = usual(50, 0, 10_000)  # chat: held-out rows that are answered with each evaluation, beside their loss; 0: none
 
 
 @dataclass(frozen=True)

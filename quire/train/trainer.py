@@ -118,6 +118,8 @@ class Trainer:
         with self.stop.listening(), torch.random.fork_rng(devices):
             try:
                 self.first = self._first_steps()
+                if not self.step and self.recipe.model.start:
+                    self.on_sample()  # what a model says that is there already, before it learns
                 while self.step < end and not self.stop.signal and not self.patience.over:
                     batch = self.loader.next()
                     if self.first is not None and not self.step:
