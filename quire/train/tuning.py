@@ -1,6 +1,6 @@
 """A supervised run: a model that is there already (or a new one), rows of a known kind, a task, and what of the model is trained.
 
-    rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
 """
 
 from __future__ import annotations
