@@ -66,9 +66,12 @@ class TaskPart:
     labels: Literal["auto", "single", "several", "number"] = "auto"  # classify: one of several, any of several, or a number (regression)
     class_weights: Literal["none", "balanced"] = "none"  # classify and tag: every label counts alike, however rare its rows
     loss: Literal["auto", "contrast", "cosine", "cosent", "triplet", "margin-mse", "kl", "binary", "list", "mse"] = "auto"  # embed, rerank
-    temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: what is usual (contrast and cosent 0.05, kl 1)
+    temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: what is usual (contrast and cosent 0.05, kl 1, teacher 2)
     symmetric: bool = False  # embed by contrast: a text is found by its positive too
     margin: float = usual(0.5, 0.0, 2.0)  # embed by triplets: how much nearer the positive is to be
+    teacher: str = ""  # a model folder, or a name, that the model learns to agree with beside its task; empty: none
+    distil_weight: float = usual(1.0, 0.0, 100.0)  # of the teacher's logits, beside the task's own loss
+    hidden_weight: float = usual(0.0, 0.0, 100.0)  # of the teacher's hidden states, layer by layer
 
 
 @dataclass(frozen=True)

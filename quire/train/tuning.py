@@ -21,11 +21,13 @@ from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
+from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
+from . import teacher
 from .adapting import Adapter
 from .folder import RunFolder
 from .meters import finite
@@ -43,6 +45,7 @@ class Tuned:
     contract: Contract
     opened: ModelFolder
     task: SupervisedTask
+    objective: Objective
     sets: RowSets
     loader: ExampleLoader
     model: Transformer
@@ -63,7 +66,7 @@ class Tuned:
     @property
     def row_tokens(self) -> int:
         """Tokens of the longest row of a batch."""
-        return self.loader.pack or int(self.loader.lengths.max())
+        return self.loader.row_tokens
 
     def steps(self, part: TrainPart) -> int:
         """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
@@ -138,7 +141,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     if cut:
         say(f"{cut:,} of {len(examples):,} rows are longer than {context:,} tokens and were shortened ({part.long})")
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
-    return Tuned(contract, opened, task, sets, loader, model, adapter)
+    objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
+    return Tuned(contract, opened, task, objective, sets, loader, model, adapter)
 
 
 def settle(recipe: TrainRecipe) -> None:
