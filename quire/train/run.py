@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import certify, machine
 from ..errors import CheckpointError, QuireError, TrainingError
+from ..tasks.tuning.distil import Distil
 from . import meters, state
 from .calibrate import calibrate
 from .folder import RunFolder, differences
@@ -157,7 +158,7 @@ def _sitting(
         settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program_memory(settings, weights), parts.row_tokens
     )
     watch = parts.watch(recipe)
-    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, setting.chunk, parts.enter)
+    trainer = Trainer(run, recipe, parts.model, parts.objective, parts.loader, settings, lines, watch, setting.chunk, parts.enter)
     if run.read("plan.json"):
         plan = Plan(**run.read("plan.json"))
         if plan.compile:
@@ -241,6 +242,8 @@ def _finish(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
             say(f"kept: the weights of step {best}, the best by {outcome.best['metric']}")
         except CheckpointError as error:
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
+    if isinstance(parts.objective, Distil):
+        parts.objective.detach(trainer.model)
     evaluation = parts.evaluate(trainer.model, run)
     run.write("evaluation.json", evaluation)
     lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.corpus}

@@ -23,12 +23,13 @@ from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
+from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import KINDS, make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
-from . import scratch
+from . import scratch, teacher
 from .adapting import Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
@@ -47,6 +48,7 @@ class Tuned:
     contract: Contract
     opened: ModelFolder
     task: SupervisedTask
+    objective: Objective
     sets: RowSets
     loader: ExampleLoader
     model: Transformer
@@ -67,7 +69,7 @@ class Tuned:
     @property
     def row_tokens(self) -> int:
         """Tokens of the longest row of a batch."""
-        return self.loader.pack or int(self.loader.lengths.max())
+        return self.loader.row_tokens
 
     def steps(self, part: TrainPart) -> int:
         """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
@@ -144,7 +146,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
         say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
-    return Tuned(contract, opened, task, sets, loader, model, adapter)
+    objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
+    return Tuned(contract, opened, task, objective, sets, loader, model, adapter)
 
 
 def load_rows(recipe: TrainRecipe) -> RowSets:
