@@ -1,6 +1,6 @@
 """From a recipe to what a run needs: a tokenizer, shards, a task, a loader, a model. Whatever a killed run left whole is used again.
 
-    sources -> check -> tokenizer (trained on the training side alone, or opened) -> shards -> task -> loader -> model
+sources -> check -> tokenizer (trained on the training side alone, or opened) -> shards -> task -> loader -> model
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from .. import durable
+from .. import durable, hub
+from ..binding import Contract, bound
 from ..data import check, shards, sources
 from ..data.batches import Loader
 from ..data.shards import Shard
@@ -30,11 +31,12 @@ from ..tasks.task import Task, make
 from ..text import training
 from ..text.report import report_stream
 from ..text.tokenizer import Tokenizer
-from . import tuning
-from .finish import evaluate, write_model
+from . import adapting, tuning
+from .adapting import Adapter
+from .finish import evaluate, new_contract, write_model
 from .folder import RunFolder
-from .parallel import Compute
-from .parts import Enter, Parts
+from .parallel import TORCH, Compute
+from .parts import Parts
 from .recipe import TrainPart, TrainRecipe
 from .watch import Watch
 
@@ -55,7 +57,12 @@ class Prepared:
     loader: Loader
     config: dict[str, Any]  # the model's config.json
     model: Transformer
-    enter: Enter = lambda model, batch: batch
+    adapter: Adapter | None = None  # of `model.start`
+    contract: Contract | None = None  # that of `model.start`, where its tokenizer stays
+
+    @property
+    def base(self) -> str:
+        return "" if self.adapter is None else self.adapter.base.id
 
     @property
     def corpus(self) -> str:
@@ -75,8 +82,11 @@ class Prepared:
     def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
         return evaluate(self.task, self.tokenizer, self.held_out, model)
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        write_model(path, self.tokenizer, model, self.config, lineage)
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        if self.adapter is None:
+            write_model(path, self.tokenizer, model, self.config, lineage)
+            return path
+        return self.adapter.leave(path, model, self.contract or new_contract(self.tokenizer, model), lineage)
 
 
 def settle(recipe: TrainRecipe) -> TrainRecipe:
@@ -94,6 +104,7 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
         raise RecipeError(f"train.batch = {part.batch} must be 1 or more rows a step")
     if part.micro_batch > part.batch:
         raise RecipeError(f"train.micro_batch = {part.micro_batch} is more than train.batch = {part.batch}, which is split into it")
+    adapting.settle(recipe)
     if recipe.task.name in tuning.SUPERVISED:
         tuning.settle(recipe)
     if recipe.optim.lr <= 0 or not 0 <= recipe.optim.warmup <= 1 or not 0 <= recipe.optim.decay <= 1:
@@ -153,8 +164,14 @@ def prepare(run: RunFolder, recipe: TrainRecipe, settings: Compute, say: Say) ->
     shard = found["train"]
     loader = Loader([shard], None, task, recipe.train.batch, recipe.model.context, recipe.seed)
     say(f"training text: {shard.token_count:,} tokens, {shard.text_bytes / max(1, shard.token_count):.2f} bytes a token")
+    held_out = found.get("held_out")
+    if recipe.model.start:
+        adapter, contract, model = started(recipe, tokenizer, settings)
+        for line in adapter.said(model):
+            say(line)
+        return Prepared(tokenizer, shard, held_out, task, loader, adapter.opened.config, model, adapter, contract)
     config, model = build_model(recipe, tokenizer)
-    return Prepared(tokenizer, shard, found.get("held_out"), task, loader, config, model)
+    return Prepared(tokenizer, shard, held_out, task, loader, config, model)
 
 
 class Sample:
@@ -179,9 +196,8 @@ def _task(recipe: TrainRecipe, tokenizer: Tokenizer) -> Task:
 def _tokenizer(run: RunFolder, recipe: TrainRecipe, cut: int, say: Say) -> Tokenizer:
     """Opened from the recipe's path or the start model's folder, else trained on the training side of the split."""
     part = recipe.tokenizer
-    path = part.path or recipe.model.start
-    if path:
-        tokenizer = Tokenizer.open(path)
+    if part.path or recipe.model.start:
+        tokenizer = Tokenizer.open(part.path or hub.locate(recipe.model.start))
     else:
 
         def texts() -> Iterator[str]:
@@ -198,15 +214,21 @@ def _tokenizer(run: RunFolder, recipe: TrainRecipe, cut: int, say: Say) -> Token
 
 
 def build_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> tuple[dict[str, Any], Transformer]:
-    """(config.json, the model): with first weights from the recipe's seed, or as `model.start` has it."""
-    part = recipe.model
-    if part.start:
-        folder = ModelFolder.open(Path(part.start))
-        _agree(recipe, folder.family.names[0])
-        _fits(folder.model_config, recipe, tokenizer)
-        return folder.config, folder.build()
+    """(config.json, the model with first weights from the recipe's seed)."""
     config = new_config(recipe, tokenizer.vocab_size, tokenizer)
     return config, first_weights(family_for(config).build(config), recipe.seed)
+
+
+def started(recipe: TrainRecipe, tokenizer: Tokenizer, settings: Compute) -> tuple[Adapter, Contract | None, Transformer]:
+    """What `model.start` is: what of it is trained, its contract (None where the recipe gives another tokenizer), the model."""
+    folder = hub.locate(recipe.model.start)
+    opened = ModelFolder.open(folder)
+    _agree(recipe, opened.family.names[0])
+    _fits(opened.model_config, recipe, tokenizer)
+    adapter = Adapter(recipe.adapt, opened, bound(folder))
+    model = adapter.build(tokenizer, TORCH[settings.dtype], recipe.seed)
+    _fits(model.config, recipe, tokenizer)  # a soft prompt takes some of the positions
+    return adapter, None if recipe.tokenizer.path else Contract.open(folder), model
 
 
 def first_weights(config: ModelConfig, seed: int) -> Transformer:

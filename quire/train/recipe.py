@@ -17,7 +17,9 @@ def usual(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class ModelPart:
-    start: str = ""  # what to continue from: a model folder, a run, a pulled model's name or "minilm"; empty: from scratch with the sizes below
+    start: str = (
+        ""  # what to continue from: a model folder, a run, a pulled model's name or "minilm"; empty: from scratch with the sizes below
+    )
     family: Literal["llama", "gpt2", "bert", "t5"] = "llama"
     width: int = usual(128, 16, 16384)
     layers: int = usual(4, 1, 128)
@@ -82,6 +84,11 @@ class AdaptPart:
     tokens: int = usual(20, 1, 1000)  # prompt, prefix and p-tuning: virtual tokens
     text: str = ""  # prompt: what its vectors begin with
     hidden: int = usual(128, 8, 4096)  # prefix and p-tuning: width of the network that makes the vectors; 0: none
+
+    @property
+    def positions(self) -> int:
+        """How many of the model's positions a soft prompt takes."""
+        return self.tokens if self.method in ("prompt", "prefix", "p-tuning") else 0
 
 
 @dataclass(frozen=True)

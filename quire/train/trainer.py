@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import machine
-from ..errors import RecipeError, TrainingError
+from ..errors import CheckpointError, RecipeError, TrainingError
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..tasks.task import Objective
@@ -34,7 +34,7 @@ from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
 from .parallel import Compute, LossScale, global_norm, scale_all
-from .parts import Data, Enter, Watcher
+from .parts import Data, Watcher
 from .recipe import TrainRecipe
 
 
@@ -73,8 +73,9 @@ class Trainer:
         meters: Meters,
         watch: Watcher | None = None,
         chunk: int = 0,
-        enter: Enter = lambda model, batch: batch,
+        base: str = "",
     ) -> None:
+        """base: the binding of the model that training began from; a checkpoint is of it and of no other."""
         part = recipe.train
         self.run, self.task, self.loader, self.compute, self.meters, self.watch = run, task, loader, compute, meters, watch
         self.model = model.to(compute.device)
@@ -82,7 +83,7 @@ class Trainer:
         self.micro = part.micro_batch or part.batch
         if self.micro < part.batch and not task.splittable:
             raise RecipeError(f"train.micro_batch = {self.micro}: the loss of task '{task.name}' cannot be split; set it to 0")
-        self.chunk, self.enter = chunk, enter
+        self.chunk, self.base = chunk, base
         self.optimizer = Optimizer(model, recipe.optim)
         self.scale, self.health = LossScale(compute.dtype), Health(part)
         self.patience = Patience(task.metric, task.better, part.patience)
@@ -172,7 +173,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for micro in batch.split(self.micro):
             with self.compute.autocast():
-                terms = self.task.terms(self.model, self.enter(self.model, micro.to(self.compute.device)), self.chunk)
+                terms = self.task.terms(self.model, micro.to(self.compute.device), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
             (torch.stack(list(means.values())).sum() * self.scale.value).backward()
             for name, mean in means.items():
@@ -217,6 +218,7 @@ class Trainer:
             "health": self.health.state(),
             "patience": self.patience.state(),
             "environment": machine.environment(),
+            "base": self.base,
         }
         state.save(self.run.checkpoints, self.step, state.weights_of(self.model), self.optimizer.tensors(), facts)
         self.saved_at = self.step
@@ -227,6 +229,11 @@ class Trainer:
     def restore(self, checkpoint: state.Checkpoint) -> None:
         """Puts everything back to where the checkpoint was made. Raises CheckpointError when it is of another model or other data."""
         facts = checkpoint.facts
+        if (base := facts.get("base", self.base)) != self.base:
+            raise CheckpointError(
+                f"{checkpoint.path} was made on the base {base[:12]}, and {self.recipe.model.start} is {self.base[:12] or 'no base'} now. "
+                "It holds only what was trained: restore the base that it belongs to."
+            )
         self.loader.load_state(facts["loader"])
         state.load_weights(self.model, checkpoint.weights())
         self.optimizer.load(checkpoint.optimizer())

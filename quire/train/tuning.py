@@ -1,6 +1,6 @@
 """A supervised run: a model that is there already, rows of a known kind, a task, and what of the model is trained.
 
-    start -> rows (read, checked, split) -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+start -> rows (read, checked, split) -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable, hub
-from ..binding import Binding, Contract, bound
+from ..binding import Contract, bound
 from ..data import rows as data
 from ..data.grouped import ExampleLoader
 from ..data.rows import RowSets
@@ -29,7 +29,6 @@ from .adapting import Adapter
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
-from .parts import Enter
 from .recipe import LogPart, TrainPart, TrainRecipe
 
 SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
@@ -52,8 +51,8 @@ class Tuned:
         return self.contract.tokenizer
 
     @property
-    def enter(self) -> Enter:
-        return self.adapter.enter
+    def base(self) -> str:
+        return self.adapter.base.id
 
     @property
     def corpus(self) -> str:
@@ -89,12 +88,8 @@ class Tuned:
         last = found.get("test", found.get("held_out"))
         return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        """The model folder, and beside it the adapter's own."""
-        self.adapter.write(path.with_name("adapter"), model)
-        self.adapter.merged(model, path, self.opened.config)
-        self.contract.save(path)
-        Binding.of(path, lineage | {"base": self.adapter.base.id}).write(path)
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        return self.adapter.leave(path, model, self.contract, lineage)
 
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
@@ -120,7 +115,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     for line in sets.lines():
         say(line)
     run.write("data.json", sets.json())
-    context = min(part.longest or opened.model_config.context, opened.model_config.context)
+    most = opened.model_config.context - recipe.adapt.positions
+    context = min(part.longest or most, most)
     task = make(recipe.task, part.long, contract, context, sets.train)
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
