@@ -40,7 +40,7 @@ class Attempt:
             except Detected as error:
                 return Verdict("detected", str(error))
             except Exception as error:  # whatever is raised before the run has ended is a refusal
-                return Verdict("refused", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:140]}")
+                return Verdict("refused", f"{type(error).__name__}: {' '.join(' '.join(str(error).split(chr(10))[:2]).split())[:200]}")
         about = [text for text in said if any(word in text.lower() for word in self.words)]
         if about:
             return Verdict("warned", about[0].strip().partition("\n")[0][:140])

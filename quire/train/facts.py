@@ -101,7 +101,7 @@ class FirstSteps:
                 f"{_listed(stray)} can be trained now, and could not when the optimizer was planned: something has unfrozen it since. "
                 "Freeze it again, or leave it out of adapt.frozen."
             )
-        without = [name for name, weight in self.optimizer.named.items() if weight.grad is None and ".experts." not in name]
+        without = [name for name, weight in self.optimizer.named.items() if weight.grad is None and not _may_rest(name)]
         if without:
             raise TrainingError(
                 f"{_listed(without)} is to be trained and gets no gradient, so it would stay as it is. Freeze it by name (adapt.frozen), "
@@ -201,6 +201,11 @@ def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequen
     says = f"the rows use {', '.join(map(repr, new[:_SHOWN]))}, which this model never learned, and its embedding is frozen."
     where = first(example.where for example in examples if any(tokenizer.special_tokens[name] in example.ids for name in new))
     return Finding(True, says, where, 'Add "embed" to adapt.targets, or train with adapt.method = "full".', len(new))
+
+
+def _may_rest(name: str) -> bool:
+    """A step may leave experts alone that no token went to, and a part of the head that this task does not ask (BERT's pooler)."""
+    return ".experts." in name or (name.startswith("head.") and ".adapters." not in name)
 
 
 def _sample(weight: Tensor) -> Tensor:
