@@ -3,10 +3,11 @@
     python -m benchmarks.tuning.peers sst2 --out FOLDER            all weights
     python -m benchmarks.tuning.peers sst2 --out FOLDER --peft     LoRA
 
-The settings are those of the documentation (`FULL`, `LORA`), in fp32, padded to the longest row of a batch; the last weights are measured,
-as in transformers' examples. Into FOLDER go the split (benchmarks/tuning/splits.py), `predictions.jsonl` (id, gold, found of each test row)
-and `result.json`: the figures with their 95 % intervals over test rows, seconds of training, rows a second, the most memory that was
-resident, and the settings. Needs transformers, accelerate, peft and the extra `minilm`; the figures are counted by quire.metrics.
+The settings are those of the documentation (`FULL`, `LORA`), in fp32, batches of like length, padded to the longest; the last weights are
+measured, as in transformers' examples. Into FOLDER go the split (benchmarks/tuning/splits.py), `predictions.jsonl` (id, gold, found of each
+test row) and `result.json`: the figures with their 95 % intervals over test rows, seconds of training, rows a second, the most memory that
+was resident, and the settings. As many threads as torch takes (OMP_NUM_THREADS: on a busy machine one is faster than two). Needs
+transformers, accelerate, peft and the extra `minilm`; the figures are counted by quire.metrics.
 """
 
 from __future__ import annotations
@@ -214,7 +215,6 @@ def run(task: str, out: Path, settings: Settings, seed: int) -> dict[str, Any]:
 
     transformers.logging.set_verbosity_error()
     transformers.set_seed(seed)
-    torch.set_num_threads(machine.threads())
     parts = {name: splits.read(path) for name, path in splits.write(task, out).items()}
     folder = str(minilm.folder())
     kind = KINDS[task](parts["train"], transformers.AutoTokenizer.from_pretrained(folder), settings)
@@ -228,6 +228,7 @@ def run(task: str, out: Path, settings: Settings, seed: int) -> dict[str, Any]:
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch,
             per_device_eval_batch_size=32,
+            train_sampling_strategy="group_by_length",
             label_names=list(kind.label_names),
             seed=seed,
             use_cpu=True,
@@ -239,6 +240,7 @@ def run(task: str, out: Path, settings: Settings, seed: int) -> dict[str, Any]:
         trainer = transformers.Trainer(model=model, args=arguments, train_dataset=train, data_collator=kind.collator())
         done = trainer.train().metrics
         read = [{name: value for name, value in row.items() if name in ("input_ids", "token_type_ids")} for row in test]
+        trainer.args.train_sampling_strategy = "sequential"  # grouping would hand the test rows' answers back in its own order
         trainer.data_collator = transformers.DataCollatorWithPadding(kind.tokenizer)
         found = kind.found(trainer.predict(read).predictions, test, parts["test"])
     gold = [kind.gold(row) for row in parts["test"]]

@@ -1,6 +1,6 @@
 """From a recipe to what a run needs: a tokenizer, shards, a task, a loader, a model. Whatever a killed run left whole is used again.
 
-    sources -> check -> tokenizer (trained on the training side alone, or opened) -> shards -> task -> loader -> model
+sources -> check -> tokenizer (trained on the training side alone, or opened) -> shards -> task -> loader -> model
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def usual(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class ModelPart:
-    start: str = ""  # what to continue from: a model folder, a run, a pulled model's name or "minilm"; empty: from scratch with the sizes below
+    start: str = ""  # what to continue from: a folder, a run, a pulled model's name, "minilm"; empty: from scratch, sizes below
     family: Literal["llama", "gpt2", "bert", "t5", "bart", "marian"] = "llama"
     width: int = usual(128, 16, 16384)
     layers: int = usual(4, 1, 128)
