@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..binding import Binding, Contract
+from ..binding.contract import chatml
+from ..data.shards import Shard
 from ..families import ModelFolder
 from ..metrics.compressors import compressors
 from ..nn.transformer import Transformer
 from ..tasks.causal import Causal
-from ..data.shards import Shard
 from ..tasks.score import score_files, score_stream, total
 from ..tasks.task import Task
-from ..text.template import CHATML, Template
 from ..text.tokenizer import Tokenizer
 from .meters import finite
 
@@ -41,12 +41,5 @@ def write_model(path: Path, tokenizer: Tokenizer, model: Transformer, config: di
     """config.json, weights, tokenizer, template, stop rule and binding: a folder that other tools open as it is."""
     ModelFolder.save(path, model, config)
     start = tokenizer.pad if model.config.kind == "seq2seq" else None
-    Contract(tokenizer, template(tokenizer), decoder_start=start).save(path)
+    Contract(tokenizer, chatml(tokenizer), decoder_start=start).save(path)
     Binding.of(path, lineage).write(path)
-
-
-def template(tokenizer: Tokenizer) -> Template | None:
-    """ChatML where the tokenizer has reserved its marks; None leaves a base model without a template."""
-    if {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.special_tokens):
-        return Template(CHATML, tokenizer.special)
-    return None

@@ -50,6 +50,10 @@ class Parts(Protocol):
     @property
     def task(self) -> Objective: ...
     @property
+    def objective(self) -> Objective:
+        """What is minimised: the task's own loss, or that and a teacher's (`tasks.tuning.distil`)."""
+
+    @property
     def loader(self) -> Data: ...
     @property
     def model(self) -> Transformer: ...

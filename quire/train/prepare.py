@@ -23,11 +23,11 @@ from ..families import ModelFolder, family_for
 from ..families.family import FAMILIES
 from ..nn.config import ModelConfig
 from ..nn.transformer import Transformer
-from ..tasks.task import Task, make
+from ..tasks.task import Objective, Task, make
 from ..text import training
 from ..text.report import report_stream
 from ..text.tokenizer import Tokenizer
-from . import tuning
+from . import teacher, tuning
 from .finish import evaluate, write_model
 from .folder import RunFolder
 from .parallel import Compute
@@ -50,6 +50,7 @@ class Prepared:
     train: Shard
     held_out: Shard | None
     task: Task
+    objective: Objective
     loader: Loader
     config: dict[str, Any]  # the model's config.json
     model: Transformer
@@ -92,6 +93,7 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
         raise RecipeError(f"train.batch = {part.batch} must be 1 or more rows a step")
     if part.micro_batch > part.batch:
         raise RecipeError(f"train.micro_batch = {part.micro_batch} is more than train.batch = {part.batch}, which is split into it")
+    recipe = teacher.settle(recipe)
     if recipe.task.name in tuning.SUPERVISED:
         tuning.settle(recipe)
     if recipe.optim.lr <= 0 or not 0 <= recipe.optim.warmup <= 1 or not 0 <= recipe.optim.decay <= 1:
@@ -152,7 +154,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, settings: Compute, say: Say) ->
     loader = Loader([shard], None, task, recipe.train.batch, recipe.model.context, recipe.seed)
     say(f"training text: {shard.token_count:,} tokens, {shard.text_bytes / max(1, shard.token_count):.2f} bytes a token")
     config, model = build_model(recipe, tokenizer)
-    return Prepared(tokenizer, shard, found.get("held_out"), task, loader, config, model)
+    objective = teacher.beside(run, recipe, task, model, tokenizer, settings, task.context)
+    return Prepared(tokenizer, shard, found.get("held_out"), task, objective, loader, config, model)
 
 
 class Sample:
@@ -175,9 +178,9 @@ def _task(recipe: TrainRecipe, tokenizer: Tokenizer) -> Task:
 
 
 def _tokenizer(run: RunFolder, recipe: TrainRecipe, cut: int, say: Say) -> Tokenizer:
-    """Opened from the recipe's path or the start model's folder, else trained on the training side of the split."""
+    """Opened from the recipe's path, the start model's folder or the teacher's, else trained on the training side of the split."""
     part = recipe.tokenizer
-    path = part.path or recipe.model.start
+    path = part.path or recipe.model.start or recipe.task.teacher
     if path:
         tokenizer = Tokenizer.open(path)
     else:

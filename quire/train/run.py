@@ -17,13 +17,14 @@ from typing import Any
 
 from .. import certify, machine
 from ..errors import CheckpointError, QuireError, TrainingError
+from ..tasks.tuning.distil import Distil
 from . import meters, state
 from .calibrate import calibrate
 from .folder import RunFolder, differences
 from .meters import Meters, Observer, rewind
 from .parallel import compile_layers, compute
-from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
 from .parts import Parts
+from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
 from .prepare import Say, prepare, settle
 from .recipe import TrainRecipe
 from .trainer import Outcome, Trainer
@@ -157,7 +158,7 @@ def _sitting(
         settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program_memory(settings, weights), parts.row_tokens
     )
     watch = parts.watch(recipe)
-    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, setting.chunk, parts.enter)
+    trainer = Trainer(run, recipe, parts.model, parts.objective, parts.loader, settings, lines, watch, setting.chunk, parts.enter)
     if run.read("plan.json"):
         plan = Plan(**run.read("plan.json"))
         if plan.compile:
@@ -215,6 +216,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
         epochs=0.0,
         minutes=0.0,
         micro_batch=part.micro_batch or part.batch,
+        micro_tokens=trainer.micro_tokens,
         dtype=setting.compute.dtype,
         threads=setting.compute.threads,
         compile="on" if measured.compile else "off",
@@ -222,6 +224,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
         eval_every=part.eval_every or measured.eval_every,
     )
     a_step, epoch = parts.loader.tokens_per_step, parts.loader.tokens_per_epoch
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_tokens=trainer.micro_tokens))
     plan = draw_up(recipe, parts.model, measured, setting, a_step, epoch)
     recipe = dataclasses.replace(recipe, train=settled)
     trainer.settle(recipe)
@@ -239,6 +242,8 @@ def _finish(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
             say(f"kept: the weights of step {best}, the best by {outcome.best['metric']}")
         except CheckpointError as error:
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
+    if isinstance(parts.objective, Distil):
+        parts.objective.detach(trainer.model)
     evaluation = parts.evaluate(trainer.model, run)
     run.write("evaluation.json", evaluation)
     lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.corpus}

@@ -38,6 +38,8 @@ from .parallel import Compute, LossScale, global_norm, scale_all
 from .parts import Data, Enter, Watcher
 from .recipe import TrainRecipe
 
+_NEAR_THE_CACHE = 4096  # tokens a forward: many more make no step faster on a CPU, and each keeps its activations
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -81,9 +83,12 @@ class Trainer:
         self.model = model.to(compute.device)
         self.model.checkpointing = part.checkpointing
         self.micro = part.micro_batch or part.batch
-        if self.micro < part.batch and not task.splittable:
-            raise RecipeError(f"train.micro_batch = {self.micro}: the loss of task '{task.name}' cannot be split; set it to 0")
+        if (self.micro < part.batch or part.micro_tokens) and not task.splittable:
+            key, value = ("micro_batch", self.micro) if self.micro < part.batch else ("micro_tokens", part.micro_tokens)
+            raise RecipeError(f"train.{key} = {value}: the loss of task '{task.name}' cannot be split; set it to 0")
         self.chunk, self.enter = chunk, enter
+        unequal = hasattr(task, "packs") and task.splittable and compute.device.type == "cpu"
+        self.micro_tokens = part.micro_tokens or (_NEAR_THE_CACHE if unequal else 0)
         self.optimizer = Optimizer(model, recipe.optim)
         self.scale, self.health = LossScale(compute.dtype), Health(part)
         self.patience = Patience(task.metric, task.better, part.patience)
@@ -113,6 +118,8 @@ class Trainer:
         with self.stop.listening(), torch.random.fork_rng(devices):
             try:
                 self.first = self._first_steps()
+                if not self.step and self.recipe.model.start:
+                    self.on_sample()  # what a model says that is there already, before it learns
                 while self.step < end and not self.stop.signal and not self.patience.over:
                     batch = self.loader.next()
                     if self.first is not None and not self.step:
@@ -189,8 +196,7 @@ class Trainer:
     def _gradients(self, batch: Batch, weights: dict[str, int]) -> dict[str, Tensor]:
         """Adds up the gradients of the window; returns each term's mean loss on the device, without waiting for it."""
         sums: dict[str, Tensor] = {}
-        whole = self.micro >= self.recipe.train.batch  # an example may have several rows, so a batch of examples may have more
-        for micro in batch.split(len(batch) if whole else self.micro):
+        for micro in batch.split(self._rows(batch)):
             with self.compute.autocast():
                 terms = self.task.terms(self.model, self.enter(self.model, micro.to(self.compute.device)), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
@@ -198,6 +204,15 @@ class Trainer:
             for name, mean in means.items():
                 sums[name] = sums[name] + mean.detach().float() if name in sums else mean.detach().float()
         return sums
+
+    def _rows(self, batch: Batch) -> int:
+        """Rows of a forward."""
+        # an example may have several rows, so a batch of examples may have more than its number
+        rows = len(batch) if self.micro >= self.recipe.train.batch else self.micro
+        if not self.micro_tokens:
+            return rows
+        width = batch.tokens.shape[1] + (0 if batch.source is None else batch.source.tokens.shape[1])
+        return max(1, min(rows, self.micro_tokens // width))
 
     def on_step(self, row: Row) -> None:
         if "skipped" in row:

@@ -61,7 +61,8 @@ class Chat(Row):
         return tuple(f"{turn.role}: {turn.content}" for turn in self.messages if turn.role != "assistant")
 
     def answers(self) -> tuple[str, ...]:
-        return tuple(turn.content + repr(turn.tool_calls or "") for turn in self.messages if turn.role == "assistant")
+        spoken = [turn for turn in self.messages if turn.role == "assistant"]
+        return tuple(turn.content + (repr(turn.tool_calls) if turn.tool_calls else "") for turn in spoken)
 
 
 @dataclass(frozen=True, slots=True)
