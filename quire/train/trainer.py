@@ -168,7 +168,7 @@ class Trainer:
         skipped = self.health.judge(number, loss, norm, self.scale)
         if not skipped:
             if self.first is not None:
-                self.first.gradients(norm)
+                self.first.gradients(norm, self.recipe.optim)
             clip = self.recipe.optim.clip
             scale_all(gradients, (min(1.0, clip / norm) if clip and norm else 1.0) / self.scale.value)
             self.optimizer.rate(share)
