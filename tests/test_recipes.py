@@ -32,6 +32,14 @@ def test_a_recipe_says_what_it_is(path: Path) -> None:
     assert 0 < recipe.train.minutes <= 5, "a recipe here takes a few minutes"
 
 
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_a_recipe_for_rows_says_what_it_is(path: Path) -> None:
+    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
+    assert first.startswith("# ") and second.startswith(f"#   quire train recipes/{path.name}")
+    recipe = load(TrainRecipe, path)
+    assert recipe.out == f"runs/{path.stem}" and recipe.data.sources
+
+
 def small(recipe: TrainRecipe, texts: Path, out: Path) -> TrainRecipe:
     """The same recipe on less: fewer rows and a smaller vocabulary, two steps, a folder of text. The model's shape stays."""
     recipe = replace(recipe, "train.minutes", 0.0)
@@ -56,6 +64,23 @@ def test_a_recipe_trains_two_steps(path: Path, texts: Path, tmp_path: Path) -> N
     assert result.model is not None
     model = quire.load(result.model)
     assert {"causal": quire.Decoder, "masked": quire.Encoder, "denoise": quire.Seq2Seq}[path.stem] is type(model)
+
+
+def test_the_recipe_for_conversations_tunes_two_steps(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quire.data import pydoc_questions
+    from quire.train.run import train
+    from tests.small import write_model
+
+    rows = list(pydoc_questions.rows(texts))
+    monkeypatch.setattr(pydoc_questions, "rows", lambda: iter(rows))
+    recipe = replace(load(TrainRecipe, FOLDER / "chat.toml"), "train.epochs", 0.0)
+    recipe = replace(replace(recipe, "train.steps", 2), "train.threads", 1)
+    recipe = replace(replace(recipe, "train.batch", 4), "task.generate_rows", 2)
+    recipe = replace(recipe, "model.start", str(write_model(tmp_path / "base", template=True, context=256)))
+    result = train(dataclasses.replace(recipe, out=str(tmp_path / "run")))
+    assert result.model is not None and {"loss", "rouge_l", "ended"} <= result.evaluation["held_out"].keys()
+    model = quire.load(result.model)
+    assert isinstance(model, quire.Decoder) and model.chats
 
 
 @pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
