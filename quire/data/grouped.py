@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import CheckpointError, DataError
 from ..nn.batch import Batch
 from ..tasks.tuning.example import Example, SupervisedTask, join
+from ..tasks.tuning.example import rows as rows_of
 
 _STRETCH = 64  # batches whose examples are sorted together
 
@@ -106,7 +107,7 @@ class ExampleLoader:
 
     def _facts(self) -> dict[str, Any]:
         found = hashlib.sha256()
-        for example in self.examples:
+        for example in rows_of(self.examples):
             found.update(example.ids.astype("<i8").tobytes() + b"|" + b"".join(label.tobytes() for label in example.labels.values()))
         return {"examples": found.hexdigest(), "seed": self.seed, "rows": self.rows, "pack": self.pack, "task": self.task.describe()}
 
@@ -118,7 +119,11 @@ class ExampleLoader:
         """Goes to the place that `state` names. Raises CheckpointError when the rows or what decides the batches is not the same."""
         for name, now in self._facts().items():
             if state[name] != now:
-                what = "the training rows changed since this run stopped" if name == "examples" else f"this run's data had {name} = {state[name]}"
+                what = (
+                    "the training rows changed since this run stopped"
+                    if name == "examples"
+                    else f"this run's data had {name} = {state[name]}"
+                )
                 raise CheckpointError(f"{what}; now it is {str(now)[:120]}. Put back what was there, or start a new run from its model.")
         self.step, self._epoch, self._before = state["step"], 0, 0
         self._turn()
