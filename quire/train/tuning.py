@@ -1,6 +1,6 @@
 """A supervised run: a model that is there already (or a new one), rows of a known kind, a task, and what of the model is trained.
 
-    rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
+from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import KINDS, make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
-from . import scratch
+from . import scratch, teacher
 from .adapting import Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
-from .parts import Enter
 from .recipe import LogPart, TrainPart, TrainRecipe
 
 SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
@@ -47,6 +47,7 @@ class Tuned:
     contract: Contract
     opened: ModelFolder
     task: SupervisedTask
+    objective: Objective
     sets: RowSets
     loader: ExampleLoader
     model: Transformer
@@ -57,8 +58,8 @@ class Tuned:
         return self.contract.tokenizer
 
     @property
-    def enter(self) -> Enter:
-        return self.adapter.enter
+    def base(self) -> str:
+        return self.adapter.base.id
 
     @property
     def corpus(self) -> str:
@@ -67,7 +68,7 @@ class Tuned:
     @property
     def row_tokens(self) -> int:
         """Tokens of the longest row of a batch."""
-        return self.loader.pack or int(self.loader.lengths.max())
+        return self.loader.row_tokens
 
     def steps(self, part: TrainPart) -> int:
         """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
@@ -94,14 +95,9 @@ class Tuned:
         last = found.get("test", found.get("held_out"))
         return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        """The model folder, and beside it the adapter's own."""
-        self.adapter.write(path.with_name("adapter"), model)
-        self.adapter.merged(model, path, self.opened.config)
-        if isinstance(self.task, Embed):
-            self.task.write(path)
-        self.contract.save(path)
-        Binding.of(path, lineage | {"base": self.adapter.base.id}).write(path)
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        also = self.task.write if isinstance(self.task, Embed) else None
+        return self.adapter.leave(path, model, self.contract, lineage, also)
 
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
@@ -121,7 +117,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.refuse()
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
-    context = min(part.longest or opened.model_config.context, opened.model_config.context)
+    most = opened.model_config.context - recipe.adapt.positions
+    context = min(part.longest or most, most)
     _check_kind(recipe, opened)
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
     if part.pack and not task.packs:
@@ -144,7 +141,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
         say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
-    return Tuned(contract, opened, task, sets, loader, model, adapter)
+    objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
+    return Tuned(contract, opened, task, objective, sets, loader, model, adapter)
 
 
 def load_rows(recipe: TrainRecipe) -> RowSets:

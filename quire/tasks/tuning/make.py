@@ -44,10 +44,6 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         return Classify(
             contract, context, cast(Sequence[Labelled], rows), problem=part.labels, balanced=part.class_weights == "balanced", long=long
         )
-    if part.name == "chat":
-        from .chat import Chat
-
-        return Chat(contract, context, rows, long=long, generate_rows=part.generate_rows)
     if part.name == "tag":
         from .tag import Tag
 
@@ -71,4 +67,8 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         from .rerank import Rerank
 
         return Rerank(contract, context, rows, loss=part.loss, long=long)
+    if part.name == "chat":
+        from .chat import Chat
+
+        return Chat(contract, context, rows, long=long, generate_rows=part.generate_rows)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")
