@@ -123,8 +123,6 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
     if part.pack and not task.packs:
         raise RecipeError(f"data.pack = true, and rows of task '{task.name}' cannot share one. Leave it out: batches are of like length.")
-    if part.pack and recipe.adapt.positions:
-        raise RecipeError(f"data.pack = true: the vectors of adapt.method = '{recipe.adapt.method}' stand before each text. Leave it out.")
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
     if any(opened.config.get(name) != value for name, value in head.items()):
