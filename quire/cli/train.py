@@ -80,11 +80,20 @@ def summary(result: Result) -> list[str]:
         rows = {"this model": figures, **evaluation.get("compressors", {})}
         best = sorted(rows.items(), key=lambda pair: float(pair[1]["per_file"]))
         lines.append("held-out bits per byte, file by file: " + ", ".join(f"{name} {row['per_file']:.3f}" for name, row in best))
+    elif sides := {side: evaluation[key] for key, side in (("held_out", "held-out"), ("test", "test")) if key in evaluation}:
+        lines += [f"{side}: {_figures(found)} ({found['rows']:,} rows)" for side, found in sides.items()]
     elif "metric" in evaluation:
         lines.append(f"held-out {evaluation['metric']}: {evaluation[evaluation['metric']]:.4f}")
     else:
         lines.append("nothing was held out, so there is no held-out figure")
     return [*lines, f"model   {result.model}", f"report  {result.folder / 'report.html'}"]
+
+
+def _figures(found: dict[str, Any]) -> str:
+    """Every figure of a side, with its interval where it has one."""
+    between = {name: f" [{one['low']:.4g}, {one['high']:.4g}]" for name, one in found["intervals"].items()}
+    numbers = {name: value for name, value in found.items() if isinstance(value, float)}
+    return ", ".join(f"{name} {value:.4g}{between.get(name, '')}" for name, value in numbers.items())
 
 
 def document(result: Result) -> None:
