@@ -62,7 +62,9 @@ class Tuned:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens of the longest row of a batch."""
+        """Tokens of the longest row of a batch, on the longer side of an encoder-decoder."""
+        if any(example.target is not None for example in self.loader.examples):
+            return max(max(len(example.ids), 0 if example.target is None else len(example.target)) for example in self.loader.examples)
         return self.loader.pack or int(self.loader.lengths.max())
 
     def steps(self, part: TrainPart) -> int:

@@ -214,6 +214,15 @@ def test_the_plan_of_the_task_is_the_plan_of_the_folder(tmp_path: Path) -> None:
     assert isinstance(mine.plan(vocab, 3).how, Beam) and mine.plan(vocab, 3).how.length_penalty == 2.0  # type: ignore[union-attr]
 
 
+def test_two_sides_may_be_longer_together_than_a_context(tmp_path: Path) -> None:
+    """Plans measure a row of the longest side; both sides in one row have no positions."""
+    line = {"source": "one two three four " * 9, "target": "eins zwei drei vier " * 9}
+    recipe = tiny(tmp_path, **{"train.steps": 1, "data.test": (), "data.eval": ()})
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    assert train(recipe).model is not None
+
+
 def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
