@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .head import with_its_head
 from .lora import LoRA
 from .nf4 import quantize_model
 from .peft import open_adapter, save_adapter
@@ -25,4 +26,5 @@ __all__ = [
     "save_prompt",
     "trainable",
     "unmerge",
+    "with_its_head",
 ]

@@ -25,15 +25,15 @@ MAX_BYTES = 1 << 20  # of a JSON file
 _PARTS = ("id", "contract", "weights", "architecture")
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], base: Binding | None) -> Path:
-    """A new folder, whole or not at all. Raises StorageError for one that is not empty."""
+def write(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], base: Binding | None, head: Mapping[str, Any]) -> Path:
+    """A new folder, whole or not at all. head: `ModelFolder.changed` of the base. Raises StorageError for a folder that is not empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StorageError(f"{path} is not an empty folder. Give a new one.")
     with building(path) as folder:
         write_tensors(folder / WEIGHTS, tensors.items(), {"format": "pt"})
         write_json(folder / CONFIG, config)
         if base is not None:
-            write_json(folder / RECORD, {"schema": SCHEMA, "base": _ids(base), "weights": weights_hash(folder)})
+            write_json(folder / RECORD, {"schema": SCHEMA, "base": _ids(base), "weights": weights_hash(folder), "head": dict(head)})
     return path
 
 

@@ -33,7 +33,8 @@ class LoRA:
 
     targets: names or patterns (`*`, `?`) of linears, in Quire's words ("attn.q", "decoder.layers.0.*") or those of the folder ("q_proj");
     "all-linear" is every linear outside the head, and in models with experts outside the feed-forward parts; "embed" the token embedding.
-    whole: linears that are trained whole beside, each adapter its own copy; None: a label head's, nothing else.
+    whole: linears that are trained whole beside, each adapter its own copy; None: of a label head what PEFT trains, its classifier, and
+    what the base's file does not hold.
     """
 
     rank: int = 8

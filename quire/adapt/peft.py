@@ -61,7 +61,7 @@ def save_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     """
     places, spec = Places(opened), spec_of(model, name)
     tensors, targets, whole = _tensors(model, places, name)
-    return write(Path(path), tensors, _config(spec, opened, places, targets, whole), base)
+    return write(Path(path), tensors, _config(spec, opened, places, targets, whole), base, opened.changed)
 
 
 def _tensors(model: Transformer, places: Places, name: str) -> tuple[dict[str, Tensor], list[Place], list[Place]]:

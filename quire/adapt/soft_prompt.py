@@ -188,7 +188,7 @@ def save_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base:
         "num_layers": len(stack.layers),
         "prompt_tuning_init": "RANDOM",
     }
-    return write(Path(path), {_KEY: vectors}, said, base)
+    return write(Path(path), {_KEY: vectors}, said, base, opened.changed)
 
 
 def _vectors(model: Transformer, name: str) -> PromptVectors:

@@ -77,6 +77,7 @@ def _whole(model: Transformer, places: Places, spec: LoRA, targets: list[str]) -
     if spec.whole is None:
         label = isinstance(model.config.head, LabelHead)
         names = [name for name in map(str, ("head.dense", "head.classifier")) if label and name in places.ours and name not in targets]
+        names = [name for name in names if places.ours[name].labels or name in places.fresh]
     else:
         names = chosen(model, places, spec.whole) if spec.whole else []
     for name in names:

@@ -19,6 +19,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "quickstart": ("quickstart", "train, measure, break and prove a first model in five minutes"),
         "train": ("train", "train a model from a recipe and --key value options"),
         "resume": ("resume", "go on with a stopped run, to the same bits"),
+        "check": ("check", "what is wrong with rows, and how a model reads them"),
         "plan": ("plan", "what a recipe will cost: parameters, memory, tokens, time"),
         "tokenizer": ("tokenizer", "train a tokenizer, report on one, encode and decode"),
     },

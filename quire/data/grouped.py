@@ -120,7 +120,11 @@ class ExampleLoader:
         """Goes to the place that `state` names. Raises CheckpointError when the rows or what decides the batches is not the same."""
         for name, now in self._facts().items():
             if state[name] != now:
-                what = "the training rows changed since this run stopped" if name == "examples" else f"this run's data had {name} = {state[name]}"
+                what = (
+                    "the training rows changed since this run stopped"
+                    if name == "examples"
+                    else f"this run's data had {name} = {state[name]}"
+                )
                 raise CheckpointError(f"{what}; now it is {str(now)[:120]}. Put back what was there, or start a new run from its model.")
         self.step, self._epoch, self._before = state["step"], 0, 0
         self._turn()

@@ -14,7 +14,7 @@ _ENDINGS: dict[Over, tuple[str, ...]] = {
     "row": ("ForSequenceClassification", "TextForSequenceClassification"),
     "token": ("ForTokenClassification",),
     "span": ("ForQuestionAnswering",),
-    "words": ("ForMaskedLM", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
+    "words": ("ForMaskedLM", "ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel"),
     "base": ("Model", "TextModel"),
 }
 _WHAT = {
@@ -54,7 +54,7 @@ def fields(opened: ModelFolder, over: Over, labels: Sequence[str] = (), more: Js
 
 def _stem(architecture: str) -> str:
     """What the class names of a family begin with: "Bert" of BertForMaskedLM, "GPT2" of GPT2LMHeadModel."""
-    for ending in ("LMHeadModel", "TextModel", "Model"):
+    for ending in ("LMHeadModel", "MTModel", "TextModel", "Model"):
         if architecture.endswith(ending):
             return architecture.removesuffix(ending)
     return architecture.partition("For")[0]

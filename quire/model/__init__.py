@@ -14,7 +14,7 @@ import torch
 
 from .. import hub, machine
 from ..adapt import merge as merge_active
-from ..adapt import open_adapter
+from ..adapt import open_adapter, with_its_head
 from ..binding import Contract, bound
 from ..errors import RecipeError
 from ..families.folder import ModelFolder
@@ -54,7 +54,7 @@ def load(
     folder = hub.locate(path)
     if verify:
         hub.verify(folder)
-    opened = ModelFolder.open(folder)
+    opened = ModelFolder.open(folder) if adapter is None else with_its_head(adapter, ModelFolder.open(folder))
     binding, contract = bound(folder, verify), Contract.open(folder)
     on = machine.device(device)
     model = opened.build(_dtype(dtype, opened, on), on)
@@ -69,7 +69,7 @@ def load(
             f"{len(left)} matrices stay as they are, their columns are no multiple of 32: {', '.join(left[:3])} ...", stacklevel=2
         )
     kinds: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]] = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
-    loaded = kinds[opened.model_config.kind](folder, model, contract, binding)
+    loaded = kinds[opened.model_config.kind](folder, model, contract, binding, opened.changed)
     loaded.identity += f"+{read.id[:12]}" if read is not None else ""
     loaded.identity += f"+{quant}" if quant is not None else ""
     return loaded

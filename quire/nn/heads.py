@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import ModelError
 from .batch import IGNORE
 from .config import LabelHead, LMHead, MLMHead, ModelConfig
+from .dropout import dropped
 from .layers import LayerNorm, make_norm
 from .products import Linear, activate, product
 
@@ -77,7 +78,7 @@ class LabelHeadModule(nn.Module):
         self.classifier = Linear(width, head.labels, head.bias)
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropped(x, self.dropout) if self.dropout and self.training else x
 
     def pool(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
         """The state (B, D) that stands for each row; keep (B, T) is False on padding."""
@@ -148,10 +149,11 @@ def make_head(config: ModelConfig, embed: nn.Embedding) -> nn.Module | None:
     return None if config.head is None else PoolerModule(config.width, config.head.act)
 
 
-def token_loss(head: Any, hidden: Tensor, labels: Tensor, chunk: int = 0) -> tuple[Tensor, int]:
+def token_loss(head: Any, hidden: Tensor, labels: Tensor, chunk: int = 0, smoothing: float = 0.0) -> tuple[Tensor, int]:
     """Cross-entropy of hidden (.., D) against labels (..), summed in fp32 over labels that are not IGNORE, and their number.
 
     chunk: make the logits of at most that many rows at once; 0: of all. The result is the same. Natural log, so nats.
+    smoothing: so much of a label's weight is spread evenly over the vocabulary (Szegedy et al. 2016).
     """
     hidden, labels = hidden.flatten(0, -2), labels.flatten()  # (N, D), (N,)
     counted = labels != IGNORE
@@ -165,20 +167,30 @@ def token_loss(head: Any, hidden: Tensor, labels: Tensor, chunk: int = 0) -> tup
     cap = getattr(head, "softcap", None)
     if torch.compiler.is_compiling():  # the compiler fuses the plain form, and would unroll the loop
         logits = F.linear(hidden[:count], weight, bias).float()
-        return F.cross_entropy(logits if cap is None else cap * torch.tanh(logits / cap), labels, reduction="sum"), count
+        capped = logits if cap is None else cap * torch.tanh(logits / cap)
+        return F.cross_entropy(capped, labels, reduction="sum", label_smoothing=smoothing), count
     chunk = chunk if chunk > 0 else max(1, len(hidden))
-    return _TokenLoss.apply(hidden, weight, bias, labels, chunk, torch.is_grad_enabled(), cap), count
+    return _TokenLoss.apply(hidden, weight, bias, labels, chunk, torch.is_grad_enabled(), cap, smoothing), count
 
 
 class _TokenLoss(torch.autograd.Function):
     """sum(logsumexp(z) - z[label]) of z = h W' + b, `chunk` rows of z at a time; its gradient, softmax(z) - 1[label], takes z's place.
 
-    With a cap, z is cap * tanh((h W' + b) / cap), and the gradient gets the factor 1 - (z / cap)^2.
+    With a cap, z is cap * tanh((h W' + b) / cap), and the gradient gets the factor 1 - (z / cap)^2. Smoothed, 1[label] is
+    (1 - smoothing) 1[label] + smoothing / V.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int, training: bool, cap: float | None
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        chunk: int,
+        training: bool,
+        cap: float | None,
+        smoothing: float,
     ) -> Tensor:
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -198,7 +210,7 @@ class _TokenLoss(torch.autograd.Function):
                 if cap is not None:
                     z = torch.tanh(z / cap)
                     slope, z = 1 - z * z, z * cap
-                total += _to_gradient(z[: len(y)], y, training)
+                total += _to_gradient(z[: len(y)], y, training, smoothing)
                 if slope is not None:
                     z *= slope
                 z[len(y) :] = 0
@@ -216,20 +228,25 @@ class _TokenLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         grads = (None if g is None else g.mul_(factor).to(dtype) for g, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
-        return (*grads, None, None, None, None)
+        return (*grads, None, None, None, None, None)
 
 
-def _to_gradient(logits: Tensor, labels: Tensor, training: bool) -> Tensor:
+def _to_gradient(logits: Tensor, labels: Tensor, training: bool, smoothing: float) -> Tensor:
     """The summed loss of logits (N, V), which become softmax - 1[label]. In fp32; on a CPU as few rows at a time as stay in its cache."""
+    even = smoothing / logits.shape[1]
     total = torch.zeros((), dtype=torch.float32, device=logits.device)
     step = max(1, CACHED // logits.shape[1]) if logits.device.type == "cpu" else logits.shape[0]
     for part, label in zip(logits.split(step), labels.split(step), strict=True):
         p = part.log_softmax(-1, dtype=torch.float32)
         label = label.unsqueeze(1)
-        total -= p.gather(1, label).sum()
+        total -= (1 - smoothing) * p.gather(1, label).sum()
+        if smoothing:
+            total -= even * p.sum()
         if not training:
             continue
-        p.exp_().scatter_add_(1, label, torch.full_like(label, -1, dtype=p.dtype))
+        p.exp_().scatter_add_(1, label, torch.full_like(label, smoothing - 1, dtype=p.dtype))
+        if smoothing:
+            p -= even
         part.copy_(p)
     return total
 

@@ -26,6 +26,7 @@ from .attention import Attention, AttnContext, Frame, build_mask
 from .batch import Batch
 from .config import Attn, Layer, ModelConfig, MoE, Stack
 from .disentangled import Convolution, DisentangledAttention, DistanceTable
+from .dropout import dropped
 from .heads import make_head
 from .layers import FeedForward, make_norm
 from .moe import Experts
@@ -57,7 +58,7 @@ class Block(nn.Module):
         self.norm_ffn_out = make_norm(layer.norm, config.width) if sandwich else None
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropped(x, self.dropout) if self.dropout and self.training else x
 
     def _feed(self, x: Tensor, frame: Frame) -> Tensor:
         return self.ffn(x, frame.routing) if isinstance(self.ffn, Experts) else self.ffn(x)
@@ -190,7 +191,7 @@ class Layers(nn.Module):
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropped(x, self.dropout) if self.dropout and self.training else x
 
     def _places(self, x: Tensor, ctx: AttnContext) -> Tensor:
         """Rows of the position table for tokens x (B, T, D): (T, D) or (B, T, D)."""

@@ -50,7 +50,20 @@ class Plan:
 
 def plan(folder: Path, vocab: int, task: Task, how: How | None, source: str | None, target: str | None) -> Plan:
     """What `how` (None: the folder) and the folder say. Raises ModelError and RecipeError naming the field."""
-    config, generation = _object(folder / "config.json"), _object(folder / GENERATION)
+    return planned(_object(folder / "config.json"), _object(folder / GENERATION), folder, vocab, task, how, source, target)
+
+
+def planned(
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    folder: Path,
+    vocab: int,
+    task: Task,
+    how: How | None = None,
+    source: str | None = None,
+    target: str | None = None,
+) -> Plan:
+    """`plan` for what the two files of `folder` hold, or will hold."""
     said = fields(config, generation)
     said |= {name: value for name, value in _task(config, task, source, target, folder).items() if value is not None}
     prefix = said.pop("prefix", None) or ""

@@ -48,6 +48,7 @@ SPECIAL: dict[str, SpecialTokens] = {
     "causal": SpecialTokens({"bos": "<|endoftext|>", "eos": "<|endoftext|>", "pad": "<|endoftext|>"}, ("<|im_start|>", "<|im_end|>")),
     "masked": SpecialTokens({"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}),
     "denoise": SpecialTokens({"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}, tuple(f"<extra_id_{i}>" for i in range(100))),
+    "rewrite": SpecialTokens({"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}),
 }
 
 

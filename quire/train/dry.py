@@ -26,8 +26,9 @@ from .folder import RunFolder
 from .meters import Meters
 from .parallel import compute
 from .plan import Calibration, Plan, Setting, draw_up, loss_chunk, program_memory
-from .prepare import Say, first_weights, new_config, settle
+from .prepare import Say, settle
 from .recipe import TrainRecipe
+from .scratch import first_weights, new_config
 from .trainer import Trainer
 
 _SAMPLE = 200_000  # characters of text that a tokenizer is tried on

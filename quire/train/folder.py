@@ -1,10 +1,10 @@
 """The run folder: every path of it, its lock, and the few files that say what a run is and how far it has come.
 
-    recipe.toml      fully resolved; what was measured (steps, compile) is frozen into it before the first step
-    plan.json        parameters, memory, tokens and time as planned
-    environment.json what the bits depend on: versions, processor, threads
-    status.json      running, finished, stopped or failed, at which step
-    metrics.jsonl samples.jsonl surprise.jsonl evaluation.json data/ tokenizer/ checkpoints/ model/
+recipe.toml      fully resolved; what was measured (steps, compile) is frozen into it before the first step
+plan.json        parameters, memory, tokens and time as planned
+environment.json what the bits depend on: versions, processor, threads
+status.json      running, finished, stopped or failed, at which step
+metrics.jsonl samples.jsonl surprise.jsonl evaluation.json data/ tokenizer/ checkpoints/ model/
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class RunFolder:
             return
         for path in (self.recipe, *(self.path / name for name in ("data.json", "tokenizer_report.json", "environment.json"))):
             path.unlink(missing_ok=True)
-        for folder in (self.data, self.tokenizer):
+        for folder in (self.data, self.tokenizer, self.path / "start"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def read_recipe(self) -> TrainRecipe:

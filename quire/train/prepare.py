@@ -1,6 +1,6 @@
 """From a recipe to what a run needs: a tokenizer, shards, a task, a loader, a model. Whatever a killed run left whole is used again.
 
-    sources -> check -> tokenizer (trained on the training side alone, or opened) -> shards -> task -> loader -> model
+sources -> check -> tokenizer (trained on the training side alone, or opened) -> shards -> task -> loader -> model
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import durable
 from ..data import check, shards, sources
 from ..data.batches import Loader
@@ -23,8 +21,7 @@ from ..data.sources import Document
 from ..errors import ModelError, RecipeError
 from ..families import ModelFolder, family_for
 from ..families.family import FAMILIES
-from ..nn.config import ModelConfig, Sizes
-from ..nn.init import initialise
+from ..nn.config import ModelConfig
 from ..nn.transformer import Transformer
 from ..tasks.task import Objective, Task, make
 from ..text import training
@@ -36,6 +33,7 @@ from .folder import RunFolder
 from .parallel import Compute
 from .parts import Enter, Parts
 from .recipe import TrainPart, TrainRecipe
+from .scratch import first_weights, new_config
 from .watch import Watch
 
 Say = Callable[[str], None]
@@ -210,35 +208,6 @@ def build_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> tuple[dict[str, An
         return folder.config, folder.build()
     config = new_config(recipe, tokenizer.vocab_size, tokenizer)
     return config, first_weights(family_for(config).build(config), recipe.seed)
-
-
-def first_weights(config: ModelConfig, seed: int) -> Transformer:
-    """A new model with the weights that training starts from: those of the seed, whatever torch's own generator has been used for."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    model.to_empty(device="cpu")
-    initialise(model, torch.Generator().manual_seed(seed))
-    return model
-
-
-def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-    """A stock config.json for the recipe's sizes."""
-    part = recipe.model
-    sizes = Sizes(
-        vocab=vocab,
-        width=part.width,
-        layers=part.layers,
-        heads=part.heads,
-        kv_heads=part.kv_heads,
-        hidden=part.hidden,
-        context=part.context,
-        tied=part.tied,
-        dropout=part.dropout,
-        bos=tokenizer.bos if tokenizer else None,
-        eos=tokenizer.eos if tokenizer else None,
-        pad=tokenizer.pad if tokenizer else None,
-    )
-    return FAMILIES[part.family].new(sizes)
 
 
 def _fits(config: ModelConfig, recipe: TrainRecipe, tokenizer: Tokenizer) -> None:

@@ -154,7 +154,9 @@ def _sitting(
     settings = compute(recipe.train)
     parts = prepare(run, recipe, settings, say)
     weights = 4 * sum(parameter.numel() for parameter in parts.model.parameters())
-    setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program_memory(settings, weights), parts.row_tokens)
+    setting = Setting(
+        settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program_memory(settings, weights), parts.row_tokens
+    )
     watch = parts.watch(recipe)
     trainer = Trainer(run, recipe, parts.model, parts.objective, parts.loader, settings, lines, watch, setting.chunk, parts.enter)
     if run.read("plan.json"):

@@ -30,6 +30,7 @@ from ..nn.transformer import Transformer
 from ..tasks.task import Objective
 from . import state
 from .check import Health, Patience, refuse_untrained
+from .facts import FirstSteps, refuse_no_rate
 from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
@@ -86,6 +87,7 @@ class Trainer:
         self.optimizer = Optimizer(model, recipe.optim)
         self.scale, self.health = LossScale(compute.dtype), Health(part)
         self.patience = Patience(task.metric, task.better, part.patience)
+        self.first: FirstSteps | None = None
         self.stop = Stop()
         self.step = self.tokens = 0
         self.seconds = 0.0  # of earlier sittings
@@ -110,20 +112,32 @@ class Trainer:
         self.began = time.perf_counter()
         with self.stop.listening(), torch.random.fork_rng(devices):
             try:
+                self.first = self._first_steps()
                 while self.step < end and not self.stop.signal and not self.patience.over:
-                    self.on_step(self.learn(self.loader.next()))
+                    batch = self.loader.next()
+                    if self.first is not None and not self.step:
+                        self.first.before(batch)
+                    self.on_step(self.learn(batch))
                     better = self.due(self.every.eval) and self.on_eval()
                     if self.due(self.every.sample):
                         self.on_sample()
                     if better or self.due(self.every.save):
                         self.on_save()
             except TrainingError:  # no skipped step has touched the weights: they are worth keeping
-                self.on_save()
+                if self.step:
+                    self.on_save()
                 raise
             self.on_save()
         finished = self.step >= self.steps or self.patience.over
         why = f"no better {self.patience.metric} for {self.patience.since} evaluations" if self.patience.over else ""
         return Outcome("finished" if finished else "stopped", self.step, self.steps, why, self.stop.signal, self.patience.best)
+
+    def _first_steps(self) -> FirstSteps | None:
+        """The facts of a run that begins here."""
+        if self.step:
+            return None
+        refuse_no_rate(self.recipe.optim, self.steps)
+        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.enter, self.chunk)
 
     def due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.steps)
@@ -145,11 +159,16 @@ class Trainer:
         loss, norm = sum(means), norm / self.scale.value
         skipped = self.health.judge(number, loss, norm, self.scale)
         if not skipped:
+            if self.first is not None:
+                self.first.gradients(norm)
             clip = self.recipe.optim.clip
             scale_all(gradients, (min(1.0, clip / norm) if clip and norm else 1.0) / self.scale.value)
             self.optimizer.rate(share)
             self.optimizer.step()
             self.scale.went_well()
+            if self.first is not None:
+                self.first.moved(number, self.recipe.optim.lr * share)
+                self.first = None if self.first.over else self.first
         del gradients
         self.optimizer.zero()
         self.step, self.tokens = number, self.tokens + self.loader.tokens_per_step

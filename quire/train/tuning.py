@@ -1,6 +1,6 @@
-"""A supervised run: a model that is there already, rows of a known kind, a task, and what of the model is trained.
+"""A supervised run: a model that is there already (or a new one), rows of a known kind, a task, and what of the model is trained.
 
-    start -> rows (read, checked, split) -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+    rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 
 from .. import durable, hub
 from ..binding import Binding, Contract, bound
+from ..data import readings, suspects
 from ..data import rows as data
 from ..data.grouped import ExampleLoader
+from ..data.ledger import Ledger
 from ..data.rows import RowSets
 from ..errors import RecipeError
 from ..families import ModelFolder, heads
@@ -23,12 +25,13 @@ from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
 from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
-from ..tasks.tuning.example import Evaluation, SupervisedTask
+from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
-from . import teacher
+from . import scratch, teacher
 from .adapting import Adapter
+from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
@@ -110,45 +113,87 @@ def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> N
 
 def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:
     """Everything of a supervised run. Hold the lock. Raises the errors of the parts, each naming rows or keys."""
-    folder = hub.locate(recipe.model.start)
-    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     part = recipe.data
-    sets = data.load(
-        part.sources,
-        part.eval,
-        part.test,
-        share=part.held_out,
-        schema=part.schema,
-        columns=part.columns,
-        header=part.header,
-        keep_repeated=part.duplicates == "keep",
-    )
+    named = hub.locate(recipe.model.start) if recipe.model.start else None
+    ledger = Ledger(part.allow)
+    sets = load_rows(recipe)
     for line in sets.lines():
         say(line)
-    run.write("data.json", sets.json())
+    suspects.look(ledger, sets, given=bool(part.eval))
+    ledger.refuse()
+    folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
+    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     context = min(part.longest or opened.model_config.context, opened.model_config.context)
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
     if any(opened.config.get(name) != value for name, value in head.items()):
         opened = opened.with_head(head)
+    examples = task.examples(sets.train)
+    look_at_readings(ledger, recipe, sets.train, examples, task, contract, base)
+    ledger.refuse()
     adapter = Adapter(recipe.adapt, opened, base)
     model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
+    if isinstance(task, Embed):
+        task.freeze(model)
     for line in adapter.said(model):
         say(line)
-    examples = task.examples(sets.train)
-    cut = sum(example.cut > 0 for example in examples)
-    if cut:
-        say(f"{cut:,} of {len(examples):,} rows are longer than {context:,} tokens and were shortened ({part.long})")
+    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, contract.template is None)
+    run.write("data.json", sets.json() | {"checks": ledger.json()})
+    ledger.refuse()
+    for line in [*ledger.said(), *_notes(examples)]:
+        say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
     return Tuned(contract, opened, task, objective, sets, loader, model, adapter)
 
 
+def load_rows(recipe: TrainRecipe) -> RowSets:
+    """The rows that a recipe names, split. Raises DataError for what cannot be read."""
+    part = recipe.data
+    return data.load(
+        part.sources,
+        part.eval,
+        part.test,
+        share=part.held_out,
+        schema=part.schema,
+        columns=part.columns,
+        names=part.names,
+        number=True if recipe.task.labels == "number" else None,
+        label_names=part.label_names,
+        keep_repeated=part.duplicates == "keep",
+        drop_overlap=part.overlap == "drop",
+    )
+
+
+def look_at_readings(
+    ledger: Ledger,
+    recipe: TrainRecipe,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    task: SupervisedTask,
+    contract: Contract,
+    base: Binding,
+) -> None:
+    """The checks of rows as the model reads them."""
+    contract = getattr(task, "contract", contract)
+    ledger.look("template-differs", readings.template_differs, contract.facts, base.contract)
+    readings.look(ledger, readings.Reader.of(contract), rows, examples, task, recipe.data.most_cut)
+
+
+def _notes(examples: Sequence[Example]) -> list[str]:
+    """What the examples say of how their rows are learned, each once."""
+    places: dict[str, list[str]] = {}
+    for example in examples:
+        for note in example.notes:
+            places.setdefault(note, []).append(example.where)
+    return [f"{len(where):,} {'row' if len(where) == 1 else 'rows'} ({where[0]} first): {note}" for note, where in places.items()]
+
+
 def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
-        raise RecipeError(f"task.name = '{recipe.task.name}' tunes a model that is there: give its folder or name with model.start.")
+        scratch.agree(recipe)
     if not recipe.data.sources:
         raise RecipeError("there are no rows: give files with data.sources.")
 
@@ -164,7 +209,8 @@ class RowWatch:
         if not rows:
             return {}
         with evaluating(model):
-            figures = self.task.evaluate(model, rows).figures
+            look = getattr(self.task, "glance", self.task.evaluate)  # a task whose answers take long to write has a quicker look
+            figures = look(model, rows).figures
         return {"metric": self.task.metric, "direction": self.task.better, **figures}
 
     def surprise(self, model: Transformer) -> None:

@@ -20,7 +20,6 @@ from ...nn.transformer import Transformer
 from ..task import Array, Objective
 from .schemas import Row
 
-
 ROUND = 8  # on a CPU every width of a batch leaves kernels of its own behind: fewer widths, less memory
 
 
@@ -29,7 +28,8 @@ class Example:
     """ids (T,): what is read. labels, one a loss term: (T,) a token, or of any other shape for the whole row. types (T,): token types.
 
     target (S,): what an encoder-decoder writes. more: further rows that belong to this one (a positive, negatives). segments (T,): which
-    of several packed rows a token is of. cut: tokens of the row that were left out. where: file and line, for a person.
+    of several packed rows a token is of. cut: tokens of the row that were left out. where: file and line, for a person. notes: what is
+    told, once and with a count, of how rows like this one are learned.
     """
 
     ids: Array
@@ -40,6 +40,7 @@ class Example:
     segments: Array | None = None
     cut: int = 0
     where: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids) + (0 if self.target is None else len(self.target)) + sum(map(len, self.more))
@@ -73,7 +74,7 @@ class SupervisedTask(Objective, Protocol):
         """The head that the model needs, the names of its labels, and further fields of config.json."""
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """One a row, in order. Raises DataError naming rows that cannot be learned from."""
+        """One a row, in order; of a row that is read in windows several. Raises DataError naming rows that cannot be learned from."""
 
     def batch(self, examples: Sequence[Example]) -> Batch: ...
     def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation: ...

@@ -10,7 +10,7 @@ from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
 from ..reading import Long
 from .example import SupervisedTask
-from .schemas import Labelled, Row
+from .schemas import Labelled, Question, Rewrite, Row, Tagged
 
 # task -> the kinds of rows that it learns from
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -41,6 +41,20 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         return Classify(
             contract, context, cast(Sequence[Labelled], rows), problem=part.labels, balanced=part.class_weights == "balanced", long=long
         )
+    if part.name == "tag":
+        from .tag import Tag
+
+        balanced = part.class_weights == "balanced"
+        return Tag(contract, context, cast(Sequence[Tagged], rows), balanced=balanced, long=long, stride=part.stride)
+    if part.name == "answer":
+        from .answer import Answer
+
+        return Answer(contract, context, cast(Sequence[Question], rows), long=long, stride=part.stride)
+    if part.name == "rewrite":
+        from .rewrite import Rewriting
+
+        how = {"verb": part.verb, "prefix": part.prefix, "beams": part.beams, "length_penalty": part.length_penalty}
+        return Rewriting(contract, context, cast(Sequence[Rewrite], rows), smoothing=part.smoothing, best=part.best, long=long, **how)
     if part.name == "embed":
         from .embed import Embed
 

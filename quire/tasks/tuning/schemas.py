@@ -176,4 +176,9 @@ class Ranked(Row):
         return tuple(map(repr, self.scores))
 
 
+def labels_of(row: Row) -> tuple[str, ...]:
+    """The names that a row is labelled with: those of a text, or of its words; () for other kinds."""
+    return row.labels if isinstance(row, Labelled) else row.tags if isinstance(row, Tagged) else ()
+
+
 SCHEMAS: dict[str, type[Row]] = {kind.schema: kind for kind in (Chat, Prompt, Labelled, Tagged, Question, Rewrite, Similar, Ranked)}

@@ -81,7 +81,7 @@ def test_gradients_reach_the_stack_in_narrow_numbers_too(folder):
 
 
 def test_the_pool_is_searched_as_they_search_it(folder):
-    rows = [*ranked(20), Ranked("question 1 " + ranked(20)[1].anchor[11:], "answer 5 again", (), where="x:1")]
+    rows = [*ranked(14), Ranked(ranked(2)[1].anchor, "answer again", (), where="x:1")]
     found = task(folder, rows[:-1]).evaluate(quire.load(folder).model, rows)
     texts = list(dict.fromkeys(text for row in rows for text in row.reads()[1:]))
     asked = list(dict.fromkeys(row.anchor for row in rows))
@@ -92,7 +92,7 @@ def test_the_pool_is_searched_as_they_search_it(folder):
     assert abs(found.figures["mrr@10"] - wanted["cosine_mrr@10"]) < 1e-6
     assert abs(found.figures["recall@1"] - wanted["cosine_accuracy@1"]) < 1e-6
     assert abs(found.figures["recall@10"] - wanted["cosine_recall@10"]) < 1e-6
-    assert found.figures["pool"] == len(texts) and found.intervals["mrr@10"].n == len(asked) == 20
+    assert found.figures["pool"] == len(texts) and found.intervals["mrr@10"].n == len(asked) == 14
     assert len(found.found) == len(rows) and found.found[0]["first"] in texts
 
 
