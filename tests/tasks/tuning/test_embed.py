@@ -133,6 +133,23 @@ def test_a_stopped_run_goes_on_with_the_same_bits(folder, tuned, tmp_path):
     assert all(torch.equal(one_way[name], other[name]) for name in one_way)
 
 
+def test_an_adapter_is_merged_into_the_folder(folder, tuned, tmp_path):
+    recipe = tuned("embed", folder, ranked(24), **{"adapt.method": "lora", "adapt.rank": 4, "optim.lr": 1e-2})
+    path, texts = train(recipe).model, ["the quick fox", "near a basin"]
+    found = quire.load(path).embed(texts, "document")
+    assert np.abs(found - SentenceTransformer(str(path), device="cpu").encode_document(texts)).max() < 2e-5
+    assert np.abs(found - quire.load(folder).embed(texts, "document")).max() > 1e-3
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    with pytest.raises(RecipeError, match="'p-tuning' cannot be part of the folder that makes the vectors"):
+        train(tuned("embed", folder, ranked(24), **{"adapt.method": "p-tuning", "out": str(tmp_path / "soft")}))
+
+
+def test_all_rows_of_one_text_fall_on_one_side():
+    one, two = Ranked("a", "b", ("c",)), Ranked("a", "d")
+    assert one.side() == two.side() == Similar("a", "x").side() != Similar("b", "a").side()
+    assert Similar("a", "x", 0.5).side() != Similar("a", "y", 0.5).side() == Similar("a", "y", 0.1).side()
+
+
 @pytest.mark.parametrize(
     "rows, ways, error, message",
     [
