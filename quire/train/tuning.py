@@ -30,7 +30,7 @@ from ..tasks.tuning.make import KINDS, make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
-from .adapting import Adapter
+from .adapting import PROMPTS, Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
@@ -132,6 +132,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.refuse()
     adapter = Adapter(recipe.adapt, opened, base)
     model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
+    if isinstance(task, Embed):
+        task.freeze(model)
     for line in adapter.said(model):
         say(line)
     ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, contract.template is None)
@@ -198,6 +200,9 @@ def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
         scratch.agree(recipe)
+    if recipe.task.name == "embed" and recipe.adapt.method in PROMPTS:
+        soft = f"adapt.method = '{recipe.adapt.method}'"
+        raise RecipeError(f"{soft} cannot be part of the folder that makes the vectors. Use full, lora or qlora.")
     if not recipe.data.sources:
         raise RecipeError("there are no rows: give files with data.sources.")
 
