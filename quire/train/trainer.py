@@ -29,7 +29,7 @@ from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..tasks.task import Objective
 from . import state
-from .check import Health, Patience, refuse_untrained
+from .check import Health, NoMemory, Patience, out_of_memory, refuse_untrained, what_would_fit
 from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
@@ -112,13 +112,16 @@ class Trainer:
         with self.stop.listening(), torch.random.fork_rng(devices):
             try:
                 while self.step < end and not self.stop.signal and not self.patience.over:
+                    place = self.loader.state()
                     self.on_step(self.learn(self.loader.next()))
                     better = self.due(self.every.eval) and self.on_eval()
                     if self.due(self.every.sample):
                         self.on_sample()
                     if better or self.due(self.every.save):
                         self.on_save()
-            except TrainingError:  # no skipped step has touched the weights: they are worth keeping
+            except TrainingError as error:  # no skipped step has touched the weights: they are worth keeping
+                if isinstance(error, NoMemory):
+                    self.loader.load_state(place)  # its rows are still to be learned
                 self.on_save()
                 raise
             self.on_save()
@@ -139,7 +142,13 @@ class Trainer:
         refuse_untrained(number, weights)
         if not self.model.training:
             self.model.train()
-        sums = self._gradients(batch, weights)
+        try:
+            sums = self._gradients(batch, weights)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.optimizer.zero()
+            raise NoMemory(what_would_fit(self.recipe, number, min(self.micro, len(batch)), self.task.splittable)) from None
         gradients = self.optimizer.gradients()
         names = list(sums)
         *means, norm = torch.stack([sums[name] for name in names] + [global_norm(gradients).to(self.compute.device)]).tolist()
