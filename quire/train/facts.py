@@ -194,7 +194,7 @@ def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequen
         return None
     table = model.get_parameter("embed.weight" if isinstance(model.embed, nn.Embedding) else "embed.base.weight").detach()
     used = set(np.unique(np.concatenate([example.ids for example in examples])).tolist())
-    roles = set(tokenizer.special_ids.values()) - ({tokenizer.eos} if given else set())
+    roles = set(tokenizer.special_ids.values())
     marks = [(name, id) for name, id in tokenizer.special_tokens.items() if id in used and id < len(table)]
     mean = table[:: max(1, len(table) // 4096)].float().mean(0)
     usual = float((table[:: max(1, len(table) // 4096)].float() - mean).norm(dim=1).median())

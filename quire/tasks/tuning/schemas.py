@@ -122,6 +122,10 @@ class Question(Row):
     spans: tuple[tuple[str, int], ...] = ()
     id: str = ""
 
+    def side(self) -> bytes:
+        """Questions about one context lie on one side."""
+        return digest(("group", self.group or self.context))
+
     def reads(self) -> tuple[str, ...]:
         return (self.question, self.context)
 
