@@ -1,4 +1,4 @@
-"""The faults of benchmarks/faults through Quire: each is refused, impossible or detected, as its file says, and sound sets are let through."""
+"""The faults of benchmarks/faults through Quire: refused, impossible or detected, as their file says; sound sets are let through."""
 
 from __future__ import annotations
 

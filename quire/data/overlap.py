@@ -21,7 +21,10 @@ from ..tasks.tuning.schemas import Chat, Question, Ranked, Row
 
 ALIKE = 0.8
 _RUN = 3  # words
-_BANDS, _DEEP = 8, 3  # 24 hashes: of pairs that are just alike one in 400 is missed, of pairs that share a third two in three are never compared
+_BANDS, _DEEP = (
+    8,
+    3,
+)  # 24 hashes: of pairs that are just alike one in 400 is missed, of pairs that share a third two in three are never compared
 _LEAST = 6  # runs of words that a text needs before it can be a near copy: shorter ones are alike by chance
 _MOST = 600  # words of a row that are compared
 _FORM = 0.2  # share of rows

@@ -54,7 +54,7 @@ def load(
     keep_repeated: bool = False,
     drop_overlap: bool = False,
 ) -> RowSets:
-    """names: the columns of tables without a header. number, label_names: as `columns.rows` takes them, the names also as "NUMBER=NAME"; among: too.
+    """names: the columns of tables without a header. number, label_names, among: as `columns.rows` takes them, names also as "NUMBER=NAME".
 
     drop_overlap: leaves out training rows that are copies of rows of the evaluation, exact or near.
     Raises DataError naming file and line of what cannot be meant.

@@ -25,8 +25,8 @@ from ...nn.transformer import Transformer
 from ...types import Text
 from ..classify import scores
 from ..lengths import by_length
-from ..reading import Row as Read
 from ..reading import Long, budget, labelled, read
+from ..reading import Row as Read
 from ..task import Term
 from .example import Evaluation, Example, collate
 from .schemas import Labelled, Row

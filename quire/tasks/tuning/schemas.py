@@ -1,7 +1,7 @@
-"""The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.records`); here names are fixed.
+"""The kinds of rows that supervised tasks learn from. What files call their columns is settled before (`data.columns`); here they are fixed.
 
-Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`): duplicates,
-split and overlap with the evaluation set are told by these two alone, whatever the task.
+Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`):
+duplicates, split and overlap with the evaluation set are told by these two alone, whatever the task.
 """
 
 from __future__ import annotations
