@@ -29,7 +29,6 @@ from ..tasks.tuning.example import Example
 from ..text.tokenizer import Tokenizer
 from .optimizer import Optimizer, schedule
 from .parallel import Compute
-from .parts import Enter
 from .recipe import OptimPart
 
 _ROWS = 4  # that are looked at before step 1
@@ -43,8 +42,8 @@ _SHOWN = 4
 class FirstSteps:
     """The facts of one run. Call `before` and `gradients` and `moved` in the order of a step; `over` says when there is nothing left."""
 
-    def __init__(self, model: Transformer, optimizer: Optimizer, task: Objective, compute: Compute, enter: Enter, chunk: int) -> None:
-        self.model, self.optimizer, self.task, self.compute, self.enter, self.chunk = model, optimizer, task, compute, enter, chunk
+    def __init__(self, model: Transformer, optimizer: Optimizer, task: Objective, compute: Compute, chunk: int) -> None:
+        self.model, self.optimizer, self.task, self.compute, self.chunk = model, optimizer, task, compute, chunk
         self.over = False
         # trainable weight -> its element with the largest gradient, that element's value, and the share of the rate that it must move
         self.strongest: dict[str, tuple[int, float, float]] = {}
@@ -82,7 +81,7 @@ class FirstSteps:
         for part in parts:
             if not any(self.task.counts(part).values()):
                 continue
-            terms = self.task.terms(self.model, self.enter(self.model, part.to(self.compute.device)), self.chunk)
+            terms = self.task.terms(self.model, part.to(self.compute.device), self.chunk)
             for name in names:
                 sums[name] += float(terms[name][0]) if name in terms else 0.0
         return sums

@@ -40,6 +40,10 @@ def evaluate(task: Task, tokenizer: Tokenizer, shard: Shard | None, model: Trans
 def write_model(path: Path, tokenizer: Tokenizer, model: Transformer, config: dict[str, Any], lineage: dict[str, Any]) -> None:
     """config.json, weights, tokenizer, template, stop rule and binding: a folder that other tools open as it is."""
     ModelFolder.save(path, model, config)
-    start = tokenizer.pad if model.config.kind == "seq2seq" else None
-    Contract(tokenizer, chatml(tokenizer), decoder_start=start).save(path)
+    new_contract(tokenizer, model).save(path)
     Binding.of(path, lineage).write(path)
+
+
+def new_contract(tokenizer: Tokenizer, model: Transformer) -> Contract:
+    """Of a model that is not one of another folder."""
+    return Contract(tokenizer, chatml(tokenizer), decoder_start=tokenizer.pad if model.config.kind == "seq2seq" else None)

@@ -76,7 +76,7 @@ class TaskPart:
     beams: int = usual(4, 1, 16)  # rewrite: how its texts are written at the end and afterwards; greedily while it learns
     length_penalty: float = usual(1.0, -2.0, 5.0)  # rewrite: of beams; above 0 favours longer texts
     loss: Literal["auto", "contrast", "cosine", "cosent", "triplet", "margin-mse", "kl", "binary", "list", "mse"] = "auto"  # embed, rerank
-    temperature: float = usual(0.0, 0.0, 20.0)  # of the learned softmax; 0: what is usual (contrast and cosent 0.05, kl 1, teacher 2)
+    temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: as usual (contrast and cosent 0.05, kl 1, teacher 2)
     symmetric: bool = False  # embed by contrast: a text is found by its positive too
     margin: float = usual(0.5, 0.0, 2.0)  # embed by triplets: how much nearer the positive is to be
     generate_rows: int = usual(50, 0, 10_000)  # chat: held-out rows that are answered with each evaluation, beside their loss; 0: none
@@ -100,6 +100,11 @@ class AdaptPart:
     tokens: int = usual(20, 1, 1000)  # prompt, prefix and p-tuning: virtual tokens
     text: str = ""  # prompt: what its vectors begin with
     hidden: int = usual(128, 8, 4096)  # prefix and p-tuning: width of the network that makes the vectors; 0: none
+
+    @property
+    def positions(self) -> int:
+        """How many of the model's positions a soft prompt takes."""
+        return self.tokens if self.method in ("prompt", "prefix", "p-tuning") else 0
 
 
 @dataclass(frozen=True)

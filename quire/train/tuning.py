@@ -35,7 +35,6 @@ from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
-from .parts import Enter
 from .recipe import LogPart, TrainPart, TrainRecipe
 
 SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
@@ -59,8 +58,8 @@ class Tuned:
         return self.contract.tokenizer
 
     @property
-    def enter(self) -> Enter:
-        return self.adapter.enter
+    def base(self) -> str:
+        return self.adapter.base.id
 
     @property
     def corpus(self) -> str:
@@ -96,14 +95,9 @@ class Tuned:
         last = found.get("test", found.get("held_out"))
         return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        """The model folder, and beside it the adapter's own."""
-        self.adapter.write(path.with_name("adapter"), model)
-        self.adapter.merged(model, path, self.opened.config)
-        if isinstance(self.task, Embed):
-            self.task.write(path)
-        self.contract.save(path)
-        Binding.of(path, lineage | {"base": self.adapter.base.id}).write(path)
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        also = self.task.write if isinstance(self.task, Embed) else None
+        return self.adapter.leave(path, model, self.contract, lineage, also)
 
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
@@ -123,7 +117,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.refuse()
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
-    context = min(part.longest or opened.model_config.context, opened.model_config.context)
+    most = opened.model_config.context - recipe.adapt.positions
+    context = min(part.longest or most, most)
     _check_kind(recipe, opened)
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
     if part.pack and not task.packs:

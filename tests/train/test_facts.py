@@ -1,4 +1,4 @@
-"""The first two steps of a run: what is told of a loss, a gradient or a weight that is not what it should be; and sound runs are let through."""
+"""The first two steps of a run: what is told of a loss, a gradient or a weight that is not what it should be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of rows that supervised tasks learn from. What files call their columns is settled before (`data.columns`); here they are fixed.
+"""The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.columns`).
 
 Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`):
 duplicates, split and overlap with the evaluation set are told by these two alone, whatever the task.
