@@ -26,7 +26,7 @@ from ..tasks.score import evaluating
 from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
-from ..tasks.tuning.make import KINDS, make
+from ..tasks.tuning.make import KINDS, SCHEMAS, make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
@@ -136,7 +136,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
         task.freeze(model)
     for line in adapter.said(model):
         say(line)
-    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, contract.template is None)
+    given = contract.template is None and getattr(task, "contract", contract).template is not None
+    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, given)
     run.write("data.json", sets.json() | {"checks": ledger.json()})
     ledger.refuse()
     for line in [*ledger.said(), *_notes(examples)]:
@@ -160,6 +161,7 @@ def load_rows(recipe: TrainRecipe) -> RowSets:
         names=part.names,
         number=True if recipe.task.labels == "number" else None,
         label_names=part.label_names,
+        among=SCHEMAS.get(recipe.task.name, ()),
         keep_repeated=part.duplicates == "keep",
         drop_overlap=part.overlap == "drop",
     )
