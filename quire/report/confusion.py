@@ -99,8 +99,8 @@ def _grid(found: Matrix, shown: Sequence[int]) -> str:
 
 def _shade(count: int, total: int, right: bool, said: str) -> str:
     weight = count / total if total else 0.0
-    kind = "right" if right else "wrong"
-    return f'<td class="{kind}" style="--w:{weight:.3f}" title="{escape(f"{said}: {count:,} of {total:,}")}">{grouped(count) if count else "·"}</td>'
+    kind, shown = "right" if right else "wrong", grouped(count) if count else '<span class="dim">·</span>'
+    return f'<td class="{kind}" style="--w:{weight:.3f}" title="{escape(f"{said}: {count:,} of {total:,}")}">{shown}</td>'
 
 
 def _pairs(split: Split, found: Matrix) -> str:
@@ -147,7 +147,7 @@ def _labels(found: Matrix) -> str:
                 grouped(said - right),
             )
         )
-    head = ("label", "rows", "found of them (recall)", "right of what was called so (precision)", "missed", "wrongly called so")
+    head = ("label", "rows", "recall", "precision", "missed", "wrongly called so")
     first = table(head, rows[:_LISTED], numbers=range(1, 6))
     rest = rows[_LISTED:]
     more = f"<details><summary>{len(rest)} more labels, with fewer errors</summary>{table(head, rest, numbers=range(1, 6))}</details>" if rest else ""

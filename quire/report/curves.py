@@ -24,6 +24,8 @@ STEPS = {
     "tokens_per_s": ("Throughput", "tokens a second", True, False),
     "memory_mb": ("Memory", "MB", True, False),
 }
+_UNITS = {"classify": "nats a row", "tag": "nats a word", "answer": "nats an end", "chat": "nats a token", "rewrite": "nats a token"}
+_RANGES = {"bleu": "0 to 100", "mrr@10": "0 to 1", "ndcg@10": "0 to 1", "spearman": "−1 to 1", "pearson": "−1 to 1"}
 _NOT_METRICS = {"kind", "step", "tokens", "seconds", "metric", "direction", "lower_is_better", "pool"}
 
 
@@ -96,7 +98,8 @@ def eval_charts(run: Run, height: int = 250) -> list[Chart]:
 def _named(run: Run, key: str) -> tuple[str, str]:
     """(title, unit) of a held-out figure."""
     if task(run) and key != "loss":
-        return f"Held-out {called(key, task(run))}", "share" if FIGURES.get(key, ("", False))[1] else ""
+        share = "share" if FIGURES.get(key, ("", False))[1] else ""
+        return f"Held-out {called(key, task(run))}", _RANGES.get(key, share)
     return NAMES.get(key, (f"Held-out {key.replace('_', ' ')}", ""))
 
 
@@ -121,10 +124,13 @@ def _supervised(run: Run, evals: list[Chart], steps: list[Chart]) -> tuple[list[
     evals, steps = [chart for chart in evals if chart is not held], [chart for chart in steps if chart is not losses]
     if losses is not None and held is not None:
         lines = [replace(losses.series[0], name="training"), replace(held.series[0], name="held out", colour=1)]
-        losses = replace(losses, title="Loss", unit=losses.unit, series=lines, note="Solid: training, each step; dashed: the held-out rows.")
-    first = [] if held is not None and run.metric == "loss" else evals[:1]
-    big = [chart for chart in (*first, losses or held) if chart is not None]
-    return big, [replace(chart, height=140, note="") for chart in evals[len(first) :]] + steps
+        losses = replace(losses, title="Loss", series=lines, note="Solid: training, each step; dashed: the held-out rows.")
+    if losses is not None:
+        losses = replace(losses, unit=_UNITS.get(task(run), ""))
+    big = [chart for chart in (*evals[:1], losses or held) if chart is not None]
+    if run.metric == "loss":
+        big.reverse()
+    return big, [replace(chart, height=140, note="") for chart in evals[1:]] + steps
 
 
 def part(run: Run) -> Part | Absent:

@@ -231,15 +231,27 @@ def _result(run: Run) -> str:
     if found is None:
         return ""
     split, name, value, interval = found
-    text = f" <strong>{escape(say(name, value))} {escape(called(name, task(run)))}</strong> on {grouped(split.rows)} {split.called} rows"
+    text = f" <strong>{_figure(name, value)} {escape(called(name, task(run)))}</strong> on {grouped(split.rows)} {split.called} rows"
     if interval:
         text += f" ({100 * interval.level:.0f} % interval: {between(name, interval)})"
+    text += "".join(f", {_figure(other, split.figures[other])} {escape(called(other))}" for other in _beside(split, name))
     before, guess = base(run, name), commonest(split) if name == "accuracy" else None
     if before is not None:
-        text += f"; before the first step the held-out rows had {escape(say(name, before))}"
+        text += f"; before the first step the held-out rows had {_figure(name, before)}"
     if guess:
-        text += f"; always saying <code>{escape(guess[0])}</code> would get {say(name, guess[1])}"
+        text += f"; always saying <code>{escape(guess[0])}</code> would get {_figure(name, guess[1])}"
     return text + "."
+
+
+def _figure(name: str, value: float) -> str:
+    """As HTML, its sign on the same line."""
+    return escape(say(name, value)).replace(" ", "&nbsp;")
+
+
+def _beside(split: Split, name: str) -> list[str]:
+    """What a loss is quoted with: how like the wanted texts the written ones are, and whether they end."""
+    likeness = [other for other in ("bleu", "rougeL", "rouge_l") if other in split.figures][:1]
+    return [*likeness, *(["ended"] if "ended" in split.figures else [])] if name == "loss" else []
 
 
 def facts(run: Run) -> list[tuple[str, str, str]]:
@@ -247,9 +259,10 @@ def facts(run: Run) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     top = headline(run)
     if top:
-        split, name, value, _ = top
-        figure, _, unit = say(name, value).partition(" ")
-        found.append((figure, unit, f"{split.called} {called(name)}"))
+        split, name, _, _ = top
+        for other in (name, *_beside(split, name)[:1]):
+            figure, _, unit = say(other, split.figures[other]).partition(" ")
+            found.append((figure, unit, f"{split.called} {called(other)}"))
     counted = trained(run)
     for value, said in ((number(run.data.get("train")), "rows to learn from"), (counted[0] if counted else None, "numbers trained")):
         if value:
