@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .folder import Run
+from .outcome import part_of
 from .page import Absent, Part, escape, grouped, table
 from .supervised import FIGURES, Split, base, between, called, commonest, metric, say, splits, task
 
@@ -25,7 +26,7 @@ def part(run: Run) -> Part | Absent:
         said = f"<b>{escape(called(name, task(run)))}</b>" if name == first else escape(called(name, task(run)))
         cells = [_cell(split, name) for split in found]
         rows.append((said, _strip(found, name), *cells, *([say(name, before[name]) if name in before else "–"] if before else [])))
-    return Part("measured", title, f'<div class="measured">{table(head, rows, numbers=range(2, len(head)))}</div>{_notes(found)}')
+    return Part("measured", title, f'<div class="measured">{table(head, rows, numbers=range(2, len(head)))}</div>{_notes(run, found)}')
 
 
 def _cell(split: Split, name: str) -> str:
@@ -60,7 +61,7 @@ def _strip(found: list[Split], name: str) -> str:
     return f'<span class="strip" aria-hidden="true">{"".join(marks)}</span>'
 
 
-def _notes(found: list[Split]) -> str:
+def _notes(run: Run, found: list[Split]) -> str:
     level = next((interval.level for split in found for interval in split.intervals.values()), None)
     said = []
     if level is not None:
@@ -68,7 +69,7 @@ def _notes(found: list[Split]) -> str:
             f"Small figures and bars: the {100 * level:.0f} % interval, by drawing the rows again (bootstrap). It says how far the figure "
             "would move with other rows of the same kind, and nothing of rows of another kind."
         )
-    if len(found) > 1:
+    if len(found) > 1 and part_of(run, "train", "keep") == "best":
         said.append("The held-out rows decided which weights were kept, so the test rows are the ones to quote.")
     guess = commonest(found[0])
     if guess:
