@@ -39,7 +39,12 @@ def run(argv: list[str]) -> int:
         found = {figure.name: dict(zip(names, figure.values, strict=True)) for figure in figures}
         recipes = {key: dict(zip(names, values, strict=True)) for key, values in different}
         beside = [asdict(pair) | {"first": names[pair.first], "second": names[pair.second], "settled": pair.settled} for pair in pairs]
-        whole = {"figures": found, "paired": beside, "recipe": recipes, "warnings": said, "page": str(path)}
+        ranges = {
+            figure.name: {name: asdict(one) for name, one in zip(names, figure.intervals, strict=True) if one}
+            for figure in figures
+            if figure.intervals
+        }
+        whole = {"figures": found, "intervals": ranges, "paired": beside, "recipe": recipes, "warnings": said, "page": str(path)}
         print(json.dumps(whole, ensure_ascii=False, indent=2))
         return 0
     best = {(row, 1 + column) for row, figure in enumerate(figures) for column in figure.best()}

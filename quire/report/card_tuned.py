@@ -172,6 +172,11 @@ def limits(run: Run) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line) + "\n"
 
 
+def command(run: Run, path: str) -> str:
+    """The line for a terminal that uses the model at `path`."""
+    return f"quire {verb(run)} {path}{_WORDS[task(run)]}"
+
+
 def use(run: Run) -> str:
     name, auto = task(run), _HUB[task(run)][1]
     pipe = "translation" if verb(run) == "translate" else "summarization" if verb(run) == "summarize" else _HUB[name][0]
@@ -184,7 +189,7 @@ def use(run: Run) -> str:
         f'model = {auto}.from_pretrained("path/to/this/folder")',
     )
     return (
-        f"## How to use it\n\n```sh\nquire {verb(run)} path/to/this/folder{_WORDS[name]}\n```\n\nFrom Python:\n\n"
+        f"## How to use it\n\n```sh\n{command(run, 'path/to/this/folder')}\n```\n\nFrom Python:\n\n"
         f'```python\nimport quire\n\nmodel = quire.load("path/to/this/folder")\n{_CALLS[name].format(verb=verb(run))}\n```\n\n'
         f"With `transformers`:\n\n```python\n{with_them}\n```\n"
     )

@@ -182,11 +182,11 @@ def write(run_folders: Sequence[Path | str], out: Path | str) -> Path:
 
 def html(runs: Sequence[Run]) -> str:
     called = names(runs)
-    page = Page("Comparison of runs", "Quire", _lede(runs, called), warnings=warnings(runs), key=_key(called), warned="Before you compare")
+    pairs = paired.paired(runs)
+    page = Page("Comparison of runs", "Quire", _lede(runs, called, pairs), warnings=warnings(runs), key=_key(called), warned="Before you compare")
     page.add(_figures(runs, called))
-    beside = _beside(runs, called)
-    if beside:
-        page.add(beside)
+    if pairs:
+        page.add(_beside(pairs, called))
     page.add(_differences(runs, called))
     page.add(_curves(runs, called, "steps", "Learning curves", "step"))
     page.add(_curves(runs, called, "clock", "The same, by the clock", "minute"))
@@ -194,9 +194,11 @@ def html(runs: Sequence[Run]) -> str:
     return render(page)
 
 
-def _lede(runs: Sequence[Run], called: Sequence[str]) -> str:
+def _lede(runs: Sequence[Run], called: Sequence[str], pairs: Sequence[paired.Paired]) -> str:
     """Which runs, and which of them came out best where that can be said."""
     said = f"{', '.join(map(escape, called[:-1]))} and {escape(called[-1])}, side by side."
+    if pairs and len(runs) == 2:
+        return f"{said} On the same rows, {escape(told(pairs[0], called))}."
     found = next(iter(figures(runs)), None)
     best = found.best() if found else set()
     if found is None or len(best) != 1 or len({corpus_hash(run) for run in runs} - {""}) > 1:
@@ -234,7 +236,7 @@ def _figures(runs: Sequence[Run], called: Sequence[str]) -> Part | Absent:
 
 
 def told(found: paired.Paired, called: Sequence[str]) -> str:
-    """A paired difference in words: 'b has 2.1 % more accuracy than a [0.8 to 3.4] on the same 1,821 test rows'."""
+    """A paired difference in words: 'b beside a: -2.1 points accuracy, 95 % interval -3.5 to -0.8, on the same 1,821 test rows'."""
     points = supervised.FIGURES[found.figure][1]
     size, low, high = (f"{100 * value:+.1f}" if points else f"{value:+.3f}" for value in (found.difference, found.low, found.high))
     unit = " points" if points else ""
@@ -243,12 +245,9 @@ def told(found: paired.Paired, called: Sequence[str]) -> str:
     return text if found.settled else f"{text}. The interval contains 0: these rows do not tell the two apart"
 
 
-def _beside(runs: Sequence[Run], called: Sequence[str]) -> Part | None:
+def _beside(pairs: Sequence[paired.Paired], called: Sequence[str]) -> Part:
     """Runs on the same rows, row by row."""
-    found = paired.paired(runs)
-    if not found:
-        return None
-    lines = "".join(f"<li>{escape(told(pair, called))}.</li>" for pair in found)
+    lines = "".join(f"<li>{escape(told(pair, called))}.</li>" for pair in pairs)
     note = "Drawn again together (bootstrap): the same rows for both runs in every draw."
     return Part("paired", "On the same rows", f'<ul class="plain">{lines}</ul><p class="note">{note}</p>')
 
