@@ -10,7 +10,25 @@ from .folder import Row, Run, number
 from .outcome import parameters, part_of
 from .page import clean, compact, grouped
 from .prose import code, plain, table
-from .supervised import SPLITS, TASKS, Interval, base, between, called, commonest, headline, judged, method, metric, say, sources, splits, task, trained, verb
+from .supervised import (
+    SPLITS,
+    TASKS,
+    Interval,
+    base,
+    between,
+    called,
+    commonest,
+    headline,
+    judged,
+    method,
+    metric,
+    say,
+    sources,
+    splits,
+    task,
+    trained,
+    verb,
+)
 
 # task -> (what a hub calls it, transformers' class for its head)
 _HUB = {
@@ -69,7 +87,9 @@ def _front(run: Run, library: str, tags: list[str]) -> str:
 
 def _family(run: Run) -> str:
     size = parameters(run)
-    return f"{plain(run.config.get('model_type') or part_of(run, 'model', 'family') or '')}" + (f" of {compact(size)} parameters" if size else "")
+    return f"{plain(run.config.get('model_type') or part_of(run, 'model', 'family') or '')}" + (
+        f" of {compact(size)} parameters" if size else ""
+    )
 
 
 def _title(run: Run, what: str) -> str:
@@ -104,7 +124,9 @@ def data(run: Run) -> str:
     found = checks(run)
     told = [row for row in found if row.get("outcome") != "ok"]
     if found:
-        lines.append(f"- {len(found)} checks of the rows ran before the first step: " + ("none found anything" if not told else f"{len(told)} did:"))
+        lines.append(
+            f"- {len(found)} checks of the rows ran before the first step: " + ("none found anything" if not told else f"{len(told)} did:")
+        )
         lines += [f"  - {code(row['check'])} ({plain(row.get('outcome', ''))}): {plain(row.get('says', ''))}" for row in told]
     return "## What it learned from\n\n" + "\n\n".join(part for part in (body, "\n".join(lines)) if part) + "\n" if body or lines else ""
 
@@ -120,7 +142,9 @@ def evaluation(run: Run) -> str:
     if not found:
         return "## Evaluation\n\nNone yet: the run has written no evaluation.\n"
     first = metric(run)
-    names = list(dict.fromkeys([*(first for split in found if first in split.figures), *(name for split in found for name in split.figures)]))
+    names = list(
+        dict.fromkeys([*(first for split in found if first in split.figures), *(name for split in found for name in split.figures)])
+    )
     rows = []
     for name in names:
         said = plain(called(name, task(run)))
@@ -165,9 +189,15 @@ def limits(run: Run) -> str:
     if longest:
         lines.append(f"It learned from texts of at most {grouped(longest)} tokens.")
     if isinstance(cut, dict) and number(cut.get("examples")):
-        lines.append(f"{grouped(number(cut['examples']) or 0)} of its training examples were cut ({code(part_of(run, 'data', 'long') or 'cut')}).")
+        lines.append(
+            f"{grouped(number(cut['examples']) or 0)} of its training examples were cut ({code(part_of(run, 'data', 'long') or 'cut')})."
+        )
     split = judged(run)
-    measured = f"It was measured on {grouped(split.rows)} {SPLITS[split.name]} rows of the same kind as it learned from" if split else "It was not measured"
+    measured = (
+        f"It was measured on {grouped(split.rows)} {SPLITS[split.name]} rows of the same kind as it learned from"
+        if split
+        else "It was not measured"
+    )
     lines.append(f"{measured}: not for bias, safety, other sources or other languages.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line) + "\n"
 

@@ -42,7 +42,11 @@ def part(run: Run) -> Part | Absent:
     if not sizes:
         return Absent(title, "data.json was not written.")
     named = sources(run)
-    rows = [(name, grouped(value), "<br>".join(f"<code>{escape(file)}</code>" for file in named.get(name, [])) or _from(name)) for name, value in sizes if value]
+    rows = [
+        (name, grouped(value), "<br>".join(f"<code>{escape(file)}</code>" for file in named.get(name, [])) or _from(name))
+        for name, value in sizes
+        if value
+    ]
     html = table(("", "rows", "from"), rows, numbers=(1,))
     said = left_out(run)
     html += f'<ul class="plain">{"".join(f"<li>{escape(line)}</li>" for line in said)}</ul>' if said else ""
@@ -62,9 +66,8 @@ def _findings(found: list[Row]) -> str:
     head = f"{len(found)} checks of the rows ran before the first step and took {seconds:.2g} s; "
     head += f"{len(told)} had something to say." if told else "none had anything to say."
     names = ", ".join(f"<code>{escape(name)}</code>" for name in quiet)
-    return (
-        f'<p class="say checks">{head}</p>{"".join(map(_finding, told))}'
-        + (f'<details><summary>{len(quiet)} that found nothing</summary><p class="note">{names}</p></details>' if quiet else "")
+    return f'<p class="say checks">{head}</p>{"".join(map(_finding, told))}' + (
+        f'<details><summary>{len(quiet)} that found nothing</summary><p class="note">{names}</p></details>' if quiet else ""
     )
 
 

@@ -44,7 +44,9 @@ class Figure:
         if not self.metric:
             return [say(value) for value in self.values]
         return [
-            "–" if value is None else supervised.say(self.metric, value) + (f" [{supervised.between(self.metric, interval)}]" if interval else "")
+            "–"
+            if value is None
+            else supervised.say(self.metric, value) + (f" [{supervised.between(self.metric, interval)}]" if interval else "")
             for value, interval in zip(self.values, self.intervals, strict=True)
         ]
 
@@ -183,7 +185,9 @@ def write(run_folders: Sequence[Path | str], out: Path | str) -> Path:
 def html(runs: Sequence[Run]) -> str:
     called = names(runs)
     pairs = paired.paired(runs)
-    page = Page("Comparison of runs", "Quire", _lede(runs, called, pairs), warnings=warnings(runs), key=_key(called), warned="Before you compare")
+    page = Page(
+        "Comparison of runs", "Quire", _lede(runs, called, pairs), warnings=warnings(runs), key=_key(called), warned="Before you compare"
+    )
     page.add(_figures(runs, called))
     if pairs:
         page.add(_beside(pairs, called))

@@ -68,7 +68,9 @@ def part(run: Run) -> Part | Absent | None:
     )
     pairs = _pairs(split, found)
     labels = _labels(found) if count > 2 else ""
-    html = f'{say}<div class="confusion">{_grid(found, shown)}</div>' + (f"<h3>The largest confusions</h3>{pairs}" if pairs else "") + labels
+    html = (
+        f'{say}<div class="confusion">{_grid(found, shown)}</div>' + (f"<h3>The largest confusions</h3>{pairs}" if pairs else "") + labels
+    )
     return Part("confusion", "Taken for one another", html)
 
 
@@ -150,5 +152,9 @@ def _labels(found: Matrix) -> str:
     head = ("label", "rows", "recall", "precision", "missed", "wrongly called so")
     first = table(head, rows[:_LISTED], numbers=range(1, 6))
     rest = rows[_LISTED:]
-    more = f"<details><summary>{len(rest)} more labels, with fewer errors</summary>{table(head, rest, numbers=range(1, 6))}</details>" if rest else ""
+    more = (
+        f"<details><summary>{len(rest)} more labels, with fewer errors</summary>{table(head, rest, numbers=range(1, 6))}</details>"
+        if rest
+        else ""
+    )
     return f"<h3>Label by label, the most errors first</h3>{first}{more}"

@@ -50,7 +50,9 @@ def _marks(run: Run) -> list[Mark]:
     wanted = [
         event for event in run.events if event.get("what") in ("resumed", "skipped", "stopped") and number(event.get("step")) is not None
     ]
-    marks = [Mark(float(event["step"]), f"step {event['step']}: {event['what']} {event.get('detail', '')}".strip()) for event in wanted[:60]]
+    marks = [
+        Mark(float(event["step"]), f"step {event['step']}: {event['what']} {event.get('detail', '')}".strip()) for event in wanted[:60]
+    ]
     return [*marks, *_kept(run)]
 
 

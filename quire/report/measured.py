@@ -20,7 +20,12 @@ def part(run: Run) -> Part | Absent:
     names += [name for split in found for name in split.figures if name not in names]
     names = [name for name in dict.fromkeys(names) if any(name in split.figures for split in found)]
     before = {name: value for name in names if (value := base(run, name)) is not None}
-    head = ["", '<span class="ends"><i>0</i><i>1</i></span>', *(f"{split.called}, {grouped(split.rows)} rows" for split in found), *(["held-out, before"] if before else [])]
+    head = [
+        "",
+        '<span class="ends"><i>0</i><i>1</i></span>',
+        *(f"{split.called}, {grouped(split.rows)} rows" for split in found),
+        *(["held-out, before"] if before else []),
+    ]
     rows = []
     for name in names:
         said = f"<b>{escape(called(name, task(run)))}</b>" if name == first else escape(called(name, task(run)))

@@ -88,10 +88,12 @@ def _kinds(title: str, found: Row) -> str:
         cards = "".join(_example(row) for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ""
         if cards:
             shown = sum(isinstance(row, dict) for row in rows or ())
-            listed.append(f"<details{' open' if not listed else ''}><summary>{escape(kind)}: {shown} of {grouped(known[kind])}</summary>{cards}</details>")
+            listed.append(
+                f"<details{' open' if not listed else ''}><summary>{escape(kind)}: {shown} of {grouped(known[kind])}</summary>{cards}</details>"
+            )
     return (
         f'<div class="grid2 kinds"><figure class="bars named"><figcaption><span class="title">{title}</span></figcaption>'
-        f'<table><tbody>{bars}</tbody></table></figure><div>{"".join(listed)}</div></div>'
+        f"<table><tbody>{bars}</tbody></table></figure><div>{''.join(listed)}</div></div>"
     )
 
 
@@ -146,15 +148,26 @@ def _ranked(name: str, split: Split) -> tuple[str, str, list[str]]:
         found = _most(rows, lambda row: number(row.get("score")) if "label" in row and [str(row["label"])] != _wanted(row)[:1] else None)
         return "The surest wrong answers", f"Wrong, and the model was sure. {look}", [row_card(row) for row, _ in found]
     if any("labels" in row for row in rows):
-        found = _most(rows, lambda row: float(len(set(map(str, row["labels"])) ^ set(_wanted(row)))) or None if isinstance(row.get("labels"), list) else None)
+        found = _most(
+            rows,
+            lambda row: (
+                float(len(set(map(str, row["labels"])) ^ set(_wanted(row)))) or None if isinstance(row.get("labels"), list) else None
+            ),
+        )
         return "The rows furthest off", f"Most labels too many or too few. {look}", [row_card(row) for row, _ in found]
     if name == "answer":
         found = _most(rows, lambda row: number(row.get("score")) if not _held(row) else None)
         said = f"No word in common with what was wanted, and the model gave them a high score. {look}"
         return "The surest wrong answers", said, [row_card(row) for row, _ in found]
     if any("number" in row for row in rows):
-        found = _most(rows, lambda row: abs(a - b) if (a := number(row.get("number"))) is not None and (b := _number(row)) is not None else None)
-        return "The rows furthest off", f"Number found beside number given. {look}", [row_card(row, note=f"{gap:.3g} off") for row, gap in found]
+        found = _most(
+            rows, lambda row: abs(a - b) if (a := number(row.get("number"))) is not None and (b := _number(row)) is not None else None
+        )
+        return (
+            "The rows furthest off",
+            f"Number found beside number given. {look}",
+            [row_card(row, note=f"{gap:.3g} off") for row, gap in found],
+        )
     if any("places" in row for row in rows):
         found = _most(rows, lambda row: place if (place := _place(row)) > 1 else None)
         return "The rows furthest off", "What belongs to the text stands far down the list.", [_far(row) for row, _ in found]

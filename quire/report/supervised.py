@@ -101,9 +101,7 @@ def splits(run: Run) -> list[Split]:
         figures = {str(key): value for key, raw in part.items() if key not in _NOT_FIGURES and (value := number(raw)) is not None}
         tables, answers = part.get("tables"), run.answers.get(name, [])
         rows = number(part.get("rows"))
-        found.append(
-            Split(name, figures, _intervals(part), tables if isinstance(tables, dict) else {}, int(rows or len(answers)), answers)
-        )
+        found.append(Split(name, figures, _intervals(part), tables if isinstance(tables, dict) else {}, int(rows or len(answers)), answers))
     return found
 
 
@@ -188,7 +186,9 @@ def method(run: Run) -> str:
         how = ["DoRA" if part.get("dora") else "LoRA" if name == "lora" else "QLoRA (base in NF4)"]
         return f"{how[0]} of rank {part.get('rank', 8)}" + (", rank-stabilised" if part.get("stabilised") else "")
     if name in ("prompt", "prefix", "p-tuning"):
-        return f"{ {'prompt': 'prompt tuning', 'prefix': 'prefix tuning', 'p-tuning': 'P-tuning'}[name]} with {part.get('tokens', 20)} tokens"
+        return (
+            f"{ {'prompt': 'prompt tuning', 'prefix': 'prefix tuning', 'p-tuning': 'P-tuning'}[name] } with {part.get('tokens', 20)} tokens"
+        )
     return "parts of it frozen" if part.get("frozen") else "all of it trained"
 
 
@@ -212,7 +212,9 @@ def sentence(run: Run) -> str:
     if rows:
         said.append(f" on {grouped(rows)} rows")
     if named:
-        said.append(f" of {', '.join(f'<code>{escape(Path(name).name)}</code>' for name in named[:3])}{' and more' if len(named) > 3 else ''}")
+        said.append(
+            f" of {', '.join(f'<code>{escape(Path(name).name)}</code>' for name in named[:3])}{' and more' if len(named) > 3 else ''}"
+        )
     counted = trained(run)
     share = f" ({_share(counted[0] / counted[1])} of its numbers)" if counted and counted[0] < counted[1] else ""
     said.append(f", {escape(method(run))}{share}")

@@ -149,8 +149,9 @@ def estimate_memory(model: Transformer, recipe: TrainRecipe, setting: Setting) -
     """MB by part at the fullest moment of a step; `total` is their sum with the program's own memory."""
     part, compute = recipe.train, setting.compute
     rows, length, config = part.micro_batch or part.batch, setting.length, model.config
+    rows = max(1, min(rows, part.micro_tokens // length)) if part.micro_tokens else rows
     muon, of_kind = recipe.optim.name == "muon", kinds(model)
-    hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind[name] == "hidden")
+    hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind.get(name) == "hidden")
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     learned = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parts = {

@@ -69,12 +69,22 @@ def _tag(draw: random.Random, rows: int, skill: float) -> tuple[dict[str, Any], 
     for _ in range(rows):
         wanted = ["O", "B-person", "I-person", "O", "B-place", "O"]
         answers.append({"wanted": wanted, "tags": [tag if draw.random() < skill else "O" for tag in wanted]})
-    labels = [{"label": name, "precision": 0.6, "recall": 0.5, "f1": 0.545, "found": 3 * rows // 4, "wanted": rows} for name in ("person", "place")]
-    case = {"where": "wnut.conll:18", "wanted": ["person: Ada Lovelace"], "found": ["place: Ada"], "text": "Then Ada Lovelace went to Turin ."}
+    labels = [
+        {"label": name, "precision": 0.6, "recall": 0.5, "f1": 0.545, "found": 3 * rows // 4, "wanted": rows}
+        for name in ("person", "place")
+    ]
+    case = {
+        "where": "wnut.conll:18",
+        "wanted": ["person: Ada Lovelace"],
+        "found": ["place: Ada"],
+        "text": "Then Ada Lovelace went to Turin .",
+    }
     kinds = {"missed": 41, "wrong type": 12, "wrong boundary": 9, "wrong type and boundary": 3, "invented": 17}
     errors = {"counts": kinds, "examples": {kind: [case, case] for kind in kinds}}
     tables = {"labels": labels, "span_errors": errors, "served": {"rows": 50, "same": 49, "unlike": []}}
-    return _part({"f1": 0.545, "precision": 0.6, "recall": 0.5, "accuracy": 0.9, "loss": 0.3}, {"f1": [0.5, 0.6] * 20}, tables, rows), answers
+    return _part(
+        {"f1": 0.545, "precision": 0.6, "recall": 0.5, "accuracy": 0.9, "loss": 0.3}, {"f1": [0.5, 0.6] * 20}, tables, rows
+    ), answers
 
 
 def _answer(draw: random.Random, rows: int, skill: float) -> tuple[dict[str, Any], Answers]:
@@ -110,7 +120,11 @@ def _near(draw: random.Random, rows: int, skill: float, first: bool) -> tuple[di
         place = 1 if draw.random() < skill else draw.randint(2, 90)
         answers.append({"wanted": [], "places": [place], **({"first": _text(draw)} if first else {})})
     right = [1 / a["places"][0] for a in answers]
-    figures = {"mrr@10": sum(right) / rows, "recall@1": 0.7, "recall@10": 0.9, "pool": 300.0} if first else {"mrr@10": sum(right) / rows, "ndcg@10": 0.8}
+    figures = (
+        {"mrr@10": sum(right) / rows, "recall@1": 0.7, "recall@10": 0.9, "pool": 300.0}
+        if first
+        else {"mrr@10": sum(right) / rows, "ndcg@10": 0.8}
+    )
     return _part(figures, {"mrr@10": right}, {}, rows), answers
 
 
@@ -138,7 +152,15 @@ def _measured(task: str, draw: random.Random, rows: int, labels: int, skill: flo
 
 
 def make(
-    folder: Path, task: str = "classify", *, seed: int = 0, labels: int = 2, rows: int = 120, skill: float = 0.8, hostile: bool = False, **changes: Any
+    folder: Path,
+    task: str = "classify",
+    *,
+    seed: int = 0,
+    labels: int = 2,
+    rows: int = 120,
+    skill: float = 0.8,
+    hostile: bool = False,
+    **changes: Any,
 ) -> Path:
     """A finished run in `folder`. seed: of the answers, not of the rows. `changes` are dotted recipe keys with dots as double underscores."""
     texts, draw = random.Random(7), random.Random(seed)
@@ -211,7 +233,12 @@ def _sidecars(folder: Path, hostile: bool) -> None:
     best = {"metric": "accuracy", "value": 0.8, "step": 40}
     status = {"state": "finished", "step": 60, "steps": 60, "best": best, "started": "2026-11-22T09:30:00+00:00", "seconds": 42.0}
     _write(folder / "status.json", status)
-    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"], "hidden_size": 384, "id2label": {"0": "negative", "1": "positive"}}
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertForSequenceClassification"],
+        "hidden_size": 384,
+        "id2label": {"0": "negative", "1": "positive"},
+    }
     _write(folder / "model" / "config.json", config)
     lineage = {"run": folder.name, "task": "classify", "step": 60, "corpus": "7e" * 32, "base": "b9" * 32}
     binding = {"schema": 1, "id": "b1" * 32, "contract": {"id": "c2" * 32}, "weights": {"id": "d3" * 32}, "recorded": {"lineage": lineage}}
@@ -219,7 +246,10 @@ def _sidecars(folder: Path, hostile: bool) -> None:
     safetensors(folder / "model" / "model.safetensors", {"embed.weight": [64, 8]})
     base = {"id": "b9" * 32, "contract": "c2" * 32, "weights": "d4" * 32}
     _write(folder / "adapter" / "quire_adapter.json", {"schema": 1, "base": base, "weights": "aa" * 32})
-    _write(folder / "adapter" / "adapter_config.json", {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "minilm", "r": 4})
+    _write(
+        folder / "adapter" / "adapter_config.json",
+        {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "minilm", "r": 4},
+    )
 
 
 if __name__ == "__main__":
