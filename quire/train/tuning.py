@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable, hub
+from ..adapt.surgery import counted
 from ..binding import Binding, Contract, bound
 from ..data import readings, suspects
 from ..data import rows as data
@@ -27,7 +28,7 @@ from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import KINDS, SCHEMAS, make
-from ..tasks.tuning.schemas import Row
+from ..tasks.tuning.schemas import Row, Tagged
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
 from .adapting import PROMPTS, Adapter
@@ -37,6 +38,7 @@ from .meters import finite
 from .parallel import TORCH, Compute
 from .recipe import LogPart, TrainPart, TrainRecipe
 
+_SHOWN = 300  # characters of each text of a row that stand beside its answer
 SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
 
 
@@ -101,8 +103,14 @@ class Tuned:
 
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
-    lines = [{"where": row.where, "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
+    """reads: the row's texts, cut, so that a report needs no file but the run's own."""
+    lines = [{"where": row.where, "reads": _shown(row), "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
     durable.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _shown(row: Row) -> list[str]:
+    texts = (" ".join(row.words),) if isinstance(row, Tagged) else row.reads()
+    return [text if len(text) <= _SHOWN else text[:_SHOWN] + "…" for text in texts[:8]]
 
 
 def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:
@@ -138,9 +146,13 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
         say(line)
     given = contract.template is None and getattr(task, "contract", contract).template is not None
     ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, given)
-    run.write("data.json", sets.json() | {"checks": ledger.json()})
+    notes, cut = _notes(examples), [example.cut for example in examples if example.cut]
+    told = {"examples": len(examples), "cut": {"examples": len(cut), "tokens": sum(cut)}, "notes": notes}
+    run.write("data.json", sets.json() | told | {"checks": ledger.json()})
     ledger.refuse()
-    for line in [*ledger.said(), *_notes(examples)]:
+    ours, every = counted(model)
+    run.write("adapt.json", {"method": recipe.adapt.method, "trainable": ours, "parameters": every, "fresh": list(opened.fresh)})
+    for line in [*ledger.said(), *notes]:
         say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
