@@ -123,6 +123,7 @@ class TrainPart:
     minutes: float = 0.0  # measured and turned into steps before the first one
     batch: int = usual(16, 1, 65536)  # rows a step
     micro_batch: int = 0  # rows a forward; 0: the whole batch
+    micro_tokens: int = usual(0, 256, 1 << 20)  # at most so many tokens a forward, where the loss can be split; 0: no bound
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0  # 0: what the machine grants

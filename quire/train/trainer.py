@@ -189,8 +189,7 @@ class Trainer:
     def _gradients(self, batch: Batch, weights: dict[str, int]) -> dict[str, Tensor]:
         """Adds up the gradients of the window; returns each term's mean loss on the device, without waiting for it."""
         sums: dict[str, Tensor] = {}
-        whole = self.micro >= self.recipe.train.batch  # an example may have several rows, so a batch of examples may have more
-        for micro in batch.split(len(batch) if whole else self.micro):
+        for micro in batch.split(self._rows(batch)):
             with self.compute.autocast():
                 terms = self.task.terms(self.model, self.enter(self.model, micro.to(self.compute.device)), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
@@ -198,6 +197,15 @@ class Trainer:
             for name, mean in means.items():
                 sums[name] = sums[name] + mean.detach().float() if name in sums else mean.detach().float()
         return sums
+
+    def _rows(self, batch: Batch) -> int:
+        """Rows of a forward."""
+        part = self.recipe.train
+        rows = self.micro if self.micro < part.batch else len(batch)  # an example may have several rows, so a batch may have more
+        if not part.micro_tokens or not self.task.splittable:
+            return rows
+        width = batch.tokens.shape[1] + (0 if batch.source is None else batch.source.tokens.shape[1])
+        return min(rows, max(1, part.micro_tokens // width))
 
     def on_step(self, row: Row) -> None:
         if "skipped" in row:

@@ -28,7 +28,7 @@ from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
-from . import scratch
+from . import conflicts, scratch
 from .adapting import Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
@@ -36,8 +36,6 @@ from .meters import finite
 from .parallel import TORCH, Compute
 from .parts import Enter
 from .recipe import LogPart, TrainPart, TrainRecipe
-
-SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
 
 
 @dataclass
@@ -123,6 +121,7 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     context = min(part.longest or opened.model_config.context, opened.model_config.context)
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
+    conflicts.of_task(recipe, task)
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
     if any(opened.config.get(name) != value for name, value in head.items()):
