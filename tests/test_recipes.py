@@ -10,13 +10,17 @@ import pytest
 
 import quire
 from quire.recipe import load, replace
+from quire.tasks.task import NAMES
 from quire.train.recipe import TrainRecipe
 
-RECIPES = sorted((Path(__file__).resolve().parent.parent / "recipes").glob("*.toml"))
+FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+EVERY = sorted(FOLDER.glob("*.toml"))
+RECIPES = [path for path in EVERY if load(TrainRecipe, path).task.name in NAMES]  # on running text
+TUNED = [path for path in EVERY if path not in RECIPES]  # on rows
 
 
 def test_there_is_a_recipe_for_each_task() -> None:
-    assert {load(TrainRecipe, path).task.name for path in RECIPES} == {"causal", "masked", "denoise"}
+    assert {load(TrainRecipe, path).task.name for path in RECIPES} == set(NAMES)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -26,6 +30,14 @@ def test_a_recipe_says_what_it_is(path: Path) -> None:
     recipe = load(TrainRecipe, path)
     assert recipe.out == f"runs/{path.stem}" and recipe.data.sources == ("stdlib",)
     assert 0 < recipe.train.minutes <= 5, "a recipe here takes a few minutes"
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_a_recipe_for_rows_says_what_it_is(path: Path) -> None:
+    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
+    assert first.startswith("# ") and second.startswith(f"#   quire train recipes/{path.name}")
+    recipe = load(TrainRecipe, path)
+    assert recipe.out == f"runs/{path.stem}" and recipe.data.sources
 
 
 def small(recipe: TrainRecipe, texts: Path, out: Path) -> TrainRecipe:
@@ -52,3 +64,68 @@ def test_a_recipe_trains_two_steps(path: Path, texts: Path, tmp_path: Path) -> N
     assert result.model is not None
     model = quire.load(result.model)
     assert {"causal": quire.Decoder, "masked": quire.Encoder, "denoise": quire.Seq2Seq}[path.stem] is type(model)
+
+
+def test_the_recipe_for_conversations_tunes_two_steps(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quire.data import pydoc_questions
+    from quire.train.run import train
+    from tests.small import write_model
+
+    rows = list(pydoc_questions.rows(texts))
+    monkeypatch.setattr(pydoc_questions, "rows", lambda: iter(rows))
+    recipe = replace(load(TrainRecipe, FOLDER / "chat.toml"), "train.epochs", 0.0)
+    recipe = replace(replace(recipe, "train.steps", 2), "train.threads", 1)
+    recipe = replace(replace(recipe, "train.batch", 4), "task.generate_rows", 2)
+    recipe = replace(recipe, "model.start", str(write_model(tmp_path / "base", template=True, context=256)))
+    result = train(dataclasses.replace(recipe, out=str(tmp_path / "run")))
+    assert result.model is not None and {"loss", "rouge_l", "ended"} <= result.evaluation["held_out"].keys()
+    model = quire.load(result.model)
+    assert isinstance(model, quire.Decoder) and model.chats
+
+
+@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
+def test_a_recipe_on_rows_says_what_it_is(path: Path) -> None:
+    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
+    assert first.startswith("# ") and second.startswith(f"#   quire train recipes/{path.name}")
+    recipe = load(TrainRecipe, path)
+    assert recipe.out == f"runs/{path.stem}" and recipe.data.sources
+    assert sum(map(bool, (recipe.train.steps, recipe.train.tokens, recipe.train.epochs, recipe.train.minutes))) == 1
+
+
+def rows_of(name: str, first: int) -> list[dict[str, object]]:
+    """Six rows that read differently from those of another `first`."""
+    numbers = range(first, first + 6)
+    if name == "tag":
+        words, tags = ["Angela", "met", "Barack", "in", "São", "Paulo"], ["B-PER", "O", "B-PER", "O", "B-LOC", "I-LOC"]
+        return [{"tokens": [*words, str(n)], "tags": [*tags, "O"]} for n in numbers]
+    found: list[list[str]] = [["Barack"], ["Barack in Berlin"], []]
+    answers = [{"text": found[n % 3], "answer_start": [11] * len(found[n % 3])} for n in numbers]
+    return [{"question": f"Who came {n}?", "context": "Angela met Barack in Berlin.", "answers": one} for n, one in zip(numbers, answers)]
+
+
+@pytest.mark.parametrize("name", ["tag", "answer"])
+def test_a_recipe_for_words_or_answers_tunes_two_steps(name: str, tmp_path: Path) -> None:
+    from quire.train.run import train
+    from tests.small import write_model
+
+    base = write_model(tmp_path / "base", "bert", context=128)
+    files = {}
+    for number, key in enumerate(("data.sources", "data.eval", "data.test")):
+        files[key] = tmp_path / f"{key}.jsonl"
+        files[key].write_text("".join(json.dumps(row) + "\n" for row in rows_of(name, 10 * number)), encoding="utf-8")
+    recipe = load(TrainRecipe, FOLDER / f"{name}.toml")
+    for key, value in {"train.epochs": 0.0, "train.steps": 2, "train.threads": 1, "train.batch": 2, "model.start": str(base)}.items():
+        recipe = replace(recipe, key, value)
+    for key, path in files.items():
+        recipe = replace(recipe, key, (str(path),))
+    result = train(dataclasses.replace(recipe, out=str(tmp_path / "run")))
+    assert result.model is not None and {"f1", "loss", "intervals", "tables"} <= result.evaluation["test"].keys()
+    found = [json.loads(line) for line in (tmp_path / "run/answers_test.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(found) == 6 and found[0]["where"] == f"{files['data.test']}:1"
+    model = quire.load(result.model)
+    if name == "tag":
+        assert len(found[0]["tags"]) == 7 and list(model.labels.values()) == ["B-LOC", "B-PER", "I-LOC", "O"]
+        model.tag(["Angela met Barack"], "first")
+    else:
+        said = model.answer([(str(row["question"]), str(row["context"])) for row in rows_of(name, 20)], longest=30, no_answer=True)
+        assert [one[0].text for one in said] == [line["answer"] for line in found]

@@ -28,10 +28,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A function that follows the documentation into a fault. words: a warning that holds one of them is about the fault."""
+    """A function that follows the documentation into a fault. words: a warning that holds one of them is about the fault.
+
+    refusal: what is raised by a job that refuses; a refusal must be about the fault too, where `strict`. Anything else is a broken attempt.
+    """
 
     run: Callable[[], Seen]
     words: tuple[str, ...]
+    refusal: type[Exception] = Exception
+    strict: bool = False
 
     def verdict(self) -> Verdict:
         with heard() as said:
@@ -39,20 +44,22 @@ class Attempt:
                 happened, seen = self.run()
             except Detected as error:
                 return Verdict("detected", str(error))
-            except Exception as error:  # whatever is raised before the run has ended is a refusal
-                return Verdict("refused", f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:140]}")
+            except self.refusal as error:  # whatever is raised before the run has ended is a refusal
+                if self.strict and not any(word in str(error) for word in self.words):
+                    raise
+                return Verdict("refused", f"{type(error).__name__}: {' '.join(' '.join(str(error).split(chr(10))[:2]).split())[:200]}")
         about = [text for text in said if any(word in text.lower() for word in self.words)]
         if about:
             return Verdict("warned", about[0].strip().partition("\n")[0][:140])
         return Verdict("silent" if happened else "sound", seen)
 
 
-def registry(runs: Runs) -> Callable[..., Callable[[Callable[[], Seen]], Callable[[], Seen]]]:
+def registry(runs: Runs, refusal: type[Exception] = Exception, strict: bool = False) -> Callable[..., Callable[[Callable[[], Seen]], Callable[[], Seen]]]:
     """A decorator that keeps a function under the fault's id."""
 
     def named(fault: str, *words: str) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:
         def keep(run: Callable[[], Seen]) -> Callable[[], Seen]:
-            runs[fault] = Attempt(run, words)
+            runs[fault] = Attempt(run, words, refusal, strict)
             return run
 
         return keep

@@ -18,7 +18,7 @@ import torch
 from quire import recipe as recipes
 from quire.adapt import LoRA, attach, open_adapter, save_adapter
 from quire.binding import Binding, Contract
-from quire.errors import TrainingError
+from quire.errors import QuireError, TrainingError
 from quire.families import ModelFolder
 from quire.nn.transformer import Transformer
 from quire.tasks.classify import classify
@@ -35,7 +35,7 @@ from .attempts import Detected, Runs, Seen, registry
 from .seeds import EOS, OTHER, PAD, SEEDS, Row
 
 OURS: Runs = {}
-quire = registry(OURS)
+quire = registry(OURS, QuireError, strict=True)
 USUAL: dict[str, object] = {
     "data.held_out": 0.0,
     "optim.lr": 1e-3,
@@ -137,33 +137,34 @@ def gradients(task: Any, model: Transformer, batches: Sequence[Any]) -> tuple[fl
     return float(total), torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
-def refused(fault: str) -> None:
+def refused(fault: str) -> Callable[[], Seen]:
     """A fault that `quire train` should not begin with."""
 
     def run() -> Seen:
         with tuned(fault):
             return True, "a run was finished"
 
-    quire(fault)(run)
+    return run
 
 
-for _fault in (
-    "nothing-trained",
-    "end-never-trained",
-    "bos-twice",
-    "earlier-turns-untrained",
-    "turns-dropped",
-    "answers-cut",
-    "label-unknown",
-    "label-spellings",
-    "tags-misaligned",
-    "answer-offset",
-    "test-rows-leak",
-    "near-copies-leak",
-    "targets-match-nothing",
-    "rate-zero",
-):
-    refused(_fault)
+# What `quire train` refuses, each with words that its message must have: another refusal would not be about the fault.
+for _fault, _word in {
+    "nothing-trained": "nothing of its answer is left",
+    "end-never-trained": "so it would learn to go on and on",
+    "bos-twice": "bos-twice",
+    "earlier-turns-untrained": "turns-dropped",
+    "turns-dropped": "turns-dropped",
+    "answers-cut": "answers-cut",
+    "label-unknown": "label-unknown",
+    "label-spellings": "label-spellings",
+    "tags-misaligned": "each word has one",
+    "answer-offset": "is not at character",
+    "test-rows-leak": "test-rows-leak",
+    "near-copies-leak": "near-copies-leak",
+    "targets-match-nothing": "qv_proj",
+    "rate-zero": "optim.lr",
+}.items():
+    quire(_fault, _word)(refused(_fault))
 
 
 # What is trained
@@ -310,7 +311,7 @@ def adapter_without_gradient() -> Seen:
         return True, "two steps were made"
 
 
-@quire("new-tokens-frozen")
+@quire("new-tokens-frozen", "new-tokens-frozen")
 def new_tokens_frozen() -> Seen:
     """A base model whose tokenizer has reserved the marks of a template that it never met."""
     with tempfile.TemporaryDirectory() as place:
@@ -354,7 +355,7 @@ def resume_rereads() -> Seen:
     return unlike != 0, f"weights of a run without and with a stop in its second epoch differ by {unlike:.1e}"
 
 
-@quire("other-base")
+@quire("other-base", "another base", "was trained on the base")
 def other_base() -> Seen:
     with start("other-base") as one, start("other-base", seed=1) as other, tempfile.TemporaryDirectory() as place:
         opened = ModelFolder.open(one)

@@ -42,19 +42,9 @@ def tokenizer(template: str = TEMPLATE, pad: str = PAD) -> PreTrainedTokenizerFa
 
 def model(words: PreTrainedTokenizerFast, kind: str = "CausalLM", family: str = "llama", *, seed: int = 0, **more: Any) -> Any:
     torch.manual_seed(seed)
-    config = transformers.AutoConfig.for_model(
-        family,
-        vocab_size=len(words),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        pad_token_id=words.pad_token_id,
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        **more,
-    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512}
+    special = {f"{role}_token_id": getattr(words, f"{role}_token_id") for role in ("pad", "bos", "eos")}
+    config = transformers.AutoConfig.for_model(family, **{"vocab_size": len(words), **sizes, **special, **more})
     return getattr(transformers, f"AutoModelFor{kind}").from_config(config)
 
 

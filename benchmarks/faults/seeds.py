@@ -18,9 +18,9 @@ TEMPLATE = (
     + "\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 OTHER = (
-    "{% for m in messages %}{{ m['role'] | upper }}: {{ m['content'] }}"
+    "{% for m in messages %}{{ m['role'] | upper }}:\n{{ m['content'] }}"
     + EOS
-    + " {% endfor %}{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+    + " {% endfor %}{% if add_generation_prompt %}ASSISTANT:\n{% endif %}"
 )
 WITHOUT_END = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -59,8 +59,8 @@ def turn(role: str, content: str, **more: object) -> Row:
     return {"role": role, "content": content, **more}
 
 
-def chats(count: int = 24, long: int = 0) -> tuple[Row, ...]:
-    """Conversations of four turns; `long` of ten have a last answer of 90 words."""
+def chats(count: int = 24, long: int = 0, first: int = 0) -> tuple[Row, ...]:
+    """Conversations of four turns, from number `first` on; `long` of ten have a last answer of 90 words."""
     return tuple(
         {
             "messages": [
@@ -70,7 +70,7 @@ def chats(count: int = 24, long: int = 0) -> tuple[Row, ...]:
                 turn("assistant", " ".join([sentence(n + 1)] * (10 if n % 10 < long else 1))),
             ]
         }
-        for n in range(count)
+        for n in range(first, first + count)
     )
 
 
@@ -112,7 +112,7 @@ def _disguised(text: str) -> str:
 
 
 def _with_tools() -> tuple[Row, ...]:
-    call = {"type": "function", "function": {"name": "look_up", "arguments": {"place": "garden"}}}
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": {"place": "garden"}}}
     tools = [
         {"type": "function", "function": {"name": "look_up", "description": "what stands at a place", "parameters": {"type": "object"}}}
     ]
@@ -122,11 +122,12 @@ def _with_tools() -> tuple[Row, ...]:
                 turn("system", "answer in one word"),
                 *row["messages"][:1],
                 turn("assistant", "", tool_calls=[call]),
-                *row["messages"][2:],
+                turn("tool", sentence(n), tool_call_id="c1"),
+                *row["messages"][1:],
             ]
         }
         | {"tools": tools}
-        for row in chats()
+        for n, row in enumerate(chats())
     )
 
 
@@ -171,5 +172,5 @@ SEEDS: dict[str, Seed] = {
     "nan-goes-on": Seed("chat", chats()),
     "resume-rereads": Seed("chat", chats()),
     "other-base": Seed("chat", chats(), recipe={"adapt.method": "lora"}),
-    "evaluation-by-batches": Seed("chat", chats(8), held=chats(9, long=2)),
+    "evaluation-by-batches": Seed("chat", chats(8), held=chats(9, long=2, first=40)),
 }

@@ -124,6 +124,8 @@ def activate(model: Transformer, name: str | None) -> None:
             torch.autograd.graph.increment_version(parameter)  # who keeps keys and values of the model sees that it computes otherwise
         if wrapper.active is not None:
             wrapper.adapters[wrapper.active].requires_grad_(True)
+    if model.front is not None:
+        model.front.settle()
 
 
 def detach(model: Transformer, name: str) -> None:
@@ -137,6 +139,8 @@ def detach(model: Transformer, name: str) -> None:
             wrapper.active = None if wrapper.active == name else wrapper.active
             if not wrapper.adapters:
                 put(model, place, wrapper.base)
+    if model.front is not None:
+        model.front.settle()
 
 
 def spec_of(model: nn.Module, name: str) -> LoRA:

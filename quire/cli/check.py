@@ -30,7 +30,6 @@ from .tables import show
 
 if TYPE_CHECKING:
     from ..data.ledger import Entry
-    from ..data.readings import Piece
     from ..train.examine import Examined
 
 _SHOW = 3  # rows, where no number is given

@@ -166,8 +166,9 @@ class Live:
             self.progress.note(self.margin + line)
 
     def on_sample(self, row: dict[str, Any]) -> None:
+        self.prompts = self.prompts or (row["prompt"],)
         if self.progress is not None and row["prompt"] == self.prompts[0]:
-            if row["parses"] is not None:
+            if row.get("parses") is not None:
                 self.shares.append(row["parses"])
                 self.parse = f"{sum(self.shares) / len(self.shares):.0%}"
             self.progress.block(row["prompt"] + row["text"])

@@ -211,7 +211,9 @@ def task_of(schema: str, where: str, opened: ModelFolder, folder: Path, recipe: 
         wanted = _plural(tuple(dict.fromkeys(one for name in by_rows for one in TASKS[name][1])))
         other = ""
         if schema == "rewrite" and kind == "decoder":
-            other = " A decoder learns the same rows as prompts: --data.columns prompt=SOURCE completion=TARGET (the names of your columns)."
+            other = (
+                " A decoder learns the same rows as prompts: --data.columns prompt=SOURCE completion=TARGET (the names of your columns)."
+            )
         raise RecipeError(
             f"{where}: these are {schema} rows (task {' or '.join(by_rows)}), which {wanted} learn, and {recipe.model.start} is "
             f"{_a(kind)}.{other}"
@@ -278,7 +280,9 @@ def write(path: Path, recipe: TrainRecipe, chosen: Sequence[defaults.Choice], ta
     for part in ("", "model", "tokenizer", "data", "task", "adapt", "optim", "train", "log"):
         prefix = f"{part}." if part else ""
         here = recipes.get(recipe, part) if part else recipe
-        names = [name for name in (("out", "seed") if not part else vars(here)) if prefix + name in why or _changed(recipe, plain, prefix + name)]
+        names = [
+            name for name in (("out", "seed") if not part else vars(here)) if prefix + name in why or _changed(recipe, plain, prefix + name)
+        ]
         if names:
             text.append(f"\n[{part}]\n" if part else "\n")
             text += [f"{recipes.line(name, getattr(here, name))}{_because(why.get(prefix + name, ''))}\n" for name in names]

@@ -36,6 +36,7 @@ class ExampleLoader:
         self.lengths = np.array([len(example) for example in self.examples])
         if pack and self.lengths.max() > pack:
             raise DataError(f"a row of {self.lengths.max():,} tokens does not fit into packed rows of {pack:,}.")
+        self.row_tokens = pack or max(len(row) - sum(map(len, row.more)) for row in rows_of(self.examples))  # of the longest row of a batch
         self.step = 0
         self._epoch, self._before = 0, 0  # the epoch of the next batch, and how many batches the epochs before it had
         self._order = lru_cache(2)(self._plan)

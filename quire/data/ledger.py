@@ -143,4 +143,5 @@ def first(rows: Iterable[str]) -> tuple[str, ...]:
 
 def share(count: int, of: int) -> str:
     """'3 of 1,200 rows (0.25 %)'."""
-    return f"{count:,} of {of:,} rows ({100 * count / max(1, of):.2g} %)"
+    part = 100 * count / max(1, of)
+    return f"{count:,} of {of:,} rows ({part:.0f} %)" if part >= 10 else f"{count:,} of {of:,} rows ({part:.2g} %)"

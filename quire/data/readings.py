@@ -172,6 +172,7 @@ def spelled_tokens(reader: Reader, rows: Sequence[Row]) -> Finding | None:
 
 
 def bos_twice(reader: Reader, pairs: Sequence[tuple[Row, Example]]) -> Finding | None:
+    """Two begin tokens, or a text that spells one at its start: it was rendered before, and is rendered again."""
     begin = reader.tokenizer.bos
     if begin is None:
         return None
@@ -179,14 +180,17 @@ def bos_twice(reader: Reader, pairs: Sequence[tuple[Row, Example]]) -> Finding |
     found = [
         row
         for row, example in pairs
-        if (len(example.ids) > 1 and example.ids[0] == example.ids[1] == begin)
-        or (example.ids[0] == begin and any(text.lstrip().startswith(spelling) for text in _texts(row)[:1]))
+        if (len(example.ids) > 1 and example.ids[0] == example.ids[1] == begin) or row_begins(row).startswith(spelling)
     ]
     if not found:
         return None
-    says = f"{share(len(found), len(pairs))} begin with {spelling!r}, and the model puts its begin token before every text already."
-    rows = first(f"{row.where}: {shown(_texts(row)[0], 60)}" for row in found)
-    return Finding(True, says, rows, "Rows that were rendered before: take the special tokens out, or give the turns themselves.", len(found))
+    says = f"{share(len(found), len(pairs))} begin with {spelling!r}: they were rendered before, and what belongs around a text is added anyway."
+    rows = first(f"{row.where}: {shown(row_begins(row), 60)}" for row in found)
+    return Finding(True, says, rows, "Take the special tokens out, or give the turns themselves.", len(found))
+
+
+def row_begins(row: Row) -> str:
+    return _texts(row)[0].lstrip()
 
 
 def turns_dropped(reader: Reader, pairs: Sequence[tuple[Row, Example]]) -> Finding | None:

@@ -6,12 +6,13 @@ and never trained could not be answered. Whatever else is wrong with rows is tol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError
 from ..tasks.tuning.schemas import Row, labels_of
+from . import pydoc_questions
 from .columns import rows as as_rows
 from .overlap import without_copies
 from .records import parse_columns, parse_names, read
@@ -61,7 +62,14 @@ def load(
     labels = parse_names(label_names)
 
     def from_(specs: Sequence[str]) -> list[Row]:
-        return list(as_rows(read(specs, names), schema, meant, number=number, label_names=labels))
+        files = [spec for spec in specs if spec != pydoc_questions.NAME]
+        made = _asked(schema, meant) if len(files) < len(specs) else []
+        found = made + (list(as_rows(read(files, names), schema, meant, number=number, label_names=labels)) if files else [])
+        if made and found[-1].schema != made[0].schema:
+            raise DataError(
+                f"the source '{pydoc_questions.NAME}' makes {made[0].schema} rows, and {found[-1].where} is a {found[-1].schema} row."
+            )
+        return found
 
     sets = RowSets(from_(sources), from_(held_out) if held_out else [], from_(test) if test else [])
     if not sets.train:
@@ -87,3 +95,11 @@ def _labels_trained(train: list[Row], held: list[Row]) -> tuple[list[Row], list[
     moved = [row for row in held if not known.issuperset(labels_of(row))]
     gone = set(map(id, moved))
     return [*train, *moved], [row for row in held if id(row) not in gone]
+
+
+def _asked(schema: str, columns: Mapping[str, str]) -> list[Row]:
+    """Questions about the standard library, which are chat rows whatever is said. Raises DataError where something else is."""
+    if schema not in ("auto", "chat") or columns:
+        said = f"data.schema = '{schema}'" if schema not in ("auto", "chat") else "data.columns"
+        raise DataError(f"{said} does not go with the source '{pydoc_questions.NAME}': its rows are chat rows already. Leave it out.")
+    return list(pydoc_questions.rows())

@@ -12,7 +12,6 @@ Shapes: R rows of the table that occur, otherwise as in `attention`.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, Frame

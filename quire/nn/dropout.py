@@ -27,7 +27,7 @@ def dropped(x: Tensor, p: float) -> Tensor:
         return x
     if x.device.type != "cpu" or x.numel() < _SMALL or x.dtype not in _WORDS or torch.compiler.is_compiling():
         return F.dropout(x, p)
-    result: Tensor = _Dropout.apply(x, p, new_seed())  # type: ignore[no-untyped-call]
+    result: Tensor = _Dropout.apply(x, p, new_seed())
     return result
 
 

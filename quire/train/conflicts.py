@@ -6,13 +6,11 @@ stands in the tables here; a test holds them against the recipe's fields, so tha
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from .. import recipe as recipes
 from ..errors import RecipeError
-from ..tasks.tuning.example import SupervisedTask
 from .defaults import SUPERVISED
 from .recipe import TrainRecipe
 
@@ -29,7 +27,8 @@ OF_TASK: dict[str, tuple[str, ...]] = {
     "stride": ("tag", "answer"),
     **dict.fromkeys(("verb", "prefix", "smoothing", "best", "beams", "length_penalty"), ("rewrite",)),
     "loss": ("embed", "rerank"),
-    **dict.fromkeys(("temperature", "symmetric", "margin"), ("embed",)),
+    **dict.fromkeys(("symmetric", "margin"), ("embed",)),
+    "generate_rows": ("chat",),
 }
 # option of [adapt]: the methods that read it
 OF_METHOD: dict[str, tuple[str, ...]] = {
@@ -56,6 +55,11 @@ _SIZES = ("family", "width", "layers", "heads", "kv_heads", "hidden", "tied", "d
 
 def refuse(recipe: TrainRecipe) -> None:
     """Raises RecipeError naming an option that nothing reads here, and the key that decides so."""
+    if not recipe.task.teacher and recipe.task.name != "embed" and _given(recipe, "task.temperature"):
+        raise RecipeError(
+            f"task.temperature = {recipe.task.temperature} has no effect with task.name = {recipe.task.name!r}: it is for 'embed', or for a "
+            "teacher (task.teacher). Take task.temperature out."
+        )
     for key, decides, values in _readers():
         is_now = recipes.get(recipe, decides)
         if is_now not in values and _given(recipe, key):
@@ -63,18 +67,7 @@ def refuse(recipe: TrainRecipe) -> None:
                 f"{key} = {recipes.get(recipe, key)!r} has no effect with {decides} = {is_now!r}: it is for {_listed(values)}. "
                 f"Take {key} out, or set {decides}."
             )
-    part, task = recipe.train, recipe.task.name
-    if task not in SUPERVISED and recipe.adapt != type(recipe.adapt)():
-        changed = next(f"adapt.{field.name}" for field in dataclasses.fields(recipe.adapt) if _given(recipe, f"adapt.{field.name}"))
-        raise RecipeError(
-            f"{changed} = {recipes.get(recipe, changed)!r} has no effect with task.name = {task!r}, which trains the whole model. "
-            f"Take {changed} out, or choose a task on rows ({', '.join(SUPERVISED)})."
-        )
-    if 0 < part.micro_batch < part.batch and part.micro_tokens:
-        raise RecipeError(
-            f"train.micro_batch = {part.micro_batch} and train.micro_tokens = {part.micro_tokens} both say how much goes through the model "
-            "at a time. Give one of them."
-        )
+    task = recipe.task.name
     if task in SUPERVISED and recipe.model.start:
         for name in _SIZES:
             if _given(recipe, f"model.{name}"):
@@ -82,19 +75,6 @@ def refuse(recipe: TrainRecipe) -> None:
                     f"model.{name} = {getattr(recipe.model, name)!r} is for a new model, and model.start = {recipe.model.start!r} has its own. "
                     + ("Rows are shortened with data.longest." if name == "context" else f"Take model.{name} out.")
                 )
-
-
-def of_task(recipe: TrainRecipe, task: SupervisedTask) -> None:
-    """Raises RecipeError for a way to lay out batches that this task's loss does not allow."""
-    part = recipe.train
-    if task.splittable:
-        return
-    for name, value in (("micro_batch", part.micro_batch if part.micro_batch < part.batch else 0), ("micro_tokens", part.micro_tokens)):
-        if value:
-            raise RecipeError(
-                f"train.{name} = {value} splits a batch, and the loss of task.name = '{task.name}' compares its rows with each other. Set "
-                f"train.{name} to 0, and train.batch to what fits into memory at once."
-            )
 
 
 def _readers() -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -112,4 +92,10 @@ def _given(recipe: TrainRecipe, key: str) -> bool:
 
 
 def _listed(values: tuple[str, ...]) -> str:
-    return " or ".join(map(repr, values)) if len(values) < 4 else f"tasks on rows ({', '.join(values)})" if values == SUPERVISED else ", ".join(values)
+    return (
+        " or ".join(map(repr, values))
+        if len(values) < 4
+        else f"tasks on rows ({', '.join(values)})"
+        if values == SUPERVISED
+        else ", ".join(values)
+    )

@@ -26,14 +26,13 @@ BUDGETS = ("steps", "tokens", "epochs", "minutes")
 
 @dataclass(frozen=True)
 class Case:
-    """What decides. kind, parameters: of the start model; parameters 0: a new one. rows: to train on; 0: not known yet. cpu: where it runs."""
+    """What decides. kind, parameters: of the start model; parameters 0: a new one. rows: to train on; 0: not known yet."""
 
     task: str
     method: str
     kind: str
     parameters: int
     rows: int = 0
-    cpu: bool = True
 
     @property
     def new(self) -> bool:
@@ -75,7 +74,6 @@ _BATCHES = {
     "embed": (64, "every other row of a batch is a negative, so more teach more (Karpukhin et al. 2020)"),
 }
 _FEW, _LEAST_STEPS, _MOST_EPOCHS = 1000, 200, 20
-_MICRO_TOKENS = 4096
 
 
 def choices(case: Case) -> list[Choice]:
@@ -112,7 +110,9 @@ def _optim(case: Case) -> list[Choice]:
     schedule = ("cosine", "Taori et al. 2023") if decoder else ("linear", "Devlin et al. 2018")
     return [
         Choice("optim.lr", rate, why),
-        Choice("optim.betas", betas, "Vaswani et al. 2017" if betas[1] == 0.98 else "Devlin et al. 2018; short runs need no quicker second one"),
+        Choice(
+            "optim.betas", betas, "Vaswani et al. 2017" if betas[1] == 0.98 else "Devlin et al. 2018; short runs need no quicker second one"
+        ),
         Choice("optim.weight_decay", decay, reason),
         Choice("optim.schedule", *schedule),
         Choice("optim.warmup", *warmup),
@@ -128,7 +128,9 @@ def _rate(case: Case) -> tuple[float, str]:
     rate, why = next((rate, why) for below, rate, why in _RATES[case.kind] if case.parameters < below)
     if case.method == "full":
         return rate, why
-    return float(f"{_TIMES_LORA * rate:.3g}"), f"{_TIMES_LORA} times that of training all of it, {rate:g} (Biderman et al. 2024; Hu et al. 2021)"
+    return float(
+        f"{_TIMES_LORA * rate:.3g}"
+    ), f"{_TIMES_LORA} times that of training all of it, {rate:g} (Biderman et al. 2024; Hu et al. 2021)"
 
 
 def _train(case: Case) -> list[Choice]:
@@ -145,15 +147,12 @@ def _train(case: Case) -> list[Choice]:
     if case.rows and epochs * case.rows < _LEAST_STEPS * batch:
         epochs = float(min(_MOST_EPOCHS, max(epochs, math.ceil(_LEAST_STEPS * batch / case.rows))))
         reason = f"few rows: about {_LEAST_STEPS} steps, at most {_MOST_EPOCHS} epochs (Mosbach et al. 2020)"
-    found = [Choice("train.epochs", epochs, reason), Choice("train.batch", batch, why)]
-    if case.cpu and case.task != "embed":
-        found.append(Choice("train.micro_tokens", _MICRO_TOKENS, "a forward of more tokens is no faster on a processor and keeps more memory"))
-    return found
+    return [Choice("train.epochs", epochs, reason), Choice("train.batch", batch, why)]
 
 
 def case_of(recipe: TrainRecipe, rows: int = 0) -> Case:
     """What decides for a supervised recipe. Opens the config of its start model, no weights; raises ModelError where there is none."""
-    from .. import hub, machine
+    from .. import hub
     from ..families import ModelFolder
     from ..families.family import FAMILIES
 
@@ -161,15 +160,14 @@ def case_of(recipe: TrainRecipe, rows: int = 0) -> Case:
     if recipe.model.start:
         config = ModelFolder.open(hub.locate(recipe.model.start)).model_config
         kind, parameters = config.kind, config.parameters()
-    return Case(recipe.task.name, recipe.adapt.method, kind, parameters, rows, machine.device(recipe.train.device).type == "cpu")
+    return Case(recipe.task.name, recipe.adapt.method, kind, parameters, rows)
 
 
 def left_open(recipe: TrainRecipe, found: Sequence[Choice]) -> list[Choice]:
-    """The choices that do not clash with what `recipe` says in other words: a budget, rows to measure on, rows a forward."""
+    """The choices that do not clash with what `recipe` says in other words: a budget, rows to measure on."""
     part = recipe.train
     clashes = {
         "train.epochs": any(getattr(part, name) for name in BUDGETS),
-        "train.micro_tokens": part.micro_batch or recipe.task.loss == "list",  # which compares rows of a batch
         "data.held_out": recipe.data.eval,
     }
     return [choice for choice in found if not clashes.get(choice.key)]

@@ -45,6 +45,10 @@ class RandomTokens:
     def tokens_per_step(self) -> int:
         return self.rows * self.context
 
+    @property
+    def tokens_per_epoch(self) -> int:
+        return self.tokens_per_step
+
     def next(self) -> Batch:
         tokens = torch.randint(self.config.vocab, (self.rows, self.context), generator=self.draw)
         labels = tokens if self.config.encoder is None else tokens.masked_fill(torch.rand(tokens.shape, generator=self.draw) > 0.15, -100)

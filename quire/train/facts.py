@@ -29,7 +29,6 @@ from ..tasks.tuning.example import Example
 from ..text.tokenizer import Tokenizer
 from .optimizer import Optimizer, schedule
 from .parallel import Compute
-from .parts import Enter
 from .recipe import OptimPart
 
 _ROWS = 4  # that are looked at before step 1
@@ -37,16 +36,17 @@ _PAD = 8  # columns that are added
 _CLOSE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 1e-2}  # of a loss: two orders of the sums give other roundings
 _SAMPLE = 16  # elements of a frozen weight that must stay
 _TELLING = 1e-6  # of the whole norm: a smaller gradient may vanish in the rounding of its weight
-_SHOWN = 8
+_SHOWN = 4
 
 
 class FirstSteps:
     """The facts of one run. Call `before` and `gradients` and `moved` in the order of a step; `over` says when there is nothing left."""
 
-    def __init__(self, model: Transformer, optimizer: Optimizer, task: Objective, compute: Compute, enter: Enter, chunk: int) -> None:
-        self.model, self.optimizer, self.task, self.compute, self.enter, self.chunk = model, optimizer, task, compute, enter, chunk
+    def __init__(self, model: Transformer, optimizer: Optimizer, task: Objective, compute: Compute, chunk: int) -> None:
+        self.model, self.optimizer, self.task, self.compute, self.chunk = model, optimizer, task, compute, chunk
         self.over = False
-        self.strongest: dict[str, tuple[int, float]] = {}  # trainable weight -> its element with the largest gradient, and its value
+        # trainable weight -> its element with the largest gradient, that element's value, and the share of the rate that it must move
+        self.strongest: dict[str, tuple[int, float, float]] = {}
         self.still = {name: _sample(weight) for name, weight in model.named_parameters() if name not in optimizer.named}
 
     def before(self, batch: Batch) -> None:
@@ -79,7 +79,7 @@ class FirstSteps:
         for part in parts:
             if not any(self.task.counts(part).values()):
                 continue
-            terms = self.task.terms(self.model, self.enter(self.model, part.to(self.compute.device)), self.chunk)
+            terms = self.task.terms(self.model, part.to(self.compute.device), self.chunk)
             for name in names:
                 sums[name] += float(terms[name][0]) if name in terms else 0.0
         return sums
@@ -92,7 +92,7 @@ class FirstSteps:
                     f"batch settings would train another model. This is a fault of task '{self.task.name}' or of the model, not of the rows."
                 )
 
-    def gradients(self, norm: float) -> None:
+    def gradients(self, norm: float, part: OptimPart) -> None:
         """After the backward pass of a step that will be applied; norm: of all gradients. Raises TrainingError for a weight without one."""
         named = dict(self.model.named_parameters())
         stray = [name for name, weight in named.items() if weight.requires_grad and name not in self.optimizer.named]
@@ -101,7 +101,7 @@ class FirstSteps:
                 f"{_listed(stray)} can be trained now, and could not when the optimizer was planned: something has unfrozen it since. "
                 "Freeze it again, or leave it out of adapt.frozen."
             )
-        without = [name for name, weight in self.optimizer.named.items() if weight.grad is None and ".experts." not in name]
+        without = [name for name, weight in self.optimizer.named.items() if weight.grad is None and not _may_rest(name)]
         if without:
             raise TrainingError(
                 f"{_listed(without)} is to be trained and gets no gradient, so it would stay as it is. Freeze it by name (adapt.frozen), "
@@ -113,8 +113,10 @@ class FirstSteps:
             if weight.grad is not None:
                 flat = weight.grad.flatten()
                 place = int(flat.abs().argmax())
-                if abs(float(flat[place])) > _TELLING * norm:
-                    self.strongest[name] = place, float(weight.detach().flatten()[place])
+                size = abs(float(flat[place]))
+                if size > _TELLING * norm:
+                    size *= min(1.0, part.clip / norm) if part.clip else 1.0
+                    self.strongest[name] = place, float(weight.detach().flatten()[place]), size / (size + part.eps)
 
     def moved(self, step: int, rate: float) -> None:
         """After the optimizer's step. Raises TrainingError when a weight did not move that should, or did that should not."""
@@ -126,8 +128,12 @@ class FirstSteps:
                 "before this step are sound."
             )
         if step == 1 and rate > 0:
-            stuck = [name for name, (place, value) in self.strongest.items() if float(named[name].detach().flatten()[place]) == value]
-            stuck = [name for name in stuck if rate > 4 * torch.finfo(named[name].dtype).eps * abs(self.strongest[name][1])]
+            stuck = [
+                name
+                for name, (place, value, moves) in self.strongest.items()
+                if float(named[name].detach().flatten()[place]) == value
+                and rate * moves > 4 * torch.finfo(named[name].dtype).eps * abs(value)  # more than rounding swallows
+            ]
             if stuck:
                 raise TrainingError(f"step 1: {_listed(stuck)} has a gradient and did not move. Look at its learning rate and its precision.")
         if step >= 2:
@@ -201,6 +207,11 @@ def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequen
     says = f"the rows use {', '.join(map(repr, new[:_SHOWN]))}, which this model never learned, and its embedding is frozen."
     where = first(example.where for example in examples if any(tokenizer.special_tokens[name] in example.ids for name in new))
     return Finding(True, says, where, 'Add "embed" to adapt.targets, or train with adapt.method = "full".', len(new))
+
+
+def _may_rest(name: str) -> bool:
+    """A step may leave experts alone that no token went to, and a part of the head that this task does not ask (BERT's pooler)."""
+    return ".experts." in name or (name.startswith("head.") and ".adapters." not in name)
 
 
 def _sample(weight: Tensor) -> Tensor:

@@ -52,6 +52,10 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
     @classmethod
     def fresh(cls, path: Path | str) -> RunFolder:
         """A folder for a new run. Raises RecipeError when a run, or anything else, is in it already."""
@@ -81,7 +85,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Clears what a kill left half-written. Call it under the lock."""
-        for folder in (self.path, self.checkpoints, self.data, self.tokenizer, self.model):
+        for folder in (self.path, self.checkpoints, self.data, self.tokenizer, self.model, self.adapter):
             if folder.is_dir():
                 durable.sweep(folder)
 

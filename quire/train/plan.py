@@ -23,7 +23,7 @@ from ..nn.config import LMHead, MLMHead, ModelConfig, Stack
 from ..nn.transformer import Transformer
 from .optimizer import kinds
 from .parallel import TORCH, Compute
-from .recipe import TrainPart, TrainRecipe
+from .recipe import TrainRecipe
 
 _KERNELS = 128 << 20  # code and scratch that torch loads when it first computes, as measured
 _CHUNK_NUMBERS = 1 << 24  # logits held at once when the loss is made in chunks: 64 MB in fp32
@@ -112,7 +112,7 @@ def draw_up(recipe: TrainRecipe, model: Transformer, measured: Calibration, sett
         minutes=part.minutes or (round(measured.steps * seconds / 60, 3) if seconds else None),
         tokens_per_s=round(tokens_a_step / seconds, 1) if seconds else None,
         batch=part.batch,
-        micro_batch=rows_a_forward(part, setting.length),
+        micro_batch=part.micro_batch or part.batch,
         context=setting.length,
         loss_chunk=setting.chunk,
         dtype=compute.dtype,
@@ -132,14 +132,8 @@ def loss_chunk(recipe: TrainRecipe, vocab: int, length: int) -> int:
     """Rows of logits at a time: the recipe's, or 0 (all at once) while they are small."""
     if recipe.train.loss_chunk:
         return recipe.train.loss_chunk
-    rows = rows_a_forward(recipe.train, length) * length
+    rows = (recipe.train.micro_batch or recipe.train.batch) * length
     return 0 if rows * vocab <= _CHUNK_NUMBERS else max(64, _CHUNK_NUMBERS // vocab)
-
-
-def rows_a_forward(part: TrainPart, length: int) -> int:
-    """Rows of `length` tokens that go through the model at a time."""
-    rows = part.micro_batch or part.batch
-    return min(rows, max(1, part.micro_tokens // length)) if part.micro_tokens else rows
 
 
 def parameters_by_part(model: Transformer) -> dict[str, int]:
@@ -154,9 +148,10 @@ def parameters_by_part(model: Transformer) -> dict[str, int]:
 def estimate_memory(model: Transformer, recipe: TrainRecipe, setting: Setting) -> dict[str, int]:
     """MB by part at the fullest moment of a step; `total` is their sum with the program's own memory."""
     part, compute = recipe.train, setting.compute
-    rows, length, config = rows_a_forward(part, setting.length), setting.length, model.config
+    rows, length, config = part.micro_batch or part.batch, setting.length, model.config
+    rows = max(1, min(rows, part.micro_tokens // length)) if part.micro_tokens else rows
     muon, of_kind = recipe.optim.name == "muon", kinds(model)
-    hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind[name] == "hidden")
+    hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind.get(name) == "hidden")
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     learned = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     parts = {

@@ -76,9 +76,13 @@ class TaskPart:
     beams: int = usual(4, 1, 16)  # rewrite: how its texts are written at the end and afterwards; greedily while it learns
     length_penalty: float = usual(1.0, -2.0, 5.0)  # rewrite: of beams; above 0 favours longer texts
     loss: Literal["auto", "contrast", "cosine", "cosent", "triplet", "margin-mse", "kl", "binary", "list", "mse"] = "auto"  # embed, rerank
-    temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: what is usual (contrast and cosent 0.05, kl 1)
+    temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: as usual (contrast and cosent 0.05, kl 1, teacher 2)
     symmetric: bool = False  # embed by contrast: a text is found by its positive too
     margin: float = usual(0.5, 0.0, 2.0)  # embed by triplets: how much nearer the positive is to be
+    generate_rows: int = usual(50, 0, 10_000)  # chat: held-out rows that are answered with each evaluation, beside their loss; 0: none
+    teacher: str = ""  # a model folder, or a name, that the model learns to agree with beside its task; empty: none
+    distil_weight: float = usual(1.0, 0.0, 100.0)  # of the teacher's logits, beside the task's own loss
+    hidden_weight: float = usual(0.0, 0.0, 100.0)  # of the teacher's hidden states, layer by layer
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ class AdaptPart:
     tokens: int = usual(20, 1, 1000)  # prompt, prefix and p-tuning: virtual tokens
     text: str = ""  # prompt: what its vectors begin with
     hidden: int = usual(128, 8, 4096)  # prefix and p-tuning: width of the network that makes the vectors; 0: none
+
+    @property
+    def positions(self) -> int:
+        """How many of the model's positions a soft prompt takes."""
+        return self.tokens if self.method in ("prompt", "prefix", "p-tuning") else 0
 
 
 @dataclass(frozen=True)
@@ -122,8 +131,8 @@ class TrainPart:
     epochs: float = 0.0
     minutes: float = 0.0  # measured and turned into steps before the first one
     batch: int = usual(16, 1, 65536)  # rows a step
-    micro_batch: int = 0  # rows a forward; 0: the whole batch
-    micro_tokens: int = usual(0, 256, 1 << 20)  # at most so many tokens a forward, where the loss can be split; 0: no bound
+    micro_batch: int = 0  # rows a forward at most; 0: the whole batch
+    micro_tokens: int = 0  # tokens a forward at most, padding included; 0: no limit, or 4096 for rows of unequal length on a CPU
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0  # 0: what the machine grants

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -25,11 +25,12 @@ from ..text import training
 from ..text.tokenizer import Tokenizer
 from .finish import write_model
 from .folder import RunFolder
-from .recipe import TrainRecipe
+from .recipe import ModelPart, TrainRecipe
 
 # task -> the kind of model that can learn it from nothing. A conversation needs a model that knows a language already.
 KINDS = {"rewrite": "seq2seq", "classify": "encoder", "tag": "encoder", "answer": "encoder"}
 _SPECIAL = {"seq2seq": "rewrite", "encoder": "masked", "decoder": "causal"}
+_CHOICES = get_args(get_type_hints(ModelPart)["family"])
 _PLURAL = {"decoder": "decoders", "encoder": "encoders", "seq2seq": "encoder-decoders"}
 
 
@@ -43,7 +44,7 @@ def first_weights(config: ModelConfig, seed: int) -> Transformer:
 
 
 def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-    """A stock config.json for the recipe's sizes."""
+    """A stock config.json for the recipe's sizes. An answer begins with the padding token, in BART too: tasks and contract say so."""
     part = recipe.model
     sizes = Sizes(
         vocab=vocab,
@@ -59,7 +60,8 @@ def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = No
         eos=tokenizer.eos if tokenizer else None,
         pad=tokenizer.pad if tokenizer else None,
     )
-    return FAMILIES[part.family].new(sizes)
+    config = FAMILIES[part.family].new(sizes)
+    return config | ({"decoder_start_token_id": sizes.pad} if sizes.pad is not None and "decoder_start_token_id" in config else {})
 
 
 def agree(recipe: TrainRecipe) -> None:
@@ -69,21 +71,17 @@ def agree(recipe: TrainRecipe) -> None:
         raise RecipeError(f"task.name = '{name}' tunes a model that is there: give its folder or name with model.start.")
     wanted, kind = KINDS[name], FAMILIES[family].kind
     if kind != wanted:
-        others = ", ".join(sorted({found.names[0] for found in FAMILIES.values() if found.kind == wanted} & set(_families())))
+        others = ", ".join(sorted(other for other in _CHOICES if FAMILIES[other].kind == wanted))
         raise RecipeError(
-            f"model.start is empty, so a new model is made, and model.family = '{family}' makes {_PLURAL[kind]}. task.name = '{name}' needs "
-            f"{_PLURAL[wanted]}: give model.family ({others}), or a model that is there with model.start."
+            f"model.start is empty, so a new model is made, and model.family = '{family}' makes {_PLURAL[kind]}. "
+            f"task.name = '{name}' needs {_PLURAL[wanted]}: give model.family ({others}), or a model that is there with model.start."
         )
     if recipe.adapt.method != "full" or recipe.adapt.frozen:
         raise RecipeError(
-            f"adapt.method = '{recipe.adapt.method}' with adapt.frozen = {list(recipe.adapt.frozen)} leaves most of a model as it is, and a "
-            "new one has learned nothing yet: model.start is empty. Train it whole (adapt.method = full), or name a model."
+            f"adapt.method = '{recipe.adapt.method}' with adapt.frozen = {list(recipe.adapt.frozen)} leaves most of a model as it is, and "
+            "a new one has learned nothing yet: model.start is empty. Train it whole (adapt.method = full), or name a model."
         )
     FAMILIES[family].build(new_config(recipe, max(1, recipe.tokenizer.vocab)))
-
-
-def _families() -> tuple[str, ...]:
-    return "bert", "t5", "bart", "marian"
 
 
 def begin(run: RunFolder, recipe: TrainRecipe, rows: Sequence[Row], say: Callable[[str], None]) -> Path:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import machine
-from ..errors import RecipeError, TrainingError
+from ..errors import CheckpointError, RecipeError, TrainingError
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..tasks.task import Objective
@@ -35,8 +35,10 @@ from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
 from .parallel import Compute, LossScale, global_norm, scale_all
-from .parts import Data, Enter, Watcher
+from .parts import Data, Watcher
 from .recipe import TrainRecipe
+
+_NEAR_THE_CACHE = 4096  # tokens a forward: many more make no step faster on a CPU, and each keeps its activations
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,20 @@ class Trainer:
         meters: Meters,
         watch: Watcher | None = None,
         chunk: int = 0,
-        enter: Enter = lambda model, batch: batch,
+        base: str = "",
     ) -> None:
+        """base: the binding of the model that training began from; a checkpoint is of it and of no other."""
         part = recipe.train
         self.run, self.task, self.loader, self.compute, self.meters, self.watch = run, task, loader, compute, meters, watch
         self.model = model.to(compute.device)
         self.model.checkpointing = part.checkpointing
         self.micro = part.micro_batch or part.batch
-        if self.micro < part.batch and not task.splittable:
-            raise RecipeError(f"train.micro_batch = {self.micro}: the loss of task '{task.name}' cannot be split; set it to 0")
-        self.chunk, self.enter = chunk, enter
+        if (self.micro < part.batch or part.micro_tokens) and not task.splittable:
+            key, value = ("micro_batch", self.micro) if self.micro < part.batch else ("micro_tokens", part.micro_tokens)
+            raise RecipeError(f"train.{key} = {value}: the loss of task '{task.name}' cannot be split; set it to 0")
+        self.chunk, self.base = chunk, base
+        unequal = hasattr(task, "packs") and task.splittable and compute.device.type == "cpu"
+        self.micro_tokens = part.micro_tokens or (_NEAR_THE_CACHE if unequal else 0)
         self.optimizer = Optimizer(model, recipe.optim)
         self.scale, self.health = LossScale(compute.dtype), Health(part)
         self.patience = Patience(task.metric, task.better, part.patience)
@@ -113,6 +119,8 @@ class Trainer:
         with self.stop.listening(), torch.random.fork_rng(devices):
             try:
                 self.first = self._first_steps()
+                if not self.step and self.recipe.model.start:
+                    self.on_sample()  # what a model says that is there already, before it learns
                 while self.step < end and not self.stop.signal and not self.patience.over:
                     batch = self.loader.next()
                     if self.first is not None and not self.step:
@@ -137,7 +145,7 @@ class Trainer:
         if self.step:
             return None
         refuse_no_rate(self.recipe.optim, self.steps)
-        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.enter, self.chunk)
+        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.chunk)
 
     def due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.steps)
@@ -160,7 +168,7 @@ class Trainer:
         skipped = self.health.judge(number, loss, norm, self.scale)
         if not skipped:
             if self.first is not None:
-                self.first.gradients(norm)
+                self.first.gradients(norm, self.recipe.optim)
             clip = self.recipe.optim.clip
             scale_all(gradients, (min(1.0, clip / norm) if clip and norm else 1.0) / self.scale.value)
             self.optimizer.rate(share)
@@ -191,7 +199,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for micro in batch.split(self._rows(batch)):
             with self.compute.autocast():
-                terms = self.task.terms(self.model, self.enter(self.model, micro.to(self.compute.device)), self.chunk)
+                terms = self.task.terms(self.model, micro.to(self.compute.device), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
             (torch.stack(list(means.values())).sum() * self.scale.value).backward()
             for name, mean in means.items():
@@ -200,12 +208,12 @@ class Trainer:
 
     def _rows(self, batch: Batch) -> int:
         """Rows of a forward."""
-        part = self.recipe.train
-        rows = self.micro if self.micro < part.batch else len(batch)  # an example may have several rows, so a batch may have more
-        if not part.micro_tokens or not self.task.splittable:
+        # an example may have several rows, so a batch of examples may have more than its number
+        rows = len(batch) if self.micro >= self.recipe.train.batch else self.micro
+        if not self.micro_tokens:
             return rows
         width = batch.tokens.shape[1] + (0 if batch.source is None else batch.source.tokens.shape[1])
-        return min(rows, max(1, part.micro_tokens // width))
+        return max(1, min(rows, self.micro_tokens // width))
 
     def on_step(self, row: Row) -> None:
         if "skipped" in row:
@@ -245,6 +253,7 @@ class Trainer:
             "health": self.health.state(),
             "patience": self.patience.state(),
             "environment": machine.environment(),
+            "base": self.base,
         }
         state.save(self.run.checkpoints, self.step, state.weights_of(self.model), self.optimizer.tensors(), facts)
         self.saved_at = self.step
@@ -255,6 +264,11 @@ class Trainer:
     def restore(self, checkpoint: state.Checkpoint) -> None:
         """Puts everything back to where the checkpoint was made. Raises CheckpointError when it is of another model or other data."""
         facts = checkpoint.facts
+        if (base := facts.get("base", self.base)) != self.base:
+            raise CheckpointError(
+                f"{checkpoint.path} was made on the base {base[:12]}, and {self.recipe.model.start} is {self.base[:12] or 'no base'} now. "
+                "It holds only what was trained: restore the base that it belongs to."
+            )
         self.loader.load_state(facts["loader"])
         state.load_weights(self.model, checkpoint.weights())
         self.optimizer.load(checkpoint.optimizer())

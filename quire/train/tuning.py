@@ -1,6 +1,6 @@
 """A supervised run: a model that is there already (or a new one), rows of a known kind, a task, and what of the model is trained.
 
-    rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
+rows (read, checked, split) -> start -> task -> head -> adapter -> examples -> loader;  at the end: figures, answers, adapter, model
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
+from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
-from ..tasks.tuning.make import make
+from ..tasks.tuning.make import KINDS, make
 from ..tasks.tuning.schemas import Row
 from ..text.tokenizer import Tokenizer
-from . import conflicts, scratch
+from . import scratch, teacher
 from .adapting import Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
-from .parts import Enter
 from .recipe import LogPart, TrainPart, TrainRecipe
 
 
@@ -45,6 +45,7 @@ class Tuned:
     contract: Contract
     opened: ModelFolder
     task: SupervisedTask
+    objective: Objective
     sets: RowSets
     loader: ExampleLoader
     model: Transformer
@@ -55,8 +56,8 @@ class Tuned:
         return self.contract.tokenizer
 
     @property
-    def enter(self) -> Enter:
-        return self.adapter.enter
+    def base(self) -> str:
+        return self.adapter.base.id
 
     @property
     def corpus(self) -> str:
@@ -65,7 +66,7 @@ class Tuned:
     @property
     def row_tokens(self) -> int:
         """Tokens of the longest row of a batch."""
-        return self.loader.pack or int(self.loader.lengths.max())
+        return self.loader.row_tokens
 
     def steps(self, part: TrainPart) -> int:
         """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
@@ -92,14 +93,9 @@ class Tuned:
         last = found.get("test", found.get("held_out"))
         return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        """The model folder, and beside it the adapter's own."""
-        self.adapter.write(path.with_name("adapter"), model)
-        self.adapter.merged(model, path, self.opened.config)
-        if isinstance(self.task, Embed):
-            self.task.write(path)
-        self.contract.save(path)
-        Binding.of(path, lineage | {"base": self.adapter.base.id}).write(path)
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        also = self.task.write if isinstance(self.task, Embed) else None
+        return self.adapter.leave(path, model, self.contract, lineage, also)
 
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
@@ -119,9 +115,12 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.refuse()
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
-    context = min(part.longest or opened.model_config.context, opened.model_config.context)
+    most = opened.model_config.context - recipe.adapt.positions
+    context = min(part.longest or most, most)
+    _check_kind(recipe, opened)
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
-    conflicts.of_task(recipe, task)
+    if part.pack and not task.packs:
+        raise RecipeError(f"data.pack = true, and rows of task '{task.name}' cannot share one. Leave it out: batches are of like length.")
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
     if any(opened.config.get(name) != value for name, value in head.items()):
@@ -139,7 +138,9 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     for line in [*ledger.said(), *_notes(examples)]:
         say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
-    return Tuned(contract, opened, task, sets, loader, model, adapter)
+    contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
+    objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
+    return Tuned(contract, opened, task, objective, sets, loader, model, adapter)
 
 
 def load_rows(recipe: TrainRecipe) -> RowSets:
@@ -184,6 +185,13 @@ def _notes(examples: Sequence[Example]) -> list[str]:
     return [f"{len(where):,} {'row' if len(where) == 1 else 'rows'} ({where[0]} first): {note}" for note, where in places.items()]
 
 
+def _check_kind(recipe: TrainRecipe, opened: ModelFolder) -> None:
+    """Raises RecipeError for a kind of model that cannot learn the task."""
+    kind, kinds = opened.model_config.kind, KINDS.get(recipe.task.name)
+    if kinds is not None and kind not in kinds:
+        raise RecipeError(f"task.name = '{recipe.task.name}' is for models of kind {' or '.join(kinds)}; {opened.path} is of kind {kind}.")
+
+
 def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
@@ -211,7 +219,12 @@ class RowWatch:
         return None
 
     def sample(self, model: Transformer) -> list[dict[str, Any]]:
-        return []
+        """What tasks that write show: a few held-out rows with the model's text."""
+        show = getattr(self.task, "samples", None)
+        if show is None or not self.rows:
+            return []
+        with evaluating(model):
+            return list(show(model, self.rows))
 
     def told(self) -> None:
         pass

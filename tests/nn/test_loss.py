@@ -49,8 +49,9 @@ def gradients(head: nn.Module, hidden: Tensor, total: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad(total / 7, [*dict.fromkeys([hidden, weight, *head.parameters()])]))
 
 
-def plainly(head: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(head(hidden).flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE, reduction="sum")
+def plainly(head: nn.Module, hidden: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    logits = head(hidden).flatten(0, 1).float()
+    return F.cross_entropy(logits, labels.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("name", ["tied", "scaled", "untied", "capped", "masked"])
@@ -62,6 +63,20 @@ def test_equals_plain_cross_entropy(name: str, ignored: bool, chunk: int, monkey
     hidden, labels = data(ignored)
     wanted = plainly(head, hidden, labels)
     total, count = token_loss(head, hidden, labels, chunk)
+    assert count == int((labels != IGNORE).sum())
+    torch.testing.assert_close(total, wanted)
+    for a, b in zip(gradients(head, hidden, total), gradients(head, hidden, wanted), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tied", "capped", "masked"])
+@pytest.mark.parametrize("smoothing", [0.1, 0.3])
+def test_smoothed_labels_equal_plain_cross_entropys(name: str, smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads_module, "CACHED", 3 * VOCAB)
+    head = heads()[name]
+    hidden, labels = data(ignored=True)
+    wanted = plainly(head, hidden, labels, smoothing)
+    total, count = token_loss(head, hidden, labels, 5, smoothing)
     assert count == int((labels != IGNORE).sum())
     torch.testing.assert_close(total, wanted)
     for a, b in zip(gradients(head, hidden, total), gradients(head, hidden, wanted), strict=True):

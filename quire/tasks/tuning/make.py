@@ -23,6 +23,9 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "rerank": ("ranked", "similar"),
 }
 
+# task -> the kinds of models that learn it, where not all do
+KINDS: dict[str, tuple[str, ...]] = {"chat": ("decoder",)}
+
 
 def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row], folder: Path, width: int) -> SupervisedTask:
     """`part`: the recipe's [task]; rows: those to train on, which decide the labels; folder: the start model's, `width` wide.
@@ -64,4 +67,8 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         from .rerank import Rerank
 
         return Rerank(contract, context, rows, loss=part.loss, long=long)
+    if part.name == "chat":
+        from .chat import Chat
+
+        return Chat(contract, context, rows, long=long, generate_rows=part.generate_rows)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")

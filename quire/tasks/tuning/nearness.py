@@ -36,15 +36,14 @@ def contrast(near: Tensor, positive: Tensor, same: Tensor, temperature: float, s
 def confusable(text: Tensor, candidate: Tensor, owner: Tensor, positive: Tensor) -> Tensor:
     """(Q, M): which candidates of a batch are no negatives of a text, although they were not written for it.
 
-    text (Q,), candidate (M,): equal numbers are equal texts. A candidate is left out that equals a text's own positive or the text itself,
-    or that is the positive of an equal text.
+    text (Q,), candidate (M,): equal numbers are equal texts. A candidate is left out that equals the text itself, or the positive of it or
+    of an equal text.
     """
     texts = torch.arange(len(text), device=text.device)
     own = positive & (owner == texts[:, None])  # (Q, M): the one right place of each text
     right = candidate[positive]  # (Q,)
-    of_equal = positive & (text[owner] == text[:, None])
-    found = (candidate == right[:, None]) | (candidate == text[:, None]) | of_equal
-    return found & ~own
+    equal, says = (text[:, None] == text).float(), (right[:, None] == candidate).float()  # (Q, Q), (Q, M)
+    return ((equal @ says > 0) | (candidate == text[:, None])) & ~own
 
 
 def cosine(near: Tensor, score: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from .schemas import Rewrite, Row
 Best = Literal["loss", "bleu", "rouge"]
 _FIGURE = {"loss": "loss", "bleu": "bleu", "rouge": "rougeL"}
 _GLANCED = 100  # rows that are written out while a model learns, where its loss decides
+_SHOWN = 4  # rows of which a person sees the answers
 _LONGER = 1.5  # an answer may be so many times as long as the longest that was learned
 
 
@@ -149,8 +150,8 @@ class Rewriting:
         return self._evaluated(model, cast(Sequence[Rewrite], rows), 1, _GLANCED if self.metric == "loss" else len(rows))
 
     def samples(self, model: Transformer, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """What the model makes of a few rows, for a person."""
-        wanted = cast(Sequence[Rewrite], rows)
+        """What the model makes of the first rows, for a person."""
+        wanted = cast(Sequence[Rewrite], rows[:_SHOWN])
         found = self._written(model, wanted, 1)
         return [{"prompt": row.source, "text": one.text, "wanted": row.target} for row, one in zip(wanted, found)]
 

@@ -1,4 +1,4 @@
-"""The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.records`); here names are fixed.
+"""The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.columns`).
 
 Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`): duplicates,
 split and overlap with the evaluation set are told by these two alone, whatever the task.
@@ -61,7 +61,8 @@ class Chat(Row):
         return tuple(f"{turn.role}: {turn.content}" for turn in self.messages if turn.role != "assistant")
 
     def answers(self) -> tuple[str, ...]:
-        return tuple(turn.content + repr(turn.tool_calls or "") for turn in self.messages if turn.role == "assistant")
+        spoken = [turn for turn in self.messages if turn.role == "assistant"]
+        return tuple(turn.content + (repr(turn.tool_calls) if turn.tool_calls else "") for turn in spoken)
 
 
 @dataclass(frozen=True, slots=True)
