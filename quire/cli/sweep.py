@@ -1,7 +1,7 @@
 """Try a few values of a recipe: quire sweep RECIPE.toml --try optim.lr=1e-4,3e-4 --try adapt.rank=4,16
 
-Every combination is a run of its own in one folder, one after another; a sweep that was stopped or killed goes on where it was when the same
-line is given again. At the end one table, the best first, by the held-out figure and never by the test rows, and the best recipe as a file.
+Every combination is a run of its own in one folder, one after another; a sweep that was stopped or killed goes on where it was when the
+same line is given again. At the end one table, the best first, by the held-out figure and never by the test rows, and the best recipe as a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 from .. import durable
 from .. import recipe as recipes
-from ..errors import QuireError, RecipeError, TrainingError
+from ..errors import RecipeError, TrainingError
 from ..progress import duration
 from ..train import defaults
 from ..train.recipe import TrainRecipe
@@ -175,10 +175,8 @@ def combinations(file: Path, tries: dict[str, list[Any]], seeds: int, words: Seq
 
 
 def _folder(values: dict[str, Any], seed: int, seeds: int) -> str:
-    parts = [f"{key.rpartition('.')[2]}={_text(value)}" for key, value in values.items()] + (
-        [f"seed={seed}"] if seeds > 1 or not values else []
-    )
-    name = ",".join(parts)
+    parts = [f"{key.rpartition('.')[2]}={_text(value)}" for key, value in values.items()]
+    name = ",".join([*parts, *([f"seed={seed}"] if seeds > 1 or not values else [])])
     if all(char.isalnum() or char in "=,.-_+" for char in name) and len(name) <= 100:
         return name
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12] + (f",seed={seed}" if seeds > 1 else "")
@@ -310,14 +308,9 @@ def table(ranked: Sequence[Entry]) -> None:
         figure = "failed" if entry.failed else "" if entry.figure is None else f"{entry.figure:.4f}"
         runs = entry.recipes[0].out if len(entry.recipes) == 1 else f"{len(entry.recipes)} seeds"
         rows.append((*(_text(entry.values[key]) for key in keys), figure, interval, duration(entry.seconds), runs))
-    numbers = {len(keys), len(keys) + 2}
+    head = (*keys, f"held-out {metric}", "95 % interval" if len(ranked[0].recipes) == 1 else "mean ± 2 s.e.", "time", "run")
     strong = {(0, len(keys))} if ranked[0].figure is not None else set()
-    show(
-        (*keys, f"held-out {metric}", "95 % interval" if len(ranked[0].recipes) == 1 else "mean ± 2 s.e.", "time", "run"),
-        rows,
-        numbers=numbers,
-        strong=strong,
-    )
+    show(head, rows, numbers={len(keys), len(keys) + 2}, strong=strong)
     first, *others = [entry for entry in ranked if entry.figure is not None] or [None]
     alike = [entry for entry in others if first and entry and first.interval and entry.interval and _meet(first.interval, entry.interval)]
     if alike:

@@ -211,9 +211,7 @@ def task_of(schema: str, where: str, opened: ModelFolder, folder: Path, recipe: 
         wanted = _plural(tuple(dict.fromkeys(one for name in by_rows for one in TASKS[name][1])))
         other = ""
         if schema == "rewrite" and kind == "decoder":
-            other = (
-                " A decoder learns the same rows as prompts: --data.columns prompt=SOURCE completion=TARGET (the names of your columns)."
-            )
+            other = " A decoder learns the same rows as prompts: --data.columns prompt=SOURCE completion=TARGET (your columns' names)."
         raise RecipeError(
             f"{where}: these are {schema} rows (task {' or '.join(by_rows)}), which {wanted} learn, and {recipe.model.start} is "
             f"{_a(kind)}.{other}"
@@ -228,13 +226,13 @@ def task_of(schema: str, where: str, opened: ModelFolder, folder: Path, recipe: 
 
 def _by_head(fit: Sequence[str], opened: ModelFolder, folder: Path) -> list[str]:
     """What the model is already: one that makes vectors says how beside its weights, a reranker has a head with one score."""
-    from ..nn.config import RowHead
+    from ..nn.config import LabelHead
     from ..tasks import sentence
 
     if "embed" in fit and sentence.beside(folder):
         return ["embed"]
     head = opened.model_config.head
-    return ["rerank"] if "rerank" in fit and isinstance(head, RowHead) and head.labels == 1 else []
+    return ["rerank"] if "rerank" in fit and isinstance(head, LabelHead) and head.over == "row" and head.labels == 1 else []
 
 
 def _a(kind: str) -> str:
@@ -276,13 +274,12 @@ def write(path: Path, recipe: TrainRecipe, chosen: Sequence[defaults.Choice], ta
     if path.exists():
         raise RecipeError(f"--recipe {path} is there already; choose another name.")
     why = {key: reason for key, _, reason in lines(recipe, chosen, task_why)}
-    plain, text = TrainRecipe(), [f"#   quire train {path}\n"]
+    plain, text = TrainRecipe(), [f"# {recipe.task.name} rows, learned by {recipe.model.start}\n#   quire train {path}\n"]
     for part in ("", "model", "tokenizer", "data", "task", "adapt", "optim", "train", "log"):
         prefix = f"{part}." if part else ""
         here = recipes.get(recipe, part) if part else recipe
-        names = [
-            name for name in (("out", "seed") if not part else vars(here)) if prefix + name in why or _changed(recipe, plain, prefix + name)
-        ]
+        every = ("out", "seed") if not part else tuple(vars(here))
+        names = [name for name in every if prefix + name in why or _changed(recipe, plain, prefix + name)]
         if names:
             text.append(f"\n[{part}]\n" if part else "\n")
             text += [f"{recipes.line(name, getattr(here, name))}{_because(why.get(prefix + name, ''))}\n" for name in names]

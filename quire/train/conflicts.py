@@ -32,7 +32,6 @@ OF_TASK: dict[str, tuple[str, ...]] = {
 }
 # option of [adapt]: the methods that read it
 OF_METHOD: dict[str, tuple[str, ...]] = {
-    "frozen": ("full",),
     **dict.fromkeys(("rank", "alpha", "dropout", "targets", "stabilised", "dora"), _LOW_RANK),
     "tokens": _VIRTUAL,
     "text": ("prompt",),
@@ -57,8 +56,8 @@ def refuse(recipe: TrainRecipe) -> None:
     """Raises RecipeError naming an option that nothing reads here, and the key that decides so."""
     if not recipe.task.teacher and recipe.task.name != "embed" and _given(recipe, "task.temperature"):
         raise RecipeError(
-            f"task.temperature = {recipe.task.temperature} has no effect with task.name = {recipe.task.name!r}: it is for 'embed', or for a "
-            "teacher (task.teacher). Take task.temperature out."
+            f"task.temperature = {recipe.task.temperature} has no effect with task.name = {recipe.task.name!r}: it is for 'embed', or for "
+            "a teacher (task.teacher). Take task.temperature out."
         )
     for key, decides, values in _readers():
         is_now = recipes.get(recipe, decides)
@@ -72,8 +71,8 @@ def refuse(recipe: TrainRecipe) -> None:
         for name in _SIZES:
             if _given(recipe, f"model.{name}"):
                 raise RecipeError(
-                    f"model.{name} = {getattr(recipe.model, name)!r} is for a new model, and model.start = {recipe.model.start!r} has its own. "
-                    + ("Rows are shortened with data.longest." if name == "context" else f"Take model.{name} out.")
+                    f"model.{name} = {getattr(recipe.model, name)!r} is for a new model, and model.start = {recipe.model.start!r} has its "
+                    "own. " + ("Rows are shortened with data.longest." if name == "context" else f"Take model.{name} out.")
                 )
 
 
@@ -92,10 +91,6 @@ def _given(recipe: TrainRecipe, key: str) -> bool:
 
 
 def _listed(values: tuple[str, ...]) -> str:
-    return (
-        " or ".join(map(repr, values))
-        if len(values) < 4
-        else f"tasks on rows ({', '.join(values)})"
-        if values == SUPERVISED
-        else ", ".join(values)
-    )
+    if values == SUPERVISED:
+        return f"tasks on rows ({', '.join(values)})"
+    return " or ".join(map(repr, values))

@@ -4,9 +4,9 @@ The defaults of `TrainRecipe` are those of pretraining: a learning rate of 1e-3 
 has learned. `quire tune`, `train`, `plan` and `sweep` take these instead, wherever neither the recipe file nor an option says more; what
 was taken is written into the run's own recipe. A recipe that is built in Python has what it was built with.
 
-Sources: Devlin et al. 2018 (BERT), Liu et al. 2019 (RoBERTa), Turc et al. 2019 (compact BERTs), Sun et al. 2019 (long texts), Mosbach et al.
-2020 (few rows), Raffel et al. 2020 (T5), Vaswani et al. 2017, Reimers and Gurevych 2019 (SBERT), Karpukhin et al. 2020 (DPR), Hu et al.
-2021 (LoRA), Lester et al. 2021 (prompt tuning), Dettmers et al. 2023 (QLoRA), Taori et al. 2023 (Alpaca), Biderman et al. 2024.
+Sources: Devlin et al. 2018 (BERT), Liu et al. 2019 (RoBERTa), Turc et al. 2019 (compact BERTs), Sun et al. 2019 (long texts), Mosbach
+et al. 2020 (few rows), Raffel et al. 2020 (T5), Vaswani et al. 2017, Karpukhin et al. 2020 (DPR), Hu et al. 2021 (LoRA), Lester et al. 2021
+(prompt tuning), Dettmers et al. 2023 (QLoRA), Taori et al. 2023 (Alpaca), Biderman et al. 2024 (LoRA learns less and forgets less).
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ def _optim(case: Case) -> list[Choice]:
     schedule = ("cosine", "Taori et al. 2023") if decoder else ("linear", "Devlin et al. 2018")
     return [
         Choice("optim.lr", rate, why),
-        Choice(
-            "optim.betas", betas, "Vaswani et al. 2017" if betas[1] == 0.98 else "Devlin et al. 2018; short runs need no quicker second one"
-        ),
+        Choice("optim.betas", betas, "Vaswani et al. 2017" if betas[1] == 0.98 else "Devlin et al. 2018"),
         Choice("optim.weight_decay", decay, reason),
         Choice("optim.schedule", *schedule),
         Choice("optim.warmup", *warmup),
