@@ -1,7 +1,7 @@
 """Try a few values of a recipe: quire sweep RECIPE.toml --try optim.lr=1e-4,3e-4 --try adapt.rank=4,16
 
-Every combination is a run of its own in one folder, one after another; a sweep that was stopped or killed goes on where it was when the
-same line is given again. At the end one table, the best first, by the held-out figure and never by the test rows, and the best recipe as a file.
+Every combination is a run of its own in one folder. A sweep that was stopped or killed goes on where it was when the same line is given
+again. At the end one table, the best first, by the held-out figure and never by the test rows, and the best recipe as a file.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def one(recipe: TrainRecipe, entry: Entry) -> int:
         live.close()
     if result.outcome.state != "finished":
         return 128 + result.outcome.signal
-    if fresh:
+    if fresh and result.model is not None:
         document(result)
     fill(entry, result.evaluation, {**result.outcome.best, **run.read("status.json").get("best", {})})
     entry.seconds += float(run.read("status.json").get("seconds", 0.0))

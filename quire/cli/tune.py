@@ -182,12 +182,13 @@ def settle(values: dict[str, Any], keys: Sequence[str]) -> tuple[TrainRecipe, st
 
     folder = hub.locate(recipe.model.start)
     opened = ModelFolder.open(folder)
+    asked = recipe.task.name in TASKS
+    if asked:
+        _fits(recipe.task.name, opened, recipe)
     sets = load_rows(recipe)
     row = sets.train[0]
-    if recipe.task.name in TASKS:
-        name, why = recipe.task.name, "as asked"
-        _fits(name, opened, recipe)
-    else:
+    name, why = recipe.task.name, "as asked"
+    if not asked:
         name, why = task_of(row.schema, row.where, opened, folder, recipe)
     return recipes.replace(recipe, "task.name", name), why, len(sets.train)
 
