@@ -39,7 +39,6 @@ from .parallel import TORCH, Compute
 from .recipe import LogPart, TrainPart, TrainRecipe
 
 _SHOWN = 300  # characters of each text of a row that stand beside its answer
-SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
 
 
 @dataclass
