@@ -32,14 +32,6 @@ def test_a_recipe_says_what_it_is(path: Path) -> None:
     assert 0 < recipe.train.minutes <= 5, "a recipe here takes a few minutes"
 
 
-@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
-def test_a_recipe_for_rows_says_what_it_is(path: Path) -> None:
-    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
-    assert first.startswith("# ") and second.startswith(f"#   quire train recipes/{path.name}")
-    recipe = load(TrainRecipe, path)
-    assert recipe.out == f"runs/{path.stem}" and recipe.data.sources
-
-
 def small(recipe: TrainRecipe, texts: Path, out: Path) -> TrainRecipe:
     """The same recipe on less: fewer rows and a smaller vocabulary, two steps, a folder of text. The model's shape stays."""
     recipe = replace(recipe, "train.minutes", 0.0)

@@ -1,7 +1,7 @@
 """The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.columns`).
 
-Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`): duplicates,
-split and overlap with the evaluation set are told by these two alone, whatever the task.
+Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`):
+duplicates, split and overlap with the evaluation set are told by these two alone, whatever the task.
 """
 
 from __future__ import annotations
@@ -121,6 +121,10 @@ class Question(Row):
     context: str
     spans: tuple[tuple[str, int], ...] = ()
     id: str = ""
+
+    def side(self) -> bytes:
+        """Questions about one context lie on one side."""
+        return digest(("group", self.group or self.context))
 
     def reads(self) -> tuple[str, ...]:
         return (self.question, self.context)
