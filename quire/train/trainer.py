@@ -222,7 +222,8 @@ class Trainer:
         if not self.micro_tokens:
             return rows
         width = batch.tokens.shape[1] + (0 if batch.source is None else batch.source.tokens.shape[1])
-        return max(1, min(rows, self.micro_tokens // width))
+        rows = max(1, min(rows, self.micro_tokens // width))
+        return -(-len(batch) // -(-len(batch) // rows))  # parts of like size, so of one shape
 
     def on_step(self, row: Row) -> None:
         if "skipped" in row:

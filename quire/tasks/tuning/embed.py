@@ -30,7 +30,7 @@ from ..reading import Long
 from ..sentence import Sentence
 from ..task import Term
 from . import nearness
-from .example import ROUND, Evaluation, Example, collate
+from .example import Evaluation, Example, collate
 from .example import rows as rows_of
 from .schemas import Ranked, Row, Similar, digest
 
@@ -175,7 +175,7 @@ class Embed:
 
     def _vectors(self, model: Transformer, batch: Batch) -> Tensor:
         """Texts and candidates are read apart: questions are often much shorter than what answers them."""
-        found = pooled(model, batch.trimmed(ROUND), self.how, batch.labels["skip"])
+        found = pooled(model, batch.trimmed(), self.how, batch.labels["skip"])
         return F.normalize(found, dim=-1) if self.how.similarity == "cosine" else found
 
     def _loss(self, texts: Tensor, candidates: Tensor, owner: Tensor, of_texts: Batch, of_candidates: Batch) -> Tensor:

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from ...metrics.interval import Interval
-from ...nn.batch import IGNORE, Batch
+from ...nn.batch import IGNORE, Batch, rounded
 from ...nn.transformer import Transformer
 from ..task import Array, Objective
 from .schemas import Row
-
-ROUND = 8  # on a CPU every width of a batch leaves kernels of its own behind: fewer widths, less memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,8 @@ class SupervisedTask(Objective, Protocol):
 
 
 def matrix(rows: Sequence[Array], fill: int) -> Tensor:
-    """Rows of unequal length as one matrix (B, T), filled up on the right to a multiple of `ROUND`."""
-    width = -(-max(map(len, rows)) // ROUND) * ROUND
+    """Rows of unequal length as one matrix (B, T), filled up on the right."""
+    width = rounded(max(map(len, rows)))
     found = np.full((len(rows), width), fill, dtype=np.int64)
     for place, row in enumerate(rows):
         found[place, : len(row)] = row

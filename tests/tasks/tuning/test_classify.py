@@ -1,0 +1,112 @@
+"""Labels: examples are what `quire classify` reads, losses are the reference's, rare labels can count alike, figures are of the verb's answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import quire
+from quire.binding import Contract
+from quire.errors import ContextError, DataError
+from quire.families import ModelFolder, heads
+from quire.tasks.reading import read
+from quire.tasks.tuning.classify import Classify
+from quire.tasks.tuning.schemas import Labelled
+from quire.train.recipe import TrainRecipe
+from quire.train.run import resume, train
+from tests.small import write_model
+from tests.tasks.tuning.conftest import text
+
+ROWS = [Labelled(text(n), (("good", "bad", "so so")[n % 3],), where=f"rows.jsonl:{n + 1}") for n in range(24)]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "base", "bert")
+
+
+def made(base: Path, rows: list[Labelled], **how: Any) -> tuple[Classify, Any, ModelFolder]:
+    task, opened = Classify(Contract.open(base), 64, rows, **how), ModelFolder.open(base)
+    over, labels, more = task.head()
+    tuned = opened.with_head(heads.fields(opened, over, labels, more))
+    return task, tuned.build(), tuned
+
+
+def test_what_is_trained_is_what_is_read(base: Path) -> None:
+    task, _, _ = made(base, ROWS)
+    texts = [row.text for row in ROWS]
+    assert [example.ids.tolist() for example in task.examples(ROWS)] == [list(row.ids) for row in read(task.contract, texts, 64)]
+    assert task.labels == ("bad", "good", "so so")
+    assert [int(example.labels["label"]) for example in task.examples(ROWS)[:3]] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS,
+        [Labelled(row.text, pair=text(n + 5), labels=row.labels) for n, row in enumerate(ROWS)],
+        [Labelled(row.text, ("a", "b")[: n % 3]) for n, row in enumerate(ROWS)],
+        [Labelled(row.text, number=n / 7) for n, row in enumerate(ROWS)],
+    ],
+    ids=["single", "pairs", "several", "number"],
+)
+def test_the_loss_is_that_of_transformers(rows: list[Labelled], base: Path, tmp_path: Path) -> None:
+    task, model, tuned = made(base, rows)
+    ModelFolder.save(tmp_path / "tuned", model, tuned.config)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned").eval()
+    batch = task.batch(task.examples(rows))
+    with torch.no_grad():
+        total, count = task.terms(model, batch)["label"]
+    types = torch.zeros_like(batch.tokens) if batch.types is None else batch.types
+    keep = torch.ones_like(batch.tokens) if batch.keep is None else batch.keep.long()
+    with torch.no_grad():
+        loss = theirs(batch.tokens, attention_mask=keep, token_type_ids=types, labels=batch.labels["label"]).loss
+    assert float(total) / count == pytest.approx(float(loss), abs=1e-5)
+    assert task.evaluate(model, rows).figures["loss"] == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_rare_labels_count_alike(base: Path) -> None:
+    rows = [Labelled(text(n), ("rare" if n < 3 else "usual",)) for n in range(24)]
+    task, _, _ = made(base, rows, balanced=True)
+    weights = [float(example.labels["weight"]) for example in task.examples(rows)]
+    assert sum(weights[:3]) == pytest.approx(sum(weights[3:])) and np.mean(weights) == pytest.approx(1.0)
+
+
+def test_long_rows(base: Path) -> None:
+    long = [*ROWS, Labelled("fox " * 200, ("good",), where="rows.jsonl:25")]
+    task, _, _ = made(base, long, long="head-tail")
+    last = task.examples(long)[-1]
+    assert len(last.ids) == 64 and last.cut > 100
+    with pytest.raises(ContextError, match="text 24 has"):
+        made(base, long, long="error")[0].examples(long)
+
+
+def test_labels_that_cannot_be(base: Path) -> None:
+    task, model, _ = made(base, ROWS)
+    with pytest.raises(DataError, match=r"1 labels are none of the 3.*e\.jsonl:1: 'goood' Did you mean 'good'"):
+        task.evaluate(model, [Labelled("x", ("goood",), where="e.jsonl:1")])
+    with pytest.raises(DataError, match="every row has the label 'good'"):
+        Classify(task.contract, 64, [Labelled("x", ("good",))] * 3)
+    with pytest.raises(DataError, match="has 2 labels"):
+        made(base, [Labelled("x", ("a", "b")), Labelled("y", ("b",))], problem="single")[0].examples([Labelled("x", ("a", "b"))])
+
+
+def test_a_run_learns_resumes_to_the_same_bits_and_is_used_by_its_labels(base: Path, tuned: Callable[..., TrainRecipe]) -> None:
+    rows = [Labelled(f"{word} {text(n)}", (word,), where="") for n in range(20) for word in ("fox", "dog")]
+    recipe = tuned("classify", base, rows, **{"train.steps": 30, "optim.lr": 5e-3})
+    whole = train(recipe)
+    assert whole.evaluation["held_out"]["accuracy"] == 1.0
+    assert sum(map(sum, whole.evaluation["held_out"]["tables"]["confusion"]["counts"])) == whole.evaluation["held_out"]["rows"]
+    assert quire.load(whole.model).classify(["a fox lives near", "a dog lives near"])[0].keys() == {"fox", "dog"}
+    other = dataclasses.replace(recipe, out=recipe.out + "2")
+    train(other, stop_at=13)
+    again = resume(other.out)
+    first, second = (ModelFolder.open(result.model).build().state_dict() for result in (whole, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
