@@ -128,8 +128,11 @@ def test_targets_that_are_too_long_are_counted_and_do_not_end(folder: Path) -> N
     last = examples[3]
     assert last.target is not None and len(last.target) == 12 and contract.tokenizer.eos not in last.target
     assert contract.tokenizer.eos == examples[1].target[-1]  # type: ignore[index]
-    with pytest.raises(ContextError, match="a:1: the target has"):
+    with pytest.raises(ContextError, match="a:1: the target has .* There are 2 such rows"):
         Rewriting(contract, 12, ROWS, long="error")
+    strict = Rewriting(contract, 12, [ROWS[1]], long="error")
+    with pytest.raises(ContextError, match="c:9: the source has .* this model reads 12"):
+        strict.examples([Rewrite("The quick brown fox " * 9, "y", where="c:9")])
 
 
 def test_an_empty_target_and_a_model_without_a_decoder_start_are_refused(folder: Path, tmp_path: Path) -> None:
