@@ -1,6 +1,6 @@
 """`python -m benchmarks` lists the benchmarks, `python -m benchmarks NAME ...` runs some, `python -m benchmarks all` runs every one.
 
-Each is a file of this folder with a `main()` that prints the machine, the settings and the figures.
+Each is a file or folder here with a `main()` that prints the machine, the settings and the figures.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ FOLDER = Path(__file__).parent
 def benchmarks() -> dict[str, str]:
     """Name -> first line of the docstring, of the files that have a main()."""
     found = {}
-    for path in sorted(FOLDER.glob("*.py")):
+    for path in (*FOLDER.glob("*.py"), *FOLDER.glob("*/__init__.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        if not path.name.startswith("__") and any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
-            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
-    return found
+        name = path.parent.name if path.name == "__init__.py" else path.stem
+        if name != "__main__" and any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[name] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return dict(sorted(found.items()))
 
 
 def run(names: list[str]) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from .head import with_its_head
 from .lora import LoRA
 from .nf4 import quantize_model
 from .peft import open_adapter, save_adapter
-from .soft_prompt import attach_prompt, open_prompt, prompt_ids, prompted, save_prompt
+from .soft_prompt import attach_prompt, is_prompt, open_prompt, prompt_ids, save_prompt
 from .surgery import activate, adapters, attach, detach, merge, trainable, unmerge
 
 __all__ = [
@@ -15,14 +16,15 @@ __all__ = [
     "attach",
     "attach_prompt",
     "detach",
+    "is_prompt",
     "merge",
     "open_adapter",
     "open_prompt",
     "prompt_ids",
-    "prompted",
     "quantize_model",
     "save_adapter",
     "save_prompt",
     "trainable",
     "unmerge",
+    "with_its_head",
 ]

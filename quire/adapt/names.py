@@ -22,6 +22,7 @@ from .lora import AdaptedLinear, Wrapper
 from .nf4 import NF4Linear
 
 ALL = "all-linear"
+LABELLING = ("classifier", "score", "qa_outputs")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class Place:
     def plain(self) -> bool:
         return self.op is COPY and len(self.ours) == 1
 
+    @property
+    def labels(self) -> bool:
+        """Whether PEFT trains this module whole with every adapter of a task with labels: it finds them by these endings of names."""
+        return any(word.endswith(LABELLING) for word in self.theirs.split("."))
+
 
 class Places:
     """Every module with a weight, by its name on either side."""
@@ -49,12 +55,13 @@ class Places:
         end = ".weight"
         found = [
             Place(entry.theirs.removesuffix(end), tuple(name.removesuffix(end) for name in entry.ours), entry.op)
-            for entry in opened.entries
+            for entry in opened.places
             if entry.theirs.endswith(end) and all(name.endswith(end) for name in entry.ours)
         ]
         self.theirs = {place.theirs: place for place in found}
         self.ours = {name: place for place in found for name in place.ours}
         self.prefix = opened.family.prefix
+        self.fresh = {name.removesuffix(end) for name in opened.fresh}  # modules that only an adapter's file can hold
         # a class without a head has its stack's modules at the top
         self.bare = bool(opened.family.bare) and (opened.config.get("architectures") or [""])[0] in opened.family.bare
 

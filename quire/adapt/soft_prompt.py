@@ -1,8 +1,8 @@
 """Soft prompts: vectors in front of a text that are trained while the whole model is frozen (Lester et al. 2021).
 
-They are virtual tokens: ids from the vocabulary's end on, which the embedding knows and no text can hold. So `prompted` only puts ids in
-front of the rows, and positions, masks, cache and engine need to know nothing. P-tuning (Liu et al. 2021) trains the vectors through a
-small network, which is gone from what is saved. In an encoder-decoder the prompt stands before what the encoder reads.
+They are virtual tokens: ids from the vocabulary's end on, which the embedding knows and no text can hold. The model's own forward puts them
+before what it reads first (`PromptFront`), so training, evaluation and decoding all see them. P-tuning (Liu et al. 2021) trains the vectors
+through a small network, which is gone from what is saved. In an encoder-decoder the prompt stands before what the encoder reads.
 
 On disk it is PEFT's prompt tuning: `prompt_embeddings` (n, D).
 """
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..binding import Binding
 from ..errors import ContextError, ModelError, RecipeError, WeightsError
 from ..families.folder import ModelFolder
-from ..nn.batch import IGNORE, Batch
+from ..nn.attention import AttnContext
 from ..nn.config import LMHead, ModelConfig
 from ..nn.transformer import Transformer
 from .folder import CONFIG, WEIGHTS, proven, read_json, read_slots, read_tensors, refuse_unknown, task_type, weights_hash, write
@@ -30,6 +30,7 @@ from .lora import Wrapper
 from .surgery import DEFAULT, activate, check_name, put
 
 MAX_TOKENS = 1 << 16
+KINDS = ("PROMPT_TUNING", "P_TUNING")
 _KEY = "prompt_embeddings"
 _HARMLESS = frozenset(
     """auto_mapping base_model_name_or_path revision inference_mode peft_version task_type num_attention_heads num_layers
@@ -116,6 +117,7 @@ def attach_prompt(
     embed = cast(PromptEmbedding, model.embed)
     first = embed.weight.detach()[ids.to(embed.weight.device)].float()
     embed.adapters[name] = PromptVectors(first, hidden, draw).train(model.training)
+    model.front = model.front or PromptFront(model)
     activate(model, name)
 
 
@@ -136,34 +138,41 @@ def prompt_ids(model: Transformer) -> list[int]:
     return list(range(vocab, vocab + len(cast(PromptVectors, embed.adapters[embed.active]).weight)))
 
 
-def prompted(model: Transformer, batch: Batch) -> Batch:
-    """The batch with the active prompt in front of each row that the model reads first; nothing is learned at the prompt's places.
+class PromptFront:
+    """Puts the ids of the active prompt before what a model reads first: a decoder's text, or an encoder's."""
 
-    Raises ContextError for packed rows: each of their texts would need a prompt.
-    """
-    if model.config.kind == "seq2seq" and batch.source is not None:
-        return replace(batch, source=prompted_rows(model, batch.source))
-    return prompted_rows(model, batch)
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.whole = model, model.config
 
+    def settle(self) -> None:
+        """The prompt takes its positions from the model's context."""
+        self.model.config = replace(self.whole, context=self.whole.context - len(prompt_ids(self.model)))
 
-def prompted_rows(model: Transformer, batch: Batch) -> Batch:
-    """The same for one side."""
-    ids = prompt_ids(model)
-    if not ids:
-        return batch
-    if batch.segments is not None:
-        raise ContextError("Several texts share a row, and each would need the prompt. Give each text a row of its own.")
-    rows, count, device = len(batch), len(ids), batch.tokens.device
+    def enter(self, tokens: Tensor, ctx: AttnContext, types: Tensor | None = None) -> tuple[Tensor, AttnContext, Tensor | None, int]:
+        """Raises ContextError for packed rows: each of their texts would need a prompt.
 
-    def front(x: Tensor | None, value: int | bool) -> Tensor | None:
-        return None if x is None else torch.cat((x.new_full((rows, count), value), x), 1)
+        Where pages hold what was read, the engine has put the ids before each request's own.
+        """
+        ids, cache = prompt_ids(self.model), ctx.cache
+        if not ids or ctx.paged is not None:
+            return tokens, ctx, types, 0
+        if ctx.segments is not None:
+            raise ContextError("Several texts share a row, and each would need the prompt. Give each text a row of its own.")
+        rows, count = tokens.shape[0], len(ids)
+        first = cache is None or cache.length == 0
+        positions = None if ctx.positions is None else ctx.positions + count
+        if first and positions is not None:
+            positions = torch.cat((torch.arange(count, device=tokens.device).expand(rows, -1), positions), 1)
+        ctx = replace(ctx, keep=self.seen(ctx.keep), positions=positions)
+        if not first:
+            return tokens, ctx, types, 0
+        if cache is not None:
+            cache.widen(count)
+        tokens = torch.cat((torch.tensor(ids, device=tokens.device).expand(rows, -1), tokens), 1)
+        return tokens, ctx, None if types is None else F.pad(types, (count, 0)), count
 
-    labels = {key: y if y.ndim == 1 else cast(Tensor, front(y, IGNORE)) for key, y in batch.labels.items()}
-    tokens = torch.cat((torch.tensor(ids, device=device).expand(rows, -1), batch.tokens), 1)
-    positions = None
-    if batch.positions is not None:
-        positions = torch.cat((torch.arange(count, device=device).expand(rows, -1), batch.positions + count), 1)
-    return replace(batch, tokens=tokens, labels=labels, keep=front(batch.keep, True), types=front(batch.types, 0), positions=positions)
+    def seen(self, keep: Tensor | None) -> Tensor | None:
+        return None if keep is None else F.pad(keep, (len(prompt_ids(self.model)), 0), value=True)
 
 
 def save_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base: Binding | None = None, name: str = DEFAULT) -> Path:
@@ -188,7 +197,7 @@ def save_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base:
         "num_layers": len(stack.layers),
         "prompt_tuning_init": "RANDOM",
     }
-    return write(Path(path), {_KEY: vectors}, said, base)
+    return write(Path(path), {_KEY: vectors}, said, base, opened.changed)
 
 
 def _vectors(model: Transformer, name: str) -> PromptVectors:
@@ -196,6 +205,11 @@ def _vectors(model: Transformer, name: str) -> PromptVectors:
     if not isinstance(embed, PromptEmbedding) or name not in embed.adapters:
         raise RecipeError(f"there is no soft prompt {name!r} on this model.")
     return cast(PromptVectors, embed.adapters[name])
+
+
+def is_prompt(path: Path | str) -> bool:
+    """Whether an adapter's folder holds a soft prompt."""
+    return read_json(Path(path)).get("peft_type") in KINDS
 
 
 def open_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base: Binding | None = None, name: str = DEFAULT) -> str:
@@ -226,9 +240,9 @@ def open_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base:
 
 def _length(config: dict[str, Any], model: ModelConfig) -> int:
     """How many virtual tokens adapter_config.json asks for. Raises ModelError naming the field."""
-    kinds, sides = ("PROMPT_TUNING", "P_TUNING"), (1, 2) if model.kind == "seq2seq" else (1,)
-    if config.get("peft_type") not in kinds:
-        raise ModelError(f"{CONFIG}: peft_type is {str(config.get('peft_type'))[:80]!r}; allowed is {' or '.join(kinds)}.")
+    sides = (1, 2) if model.kind == "seq2seq" else (1,)
+    if config.get("peft_type") not in KINDS:
+        raise ModelError(f"{CONFIG}: peft_type is {str(config.get('peft_type'))[:80]!r}; allowed is {' or '.join(KINDS)}.")
     refuse_unknown(config, _HARMLESS | _READ)
     count, width = config.get("num_virtual_tokens"), config.get("token_dim")
     if type(count) is not int or not 1 <= count < min(model.context, MAX_TOKENS):

@@ -77,6 +77,7 @@ def _whole(model: Transformer, places: Places, spec: LoRA, targets: list[str]) -
     if spec.whole is None:
         label = isinstance(model.config.head, LabelHead)
         names = [name for name in map(str, ("head.dense", "head.classifier")) if label and name in places.ours and name not in targets]
+        names = [name for name in names if places.ours[name].labels or name in places.fresh]
     else:
         names = chosen(model, places, spec.whole) if spec.whole else []
     for name in names:
@@ -123,6 +124,8 @@ def activate(model: Transformer, name: str | None) -> None:
             torch.autograd.graph.increment_version(parameter)  # who keeps keys and values of the model sees that it computes otherwise
         if wrapper.active is not None:
             wrapper.adapters[wrapper.active].requires_grad_(True)
+    if model.front is not None:
+        model.front.settle()
 
 
 def detach(model: Transformer, name: str) -> None:
@@ -136,6 +139,8 @@ def detach(model: Transformer, name: str) -> None:
             wrapper.active = None if wrapper.active == name else wrapper.active
             if not wrapper.adapters:
                 put(model, place, wrapper.base)
+    if model.front is not None:
+        model.front.settle()
 
 
 def spec_of(model: nn.Module, name: str) -> LoRA:

@@ -21,7 +21,7 @@ from .. import durable
 from ..errors import DataError, ModelError
 from ..text.definition import parse_json, read_optional
 from ..text.gguf import definition
-from ..text.template import Template
+from ..text.template import CHATML, Template
 from ..text.tokenizer import Tokenizer
 from ..types import Message
 from . import gguf
@@ -195,6 +195,13 @@ class Contract:
             return ()  # a template that wants other turns, or one where it cannot be told: the stop rule alone counts
         ends = [token for token, trained in zip(turn.ids, turn.trained) if trained and self.tokenizer.is_special(token)]
         return tuple(ends[-1:])
+
+
+def chatml(tokenizer: Tokenizer) -> Template | None:
+    """ChatML where the tokenizer has reserved its marks; None leaves a base model without a template."""
+    if {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.special_tokens):
+        return Template(CHATML, tokenizer.special)
+    return None
 
 
 def _of_gguf(path: Path) -> Contract:

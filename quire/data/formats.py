@@ -73,12 +73,12 @@ def open_file(path: Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def bounded(file: BinaryIO, longest: int = LONGEST_ROW) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of a file with their numbers from 1; None for one of more than `longest` bytes, which is never held whole."""
+def bounded(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file with their numbers from 1; None for one of more than LONGEST_ROW bytes, which is never held whole."""
     number = 0
-    while line := file.readline(longest + 1):
+    while line := file.readline(LONGEST_ROW + 1):
         number += 1
-        if len(line) <= longest:
+        if len(line) <= LONGEST_ROW:
             yield number, line
             continue
         while line and not line.endswith(b"\n"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import CheckpointError, DataError
 from ..nn.batch import Batch
 from ..tasks.tuning.example import Example, SupervisedTask, join
+from ..tasks.tuning.example import rows as rows_of
 
 _STRETCH = 64  # batches whose examples are sorted together
 
@@ -35,6 +36,7 @@ class ExampleLoader:
         self.lengths = np.array([len(example) for example in self.examples])
         if pack and self.lengths.max() > pack:
             raise DataError(f"a row of {self.lengths.max():,} tokens does not fit into packed rows of {pack:,}.")
+        self.row_tokens = pack or max(len(row) - sum(map(len, row.more)) for row in rows_of(self.examples))  # of the longest row of a batch
         self.step = 0
         self._epoch, self._before = 0, 0  # the epoch of the next batch, and how many batches the epochs before it had
         self._order = lru_cache(2)(self._plan)
@@ -105,10 +107,15 @@ class ExampleLoader:
         return rows
 
     def _facts(self) -> dict[str, Any]:
+        return {"examples": self._digest, "seed": self.seed, "rows": self.rows, "pack": self.pack, "task": self.task.describe()}
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of all examples; the trainer asks for the place in the data before every step."""
         found = hashlib.sha256()
-        for example in self.examples:
+        for example in rows_of(self.examples):
             found.update(example.ids.astype("<i8").tobytes() + b"|" + b"".join(label.tobytes() for label in example.labels.values()))
-        return {"examples": found.hexdigest(), "seed": self.seed, "rows": self.rows, "pack": self.pack, "task": self.task.describe()}
+        return found.hexdigest()
 
     def state(self) -> dict[str, Any]:
         """The place in the data as JSON: a loader of the same facts that loads it gives the same batches from here on."""
@@ -118,7 +125,11 @@ class ExampleLoader:
         """Goes to the place that `state` names. Raises CheckpointError when the rows or what decides the batches is not the same."""
         for name, now in self._facts().items():
             if state[name] != now:
-                what = "the training rows changed since this run stopped" if name == "examples" else f"this run's data had {name} = {state[name]}"
+                what = (
+                    "the training rows changed since this run stopped"
+                    if name == "examples"
+                    else f"this run's data had {name} = {state[name]}"
+                )
                 raise CheckpointError(f"{what}; now it is {str(now)[:120]}. Put back what was there, or start a new run from its model.")
         self.step, self._epoch, self._before = state["step"], 0, 0
         self._turn()

@@ -196,3 +196,16 @@ def parse_columns(given: Sequence[str]) -> dict[str, str]:
         if found.setdefault(ours, theirs) != theirs:
             raise DataError(f"the column '{ours}' is given as '{found[ours]}' and as '{theirs}'. Keep one.")
     return found
+
+
+def parse_names(given: Sequence[str]) -> dict[str, str]:
+    """{number: name} of the names of classes: in order from 0, or each with its number as "1=World". Raises DataError for a mixture."""
+    numbered = [number.strip().isdecimal() for number, sign, _ in (entry.partition("=") for entry in given) if sign]
+    if not any(numbered):
+        return {str(number): name for number, name in enumerate(given)}
+    found = {number.strip(): name.strip() for number, _, name in (entry.partition("=") for entry in given)}
+    if len(numbered) != len(given) or not all(numbered) or len(found) != len(given):
+        raise DataError(
+            f"data.label_names = {shown(list(given))}: give the names in order from 0, or each with its own number as '1=World'."
+        )
+    return found

@@ -1,21 +1,21 @@
-"""The rows of a supervised run: read, told apart, split. What is read decides the side that a row falls on, never its order or its answer.
+"""The rows of a supervised run: read, split, copies left out. What is read decides the side that a row falls on, never its order.
 
-Rows that read and answer the same are kept once; rows that read the same and answer otherwise are told. A row that the evaluation reads
-too would be learned by heart and is refused with both places.
+Rows that read and answer the same are kept once. A split of one source keeps the last row of a label for training: one that is held out
+and never trained could not be answered. Whatever else is wrong with rows is told by the checks (`suspects`, `readings`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError
-from ..tasks.tuning.schemas import Row
+from ..tasks.tuning.schemas import Row, labels_of
+from . import pydoc_questions
 from .columns import rows as as_rows
-from .records import parse_columns, read
-
-_EXAMPLES = 5
+from .overlap import without_copies
+from .records import parse_columns, parse_names, read
 
 
 @dataclass
@@ -26,13 +26,17 @@ class RowSets:
     held_out: list[Row]
     test: list[Row]
     repeated: dict[str, int] = field(default_factory=dict)
+    overlapping: int = 0  # training rows that were left out because the evaluation reads them too
 
     def json(self) -> dict[str, Any]:
-        return {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test), "repeated": self.repeated}
+        sizes = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
+        return {**sizes, "repeated": self.repeated, "overlapping": self.overlapping}
 
     def lines(self) -> list[str]:
         sizes = f"{len(self.train):,} rows to train on, {len(self.held_out):,} held out, {len(self.test):,} to test on"
-        return [sizes, *(f"left out: {count:,} repeated {name} rows" for name, count in self.repeated.items() if count)]
+        left = {f"repeated {name} rows": count for name, count in self.repeated.items()}
+        left["training rows that the evaluation reads too"] = self.overlapping
+        return [sizes, *(f"left out: {count:,} {what}" for what, count in left.items() if count)]
 
 
 def load(
@@ -43,14 +47,30 @@ def load(
     share: float = 0.1,
     schema: str = "auto",
     columns: Sequence[str] = (),
-    header: Sequence[str] = (),
+    names: Sequence[str] = (),
+    number: bool | None = None,
+    label_names: Sequence[str] = (),
+    among: Sequence[str] = (),
     keep_repeated: bool = False,
+    drop_overlap: bool = False,
 ) -> RowSets:
-    """Raises DataError naming file and line of what cannot be meant."""
+    """names: the columns of tables without a header. number, label_names, among: as `columns.rows` takes them, names also as "NUMBER=NAME".
+
+    drop_overlap: leaves out training rows that are copies of rows of the evaluation, exact or near.
+    Raises DataError naming file and line of what cannot be meant.
+    """
     meant = parse_columns(columns)
+    labels = parse_names(label_names)
 
     def from_(specs: Sequence[str]) -> list[Row]:
-        return list(as_rows(read(specs, header), schema, meant))
+        files = [spec for spec in specs if spec != pydoc_questions.NAME]
+        made = _asked(schema, meant) if len(files) < len(specs) else []
+        found = made + (list(as_rows(read(files, names), schema, meant, number=number, label_names=labels, among=among)) if files else [])
+        if made and found[-1].schema != made[0].schema:
+            raise DataError(
+                f"the source '{pydoc_questions.NAME}' makes {made[0].schema} rows, and {found[-1].where} is a {found[-1].schema} row."
+            )
+        return found
 
     sets = RowSets(from_(sources), from_(held_out) if held_out else [], from_(test) if test else [])
     if not sets.train:
@@ -63,6 +83,25 @@ def load(
         cut = int(share * 2.0**64)
         sides: tuple[list[Row], list[Row]] = [], []
         for row in sets.train:
-            sides[int.from_bytes(row.digest()[:8], "big") < cut].append(row)
-        sets.train, sets.held_out = sides
+            sides[int.from_bytes(row.side()[:8], "big") < cut].append(row)
+        sets.train, sets.held_out = _labels_trained(*sides)
+    if drop_overlap:
+        sets.train, sets.overlapping = without_copies(sets.train, [*sets.held_out, *sets.test])
     return sets
+
+
+def _labels_trained(train: list[Row], held: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Moves rows whose labels no training row has to the training side."""
+    known = {label for row in train for label in labels_of(row)}
+    moved = [row for row in held if not known.issuperset(labels_of(row))]
+    gone = set(map(id, moved))
+    return [*train, *moved], [row for row in held if id(row) not in gone]
+
+
+def _asked(schema: str, columns: Mapping[str, str]) -> list[Row]:
+    """Questions about the standard library, which are chat rows whatever is said. Raises DataError where something else is."""
+    if schema not in ("auto", "chat") or columns:
+        said = f"data.schema = '{schema}'" if schema not in ("auto", "chat") else "data.columns"
+        raise DataError(f"{said} does not go with the source '{pydoc_questions.NAME}': its rows are chat rows already. Leave it out.")
+    made = enumerate(pydoc_questions.rows(), start=1)
+    return [replace(row, where=f"{pydoc_questions.NAME}:{number} ({row.where})") for number, row in made]  # a place is one row's alone

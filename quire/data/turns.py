@@ -90,7 +90,7 @@ def ordered(turns: list[Message], name: str) -> tuple[Message, ...]:
         where, role = f"'{name}[{number}]'", turn.role
         if role == "system":
             if before:
-                raise Wrong(f"{where} is a system turn after a {before} turn; only the first turn may be one.")
+                raise Wrong(f"{where} is a system turn after {_a(before)} turn; only the first turn may be one.")
         elif role == "tool":
             if not open_calls:
                 raise Wrong(f"{where} is a tool's answer, and no call of the assistant before it waits for one.")
@@ -99,20 +99,24 @@ def ordered(turns: list[Message], name: str) -> tuple[Message, ...]:
                 raise Wrong(f"{where} answers the call {shown(turn.tool_call_id)}; the calls that wait are {shown(open_calls)}.")
             del open_calls[at]
         elif open_calls:
-            raise Wrong(f"{where} is a {role} turn, but {len(open_calls)} calls before it have no tool's answer.")
+            raise Wrong(f"{where} is {_a(role)} turn, but {len(open_calls)} calls before it have no tool's answer.")
         elif role == "user":
             if before in ("user", "tool"):
-                raise Wrong(f"{where} is a user turn after a {before} turn; the assistant answers first. Join the two, or mend the row.")
+                raise Wrong(f"{where} is a user turn after {_a(before)} turn; the assistant answers first. Join the two, or mend the row.")
         elif before not in ("user", "tool"):
-            what = f"after a {before} turn" if before else "at the beginning"
+            what = f"after {_a(before)} turn" if before else "at the beginning"
             raise Wrong(f"{where} is an assistant turn {what}; a user turn (or a tool's answer) comes before it.")
         if role == "assistant":
             open_calls = [call.get("id") for call in turn.tool_calls]
         before = role
     if before != "assistant":
-        last = f"ends with a {before} turn" if before else "has no turns"
+        last = f"ends with {_a(before)} turn" if before else "has no turns"
         raise Wrong(f"'{name}' {last}; the assistant must have the last word, for that is what is learned.")
     return tuple(turns)
+
+
+def _a(role: str) -> str:
+    return f"{'an' if role == 'assistant' else 'a'} {role}"
 
 
 def _calls(value: Any, name: str) -> tuple[dict[str, Any], ...]:

@@ -270,10 +270,9 @@ def encode(model: Transformer, sources: Tensor, keep: Tensor | None) -> Tensor:
     """What the encoder makes of sources (R, S), (R, S, D). Rows next to one another are read together as far as the longest of them goes:
     for sources in order of length that leaves little padding to compute."""
     rows, width = sources.shape
-    part = max(1, _TOKENS // width)
-    if keep is None or rows <= part:
+    if keep is None or rows <= max(1, _TOKENS // width):
         return model.encode(sources, AttnContext(keep=keep))
-    memory = torch.zeros((rows, width, model.config.width), dtype=model.embed.weight.dtype, device=sources.device)
+    memory: Tensor | None = None
     at, last = 0, (keep * torch.arange(1, width + 1, device=keep.device)).amax(1).tolist()  # where each row's last token ends
     while at < rows:
         longest = last[at]
@@ -281,15 +280,22 @@ def encode(model: Transformer, sources: Tensor, keep: Tensor | None) -> Tensor:
         while end < rows and max(longest, last[end]) * (end + 1 - at) <= _TOKENS:
             longest = max(longest, last[end])
             end += 1
-        memory[at:end, :longest] = model.encode(sources[at:end, :longest], AttnContext(keep=keep[at:end, :longest]))
+        part = model.encode(sources[at:end, :longest], AttnContext(keep=keep[at:end, :longest]))
+        before = part.shape[1] - longest  # of a soft prompt
+        if memory is None:
+            memory = torch.zeros((rows, before + width, model.config.width), dtype=part.dtype, device=part.device)
+        memory[at:end, : before + longest] = part
         at = end
+    assert memory is not None
     return memory
 
 
 def understands(model: Transformer) -> bool:
     """Whether the lean step computes exactly this model: an encoder-decoder on the CPU, with nothing wrapped or swapped inside."""
     stack, head = model.config.decoder, model.config.head
-    if stack is None or model.config.encoder is None or not isinstance(head, LMHead) or head.softcap or stack.alibi or stack.order:
+    if model.front is not None or stack is None or model.config.encoder is None:
+        return False
+    if not isinstance(head, LMHead) or head.softcap or stack.alibi or stack.order:
         return False
     for layer in stack.layers:
         if layer.wiring not in ("pre", "post") or not isinstance(layer.ffn, FFN) or layer.bare:

@@ -119,7 +119,7 @@ class EncoderEngine:
         if not isinstance(listed, str | bytes) and listed and all(_ids(row) for row in listed):
             rows = rows_of(listed, self.model.config.vocab, most, long)
         elif use == "embed":
-            rows, skip = embed.prompted(self.model, self.contract, replace(how, limit=most), texts_of(listed), kind, long)
+            rows, skip = embed.prompted(self.model.config.context, self.contract, replace(how, limit=most), texts_of(listed), kind, long)
         else:
             rows = read(self.contract, texts_of(listed, "texts or pairs"), most, long)
         return [Reading(row, (use, skip), finish) for row in rows]

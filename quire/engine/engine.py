@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from .. import machine
+from ..adapt import prompt_ids as soft_ids
 from ..binding import Contract
 from ..decode.loop import HeldText, complete, room
 from ..decode.sampler import Sampler
@@ -170,6 +171,9 @@ class Engine:
             raise RecipeError(f"sampling is {str(sampling)[:80]}; allowed: a Sampling. For beams there are model.translate and summarize.")
         vocab = self.model.config.vocab
         ids, source = self._ids(prompt)
+        front = soft_ids(self.model)
+        if front and (self.reads or prompt_logprobs is not None):
+            raise ModelError("a soft prompt is on this model: its engine serves decoders alone, and reports nothing about prompts.")
         if prompt_logprobs is not None:
             prompt_logprobs = asking.whole("prompt_logprobs", prompt_logprobs, 0, vocab, ", and for decoders alone", self.reads)
         sampler = Sampler(sampling, vocab, ids)  # checks the values
@@ -177,7 +181,7 @@ class Engine:
         if after is not None:
             self._check_own(after)
         limit = min(sampling.max_tokens, room(len(ids), self.context, "prompt"))
-        held = -(-(len(ids) + limit) // BLOCK) + -(-len(source or ()) // BLOCK)
+        held = -(-(len(front) + len(ids) + limit) // BLOCK) + -(-len(source or ()) // BLOCK)
         if held > self.blocks.count:
             fit = self.blocks.count * BLOCK
             raise ContextError(
@@ -190,7 +194,7 @@ class Engine:
             asking.claim(constraint)
         return Request(
             engine=self,
-            prompt=ids,
+            prompt=[*front, *ids],
             sampling=sampling,
             limit=limit,
             full="length" if limit == sampling.max_tokens else "context",

@@ -40,12 +40,14 @@ class ModelFolder:
     """An opened model: `path`, `config` (config.json as it is), `family`, `model_config`, `slots` (name on disk -> where it lies).
 
     `unread` are fields of config.json that nothing reads; `ignored` are tensors of the file that are not loaded, each with its reason.
-    `fresh` are parameters that the file does not hold: a new head's.
+    `changed` are fields of config.json that `with_head` put over the file's; `fresh` are parameters that the file does not hold: the new
+    head's.
     """
 
     def __init__(self, path: Path, source: Source, head: Json | None = None) -> None:
         self.path, self.config, self._source = path, source.config | (head or {}), source
-        self._new_head, self.fresh = head is not None, list[str]()
+        self.changed, self.fresh = dict(head or {}), list[str]()
+        self._new_head, self._places = head is not None, list[Entry]()
         config = self.config
         self.family: Family = family_for(config)
         self.unread = _unread(self.family, config)
@@ -56,6 +58,7 @@ class ModelFolder:
         self._check_size()
         self._shapes = {name: tuple(t.shape) for name, t in _laid_out(planned).state_dict().items()}
         self._entries: list[Entry] = entries(self.family.table(planned, config, self.slots.keys()), self._shapes, self.slots.keys())
+        self._places = self._entries
         self._check()
         source.close()
 
@@ -87,6 +90,11 @@ class ModelFolder:
         """Every tensor that is loaded and the parameters that it fills."""
         return tuple(self._entries)
 
+    @property
+    def places(self) -> tuple[Entry, ...]:
+        """Every tensor of such a model and its parameters: `entries`, and those of a new head that the file does not hold."""
+        return tuple(self._places)
+
     def tensor(self, name: str) -> Tensor:
         """The numbers of one of `slots`, as they lie in the file."""
         return self._source.tensor(self._disk_names[name])
@@ -105,7 +113,8 @@ class ModelFolder:
     def _check(self) -> None:
         """Every place filled, every tensor used, every shape right."""
         wanted = {entry.theirs for entry in self._entries}
-        repeats = {name: other for name, other in self.family.same if name in self.slots and name not in wanted}
+        same = () if self._new_head else self.family.same  # an output table of its own belongs to the head that is replaced
+        repeats = {name: other for name, other in same if name in self.slots and name not in wanted}
         for name, other in repeats.items():
             if not self._equal(name, other):
                 raise WeightsError(

@@ -7,10 +7,13 @@ each time it is computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError
 
 _AT_ONCE = 2_000_000  # drawn places held in memory at a time
 
@@ -56,3 +59,23 @@ def ratio_interval(totals: Sequence[float], weights: Sequence[float], *, level: 
         drawn[start : start + rows] = top[places].sum(axis=1) / bottom[places].sum(axis=1)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high), level, n)
+
+
+def drawn_interval(
+    figure: Callable[[npt.NDArray[np.int64]], float], n: int, *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """A figure of any kind with its interval: `figure` is given the numbers of `n` documents that were drawn, some several times.
+
+    A draw of which the figure says nothing (DataError: all the same number) is left out. Raises DataError where all of them say nothing.
+    """
+    value = figure(np.arange(n))
+    generator, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        try:
+            found.append(figure(generator.integers(0, n, size=n)))
+        except DataError:
+            continue
+    if not found:
+        raise DataError(f"{n} documents are too few to say how far their figure may be off.")
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), level, n)

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .. import hub, machine
+from ..adapt import is_prompt, open_adapter, open_prompt, with_its_head
 from ..adapt import merge as merge_active
-from ..adapt import open_adapter
-from ..binding import Contract, bound
+from ..adapt.folder import weights_hash
+from ..binding import Binding, Contract, bound
 from ..errors import RecipeError
 from ..families.folder import ModelFolder
 from ..families.tensors import release
 from ..native.linears import pack_model
 from ..native.pack import Quant
+from ..nn.transformer import Transformer
 from ..types import Chat, Classifier, Embedder, Generator, Scorer
 from .decoder import Decoder
 from .encoder import Encoder
@@ -45,8 +47,8 @@ def load(
 
     dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it. quant: pack a
     decoder's matrices as "int8" or "int4" on the CPU (`identity` then says so); matrices that cannot be packed are named by a warning.
-    adapter: a folder of Quire or PEFT, merged into the weights in memory (`identity` says so too); one that does not record its base
-    opens with a warning.
+    adapter: a folder of Quire or PEFT, with the head that it was trained with; merged into the weights in memory, or, a soft prompt, put
+    before each text (`identity` says so too). One that does not record its base opens with a warning.
     Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names, or an
     adapter of another base),
     RecipeError (a dtype or device that is not there).
@@ -54,25 +56,33 @@ def load(
     folder = hub.locate(path)
     if verify:
         hub.verify(folder)
-    opened = ModelFolder.open(folder)
+    opened = ModelFolder.open(folder) if adapter is None else with_its_head(adapter, ModelFolder.open(folder))
     binding, contract = bound(folder, verify), Contract.open(folder)
     on = machine.device(device)
     model = opened.build(_dtype(dtype, opened, on), on)
-    read = None if adapter is None else open_adapter(adapter, model, opened, binding)
-    if read is not None:
-        merge_active(model)  # plain linears again, so every fused step knows them
-        if read.note:
-            warnings.warn(read.note, stacklevel=2)
+    read, note = ("", "") if adapter is None else _put_on(Path(adapter), model, opened, binding)
+    if note:
+        warnings.warn(note, stacklevel=2)
     left = pack_model(model, quant, release) if quant is not None else ()
     if left:
         warnings.warn(
             f"{len(left)} matrices stay as they are, their columns are no multiple of 32: {', '.join(left[:3])} ...", stacklevel=2
         )
     kinds: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]] = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
-    loaded = kinds[opened.model_config.kind](folder, model, contract, binding)
-    loaded.identity += f"+{read.id[:12]}" if read is not None else ""
+    loaded = kinds[opened.model_config.kind](folder, model, contract, binding, opened.changed)
+    loaded.identity += f"+{read[:12]}" if read else ""
     loaded.identity += f"+{quant}" if quant is not None else ""
     return loaded
+
+
+def _put_on(adapter: Path, model: Transformer, opened: ModelFolder, base: Binding) -> tuple[str, str]:
+    """(the hash of an adapter's weights, what its user should know)."""
+    if is_prompt(adapter):
+        note = open_prompt(adapter, model, opened, base)
+        return weights_hash(adapter), note
+    read = open_adapter(adapter, model, opened, base)
+    merge_active(model)  # plain linears again, so every fused step knows them
+    return read.id, read.note
 
 
 def merge(base: Path | str, adapter: Path | str, folder: Path | str, dtype: Stored | None = None) -> Path:

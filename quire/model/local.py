@@ -40,8 +40,11 @@ Progress = Callable[[int], None] | None  # is called with the number of rows don
 class Local:
     """What the three kinds share."""
 
-    def __init__(self, folder: Path, model: Transformer, contract: Contract, binding: Binding) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, model: Transformer, contract: Contract, binding: Binding, changed: Mapping[str, Any] | None = None
+    ) -> None:
+        """changed: fields of config.json that describe the model instead of the folder's own: those of the head of its adapter."""
+        self.folder, self.changed = folder, dict(changed or {})
         self.model = model
         self.contract = contract
         self.binding = binding
@@ -106,7 +109,7 @@ class Local:
         dtype: of the weights; None is what they have in memory. Raises StorageError for a folder that holds something already.
         """
         lineage = {**self.binding.recorded.get("lineage", {}), "parent": self.identity}
-        save(folder, self.folder, self.model, self.contract, lineage, dtype)
+        save(folder, self.folder, self.changed, self.model, self.contract, lineage, dtype)
         return Path(folder)
 
     # -- a model with a label head -----------------------------------------------------------------------------------------------
@@ -123,7 +126,7 @@ class Local:
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        return read_config(self.folder)
+        return read_config(self.folder) | self.changed
 
     @property
     def labels(self) -> dict[int, str]:

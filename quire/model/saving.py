@@ -15,16 +15,23 @@ from ..errors import RecipeError, StorageError
 from ..families.folder import ModelFolder
 from ..native.linears import packed_bytes
 from ..nn.transformer import Transformer
-from ..tasks.sentence import beside
+from ..tasks.sentence import beside, carry
 
 Stored = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def save(
-    folder: Path | str, source: Path, model: Transformer, contract: Contract, lineage: Mapping[str, Any], dtype: Stored | None
+    folder: Path | str,
+    source: Path,
+    changed: Mapping[str, Any],
+    model: Transformer,
+    contract: Contract,
+    lineage: Mapping[str, Any],
+    dtype: Stored | None,
 ) -> Binding:
-    """Writes `folder`, whole or not at all; source: the folder or GGUF file that the model was opened from, for its config.
+    """Writes `folder`, whole or not at all; source: the folder or GGUF file that the model was opened from, for its config, over which
+    `changed` has other fields.
 
     Raises StorageError for a folder that holds something, RecipeError for a dtype that is not there, ModelError for a source that was
     replaced by another model, or whose modules for vectors are not understood.
@@ -39,13 +46,12 @@ def save(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is not an empty folder. Give a new one.")
     check_plain(model)
-    config, more = ModelFolder.open(source).config, beside(source)
+    config = {**ModelFolder.open(source).config, **changed}
+    beside(source)  # what is not understood is refused before anything is written
     with durable.building(folder) as place:
         ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
         contract.save(place)
-        for name in more:
-            durable.make_folder((place / name).parent)
-            durable.write_bytes(place / name, (source / name).read_bytes())
+        carry(source, place)
     binding = Binding.of(folder, lineage)
     binding.write(folder)
     return binding

@@ -34,6 +34,8 @@ class Seq2Seq(Writer):
     def _chunks(
         self, ids: Sequence[int], source: Sequence[int] | None, sampling: Sampling | None, stop_ids: Sequence[int] = ()
     ) -> Iterator[Chunk]:
+        if self.model.front is not None:  # the engine puts soft prompts before a decoder's texts alone
+            return super()._chunks(ids, source, sampling, stop_ids)
         return self.engine.stream(self.engine.request(source or [], sampling, stop_ids=stop_ids))
 
     def _several(self, starts: Sequence[tuple[list[int], list[int] | None]], sampling: Sampling | None) -> list[Completion]:

@@ -20,6 +20,7 @@ from ..errors import ContextError
 from .blocked import blocked, suits
 from .cache import Cache
 from .config import Attn
+from .dropout import dropped
 from .layers import make_norm
 from .paged import Paged
 from .position import turn
@@ -127,8 +128,8 @@ def attend(
     queries, keys = q.shape[2], k.shape[2]
     if keep is not None or segments is not None or bias is not None:
         mask = build_mask(queries, keys, causal=causal, keep=keep, segments=segments, bias=bias, device=q.device)
-    if suits(q, dropout, causal):
-        return blocked(q, k, v, mask, causal, scale)
+    if suits(q, causal):
+        return blocked(q, k, v, mask, causal, scale, dropout)
     if causal and mask is None and 1 < queries != keys:
         mask = build_mask(queries, keys, causal=True, device=q.device)
     grouped = q.shape[1] != k.shape[1]
@@ -168,7 +169,7 @@ def attend_plain(
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
     weights = scores.softmax(-1)
-    return F.dropout(weights, dropout, dropout > 0) @ v.to(weights.dtype), weights
+    return dropped(weights, dropout) @ v.to(weights.dtype), weights
 
 
 class Attention(nn.Module):

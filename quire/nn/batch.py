@@ -56,13 +56,17 @@ class Batch:
 
         return [part(start) for start in range(0, len(self), rows)]
 
-    def trimmed(self) -> Batch:
-        """The same without the last columns that no row keeps."""
+    def take(self, rows: Tensor) -> Batch:
+        """Some of the rows, by number or as a mask (B,)."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def trimmed(self, multiple: int = 1) -> Batch:
+        """The same without the last columns that no row keeps, down to a multiple of so many columns."""
         source = None if self.source is None else self.source.trimmed()
         if self.keep is None:
             return self if source is self.source else replace(self, source=source)
         whole = self.tokens.shape[1]
-        width = int(self.keep.any(0).nonzero()[-1]) + 1
+        width = min(whole, -(-(int(self.keep.any(0).nonzero()[-1]) + 1) // multiple) * multiple)
         if width == whole:
             return replace(self, source=source)
 

@@ -43,6 +43,12 @@ class Cache:
                 "Make it larger (up to the model's context) or cut the text."
             )
 
+    def widen(self, positions: int) -> None:
+        """Room for so many more positions, in a cache that holds nothing yet."""
+        self.capacity += positions
+        for part in (self.keys, self.values):
+            part[:] = [old.new_zeros((*old.shape[:2], self.capacity, old.shape[3])) for old in part]
+
     def write(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (B, K, T, C) of this layer at `length` and return all keys and values so far (B, K, S, C).
 

@@ -12,11 +12,11 @@ Shapes: R rows of the table that occur, otherwise as in `attention`.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import Attention, Frame
 from .config import Attn, Conv, Distances, Norm
+from .dropout import dropped
 from .layers import make_norm
 from .products import Linear, activate
 
@@ -66,7 +66,7 @@ class DisentangledAttention(Attention):
         mask, (vectors, index) = super()._mask(q, k, frame), frame.distances
         vectors = vectors.unsqueeze(0)  # (1, R, D)
         if self.vector_dropout and self.training:
-            vectors = F.dropout(vectors, self.vector_dropout)
+            vectors = dropped(vectors, self.vector_dropout)
         size = (*q.shape[:3], k.shape[2])  # (B, H, T, S)
         bias = q.new_zeros(())
         if self.kind.key:
@@ -95,5 +95,5 @@ class Convolution(nn.Module):
             first = first.masked_fill(~keep.unsqueeze(-1), 0.0)
         y = self.mix(first.transpose(1, 2)).transpose(1, 2)
         if self.dropout and self.training:
-            y = F.dropout(y, self.dropout)
+            y = dropped(y, self.dropout)
         return self.norm(x + activate(self.act, y))

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import ModelError
 from .batch import IGNORE
 from .config import LabelHead, LMHead, MLMHead, ModelConfig
+from .dropout import dropped
 from .layers import LayerNorm, make_norm
 from .products import Linear, activate, product
 
@@ -77,7 +78,7 @@ class LabelHeadModule(nn.Module):
         self.classifier = Linear(width, head.labels, head.bias)
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropped(x, self.dropout) if self.dropout and self.training else x
 
     def pool(self, hidden: Tensor, keep: Tensor | None) -> Tensor:
         """The state (B, D) that stands for each row; keep (B, T) is False on padding."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .config import FFN, Norm
+from .dropout import dropped
 from .products import Linear, activate
 
 
@@ -109,5 +110,5 @@ class FeedForward(nn.Module):
         if self.gate is not None:
             hidden = hidden * self.up(x)
         if self.dropout and self.training:
-            hidden = F.dropout(hidden, self.dropout)
+            hidden = dropped(hidden, self.dropout)
         return self.down(hidden)

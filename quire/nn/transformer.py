@@ -15,6 +15,7 @@ parallel-one   x = x + attn(n) + ffn(n), n = norm(x)          (Phi)
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from .attention import Attention, AttnContext, Frame, build_mask
 from .batch import Batch
 from .config import Attn, Layer, ModelConfig, MoE, Stack
 from .disentangled import Convolution, DisentangledAttention, DistanceTable
+from .dropout import dropped
 from .heads import make_head
 from .layers import FeedForward, make_norm
 from .moe import Experts
@@ -57,7 +59,7 @@ class Block(nn.Module):
         self.norm_ffn_out = make_norm(layer.norm, config.width) if sandwich else None
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropped(x, self.dropout) if self.dropout and self.training else x
 
     def _feed(self, x: Tensor, frame: Frame) -> Tensor:
         return self.ffn(x, frame.routing) if isinstance(self.ffn, Experts) else self.ffn(x)
@@ -190,7 +192,7 @@ class Layers(nn.Module):
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+        return dropped(x, self.dropout) if self.dropout and self.training else x
 
     def _places(self, x: Tensor, ctx: AttnContext) -> Tensor:
         """Rows of the position table for tokens x (B, T, D): (T, D) or (B, T, D)."""
@@ -215,6 +217,21 @@ class Layers(nn.Module):
         return x if self.norm is None else self.norm(x)
 
 
+class Front(Protocol):
+    """What stands before every text that a model reads: a soft prompt (`adapt.soft_prompt`, `adapt.prefix`)."""
+
+    def enter(
+        self, tokens: Tensor, ctx: AttnContext, types: Tensor | None = None
+    ) -> tuple[Tensor, AttnContext, Tensor | None, int]:
+        """The same with the prompt before it, and how many hidden states it puts before those of the text."""
+
+    def seen(self, keep: Tensor | None) -> Tensor | None:
+        """What an encoder's reader may look at, keep (B, S), with the prompt before it."""
+
+    def settle(self) -> None:
+        """Another adapter computes from now on."""
+
+
 class Transformer(nn.Module):
     """A model of any kind, by its config. Weights are whatever torch made them: call `initialise`, or load."""
 
@@ -227,6 +244,7 @@ class Transformer(nn.Module):
         self.encoder = Layers(config.encoder, config) if config.encoder else None
         self.decoder = Layers(config.decoder, config) if config.decoder else None
         self.head = make_head(config, self.embed)
+        self.front: Front | None = None
 
     def _run(
         self,
@@ -247,10 +265,13 @@ class Transformer(nn.Module):
         return stack(x, stack.frame(x, ctx, memory, memory_keep), recompute)
 
     def encode(self, tokens: Tensor, ctx: AttnContext | None = None, types: Tensor | None = None) -> Tensor:
-        """tokens, types (B, T) -> hidden states of the encoder (B, T, D)."""
+        """tokens, types (B, T) -> hidden states of the encoder (B, T, D), those of a soft prompt before them."""
         if self.encoder is None:
             raise ContextError("This model has no encoder: it is a decoder alone.")
-        return self._run(self.encoder, tokens, ctx or AttnContext(), types)
+        ctx = ctx or AttnContext()
+        if self.front is not None:
+            tokens, ctx, types, _ = self.front.enter(tokens, ctx, types)
+        return self._run(self.encoder, tokens, ctx, types)
 
     def decode(
         self,
@@ -265,13 +286,17 @@ class Transformer(nn.Module):
         """
         if self.decoder is None:
             raise ContextError("This model has no decoder: it is an encoder alone and writes nothing.")
-        ctx = ctx or AttnContext()
+        ctx, before = ctx or AttnContext(), 0
+        if self.front is not None and self.encoder is None:
+            tokens, ctx, _, before = self.front.enter(tokens, ctx)
+        elif self.front is not None:
+            memory_keep = self.front.seen(memory_keep)
         if ctx.cache is not None:
             ctx.cache.room(tokens.shape[1])
         hidden = self._run(self.decoder, tokens, ctx, None, memory, memory_keep)
         if ctx.cache is not None:
             ctx.cache.advance(tokens.shape[1])
-        return hidden
+        return hidden[:, before:] if before else hidden
 
     def forward(self, batch: Batch, ctx: AttnContext | None = None) -> Tensor:
         """Hidden states (B, T, D) of the last stack. `ctx` overrides the batch, field by field."""

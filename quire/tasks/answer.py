@@ -64,16 +64,35 @@ def answer(
     for name, value, low in (("top", top, 1), ("length", length, 1), ("stride", stride, 0), ("longest", longest, 1)):
         if value < low:
             raise RecipeError(f"{name} is {value}; allowed is {low} and more.")
-    length = min(length, model.config.context)
-    contexts = [pieces(contract, context) for _, context in pairs]
-    rows: list[Window] = []
-    for number, ((question, _), context) in enumerate(zip(pairs, contexts)):
-        rows += _windows(contract, number, contract.tokenizer.encode(question), context, length, min(stride, length // 2))
-    logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), budget(model), progress)
-    found: list[list[Answer]] = [[] for _ in pairs]
-    for number, group in groupby(zip(rows, logits), key=lambda pair: pair[0].number):
-        found[number] = _best(list(group), pairs[number][1], contexts[number], top, longest, no_answer)
-    return found
+    read = Read(contract, pairs, min(length, model.config.context), stride)
+    return read.best(read.logits(model, progress), top, longest, no_answer)
+
+
+class Read:
+    """Pairs as a model reads them: `contexts`, one a pair, and the `windows` of all, in order. Training reads by this too.
+
+    length, stride: as of `answer`. Raises ContextError for a question that leaves no room for context.
+    """
+
+    def __init__(self, contract: Contract, pairs: Sequence[tuple[str, str]], length: int, stride: int) -> None:
+        self.contract, self.pairs = contract, pairs
+        known = {context: pieces(contract, context) for context in dict.fromkeys(context for _, context in pairs)}
+        self.contexts = [known[context] for _, context in pairs]
+        self.windows: list[Window] = []
+        for number, ((question, _), context) in enumerate(zip(pairs, self.contexts)):
+            ids = contract.tokenizer.encode(question)
+            self.windows += _windows(contract, number, ids, context, length, min(stride, length // 2))
+
+    def logits(self, model: Transformer, progress: Callable[[int], None] | None = None) -> list[npt.NDArray[np.float32]]:
+        """Logits (T, 2) of each window."""
+        return by_length(self.windows, lambda part: _rows(model, part, self.contract.decoder_start), budget(model), progress)
+
+    def best(self, logits: Sequence[npt.NDArray[np.float32]], top: int, longest: int, no_answer: bool) -> list[list[Answer]]:
+        """The answers to each pair, best first."""
+        found: list[list[Answer]] = [[] for _ in self.pairs]
+        for number, group in groupby(zip(self.windows, logits), key=lambda pair: pair[0].number):
+            found[number] = _best(list(group), self.pairs[number][1], self.contexts[number], top, longest, no_answer)
+        return found
 
 
 def _rows(model: Transformer, windows: list[Window], start: int | None) -> list[npt.NDArray[np.float32]]:

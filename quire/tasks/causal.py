@@ -11,6 +11,7 @@ mask    its own document alone: `segments` number the documents of a row and `po
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -66,13 +67,7 @@ class Causal:
         return {"lm": int((batch.labels["lm"] != IGNORE).sum())}
 
     def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
-        moe = model.config.moe if isinstance(model, Transformer) and model.training else None
-        if moe is None or not moe.balance:
-            return {"lm": token_loss(model.head, model(batch), batch.labels["lm"], chunk)}
-        routing: list[Tensor] = []
-        loss, count = token_loss(model.head, model(batch, AttnContext(routing=routing)), batch.labels["lm"], chunk)
-        # As a mean over the tokens: the figure of training includes it, held-out figures do not.
-        return {"lm": (loss + moe.balance * count * balance_loss(routing, moe, batch.keep), count)}
+        return {"lm": next_token_loss(model, batch, chunk)}
 
     @property
     def lengths(self) -> Array:
@@ -86,3 +81,18 @@ class Causal:
         separator = self.separator if self.boundaries == "mask" else None
         scored = score_stream(model, view, self.context, self.lengths, limit=limit, rows=rows, separator=separator)
         return {"bits_per_byte": scored.bits_per_byte, "loss": scored.loss, "tokens": float(scored.tokens)}
+
+
+def next_token_loss(model: nn.Module, batch: Batch, chunk: int = 0) -> Term:
+    """The summed loss of labels["lm"], with what keeps experts evenly used where a model that learns has some.
+
+    Padding, if any, stands to the right, where no token of the text looks: without a mask the causal kernel runs.
+    """
+    rows = replace(batch, keep=None)
+    moe = model.config.moe if isinstance(model, Transformer) and model.training else None
+    if moe is None or not moe.balance:
+        return token_loss(model.head, model(rows), batch.labels["lm"], chunk)
+    routing: list[Tensor] = []
+    loss, count = token_loss(model.head, model(rows, AttnContext(routing=routing)), batch.labels["lm"], chunk)
+    # As a mean over the tokens: the figure of training includes it, held-out figures do not.
+    return loss + moe.balance * count * balance_loss(routing, moe, batch.keep), count

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..binding.contract import Contract
 from ..errors import RecipeError
 from ..nn.attention import AttnContext
+from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from .lengths import by_length
 from .reading import Long, Row, budget, encoded, padded, read, several
@@ -53,13 +54,13 @@ def embed(
     progress: Callable[[int], None] | None = None,
 ) -> Floats:
     """(N, D) in fp32. kind: which of the folder's prompts stands before each text. Errors as in `reading.read`."""
-    rows, skip = prompted(model, contract, how, texts, kind, long, cut)
+    rows, skip = prompted(model.config.context, contract, how, texts, kind, long, cut)
     found = by_length(rows, lambda part: vectors(model, part, how, skip), budget(model), progress)
     return np.stack(found) if found else np.empty((0, size(model, how)), dtype=np.float32)
 
 
 def prompted(
-    model: Transformer,
+    context: int,
     contract: Contract,
     how: Sentence,
     texts: Sequence[str],
@@ -67,10 +68,13 @@ def prompted(
     long: Long = "error",
     cut: list[int] | None = None,
 ) -> tuple[list[Row], int]:
-    """(rows as they are read, how many tokens at the beginning of each are not pooled). Arguments and errors as in `embed`."""
+    """(rows as they are read, how many tokens at the beginning of each are not pooled). Arguments and errors as in `embed`.
+
+    context: the longest row that the model reads; the folder's own limit holds beside it.
+    """
     several(texts)
     prompt = how.prompt(kind)
-    limit = min(how.limit or model.config.context, model.config.context)
+    limit = min(how.limit or context, context)
     asked = [prompt + text for text in texts]
     if how.lower:  # letter by letter, as the tokenizers library does: Python's own looks at what stands beside a sigma
         asked = ["".join(map(str.lower, text)) for text in asked]
@@ -113,17 +117,22 @@ def near(how: Sentence, queries: Floats, texts: Floats) -> Floats:
 @torch.inference_mode()
 def vectors(model: Transformer, rows: Sequence[Row], how: Sentence, skip: int = 0) -> Floats:
     """(B, D) of rows; the first `skip` tokens of each are read and not pooled."""
-    made = padded(model, rows)
-    context = AttnContext(keep=made.keep)
+    return np.asarray(pooled(model, padded(model, rows), how, skip).cpu().numpy())
+
+
+def pooled(model: Transformer, made: Batch, how: Sentence, skip: int | Tensor = 0) -> Tensor:
+    """(B, D) of a batch, in fp32 whatever autocast says: what is served and what is trained. skip: as in `vectors`, or (B,)."""
+    context = AttnContext(positions=made.positions, keep=made.keep)
     hidden = model.decode(made.tokens, context) if model.encoder is None else model.encode(made.tokens, context, made.types)
     counted = made.keep
-    if skip:
-        counted = torch.ones_like(made.tokens, dtype=torch.bool) if counted is None else counted.clone()
-        counted[:, :skip] = False
-    x = torch.cat([pool(hidden, counted, mode) for mode in how.pools], -1)
-    for step in how.steps:
-        x = F.normalize(x, dim=-1) if isinstance(step, str) else _dense(x, step)
-    return np.asarray(x.cpu().numpy())
+    if isinstance(skip, Tensor) or skip:
+        text = torch.arange(made.tokens.shape[1], device=hidden.device) >= (skip[:, None] if isinstance(skip, Tensor) else skip)
+        counted = text.expand(made.tokens.shape) if counted is None else counted & text
+    with torch.autocast(hidden.device.type, enabled=False):
+        x = torch.cat([pool(hidden, counted, mode) for mode in how.pools], -1)
+        for step in how.steps:
+            x = F.normalize(x, dim=-1) if isinstance(step, str) else _dense(x, step)
+    return x
 
 
 def pool(hidden: Tensor, counted: Tensor | None, mode: str) -> Tensor:

@@ -9,6 +9,7 @@ Format: https://sbert.net (sentence-transformers 6).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .. import durable
 from ..binding.weights import read_header
 from ..errors import ModelError, RecipeError
 from ..text.definition import parse_json, read_json, read_optional
@@ -147,6 +149,30 @@ def beside(folder: Path) -> list[Path]:
     own = [Path(name) for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")]
     inside = [place.relative_to(folder) / name for place in modules if place != folder for name in ("config.json", "model.safetensors")]
     return [name for name in [*own, *inside] if (folder / name).is_file()]
+
+
+def carry(source: Path, folder: Path) -> bool:
+    """Copies what makes a sentence model of `source` into `folder`; False where there is nothing of the kind."""
+    more = beside(source)
+    for name in more:
+        durable.make_folder((folder / name).parent)
+        durable.write_bytes(folder / name, (source / name).read_bytes())
+    return bool(more)
+
+
+def write_plain(folder: Path, width: int, limit: int) -> None:
+    """Makes a sentence model of the transformer in `folder`: the mean of all tokens, normalised, of texts of at most `limit` tokens."""
+    names = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    listed = [
+        {"idx": number, "name": str(number), "path": place, "type": f"sentence_transformers.models.{name}"}
+        for number, (name, place) in enumerate(names)
+    ]
+    durable.make_folder(folder / "1_Pooling")
+    durable.write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True})
+    durable.make_folder(folder / "2_Normalize")
+    durable.write_json(folder / "2_Normalize" / "config.json", {})
+    durable.write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
+    durable.write_text(folder / "modules.json", json.dumps(listed, indent=2) + "\n")
 
 
 _POOLING_KEYS = {"word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *_OLD_POOLS}

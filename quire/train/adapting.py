@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..adapt import LoRA, attach, attach_prompt, merge, prompted, quantize_model, save_adapter, save_prompt, trainable, unmerge
-from ..binding import Binding
+from ..adapt import LoRA, attach, attach_prompt, merge, quantize_model, save_adapter, save_prompt, trainable, unmerge
+from ..adapt.folder import CONFIG
+from ..binding import Binding, Contract
 from ..errors import RecipeError, nearest
 from ..families import ModelFolder
-from ..nn.batch import Batch
+from ..families.tensors import release
 from ..nn.transformer import Transformer
 from ..text.tokenizer import Tokenizer
-from .recipe import AdaptPart
+from .recipe import AdaptPart, TrainRecipe
 
+Also = Callable[[Path], None]
 LOW_RANK, PROMPTS = ("lora", "qlora"), ("prompt", "p-tuning")
+
+
+def settle(recipe: TrainRecipe) -> None:
+    """Raises RecipeError for a combination that cannot be meant."""
+    part, method = recipe.adapt, recipe.adapt.method
+    if method != "full" and not recipe.model.start:
+        raise RecipeError(f"adapt.method = '{method}' adapts a model that is there: give its folder or name with model.start.")
+    if method != "full" and part.frozen:
+        raise RecipeError(f"adapt.frozen = {part.frozen} is for adapt.method = full; with {method} the whole base is frozen already.")
+    shared = "data.pack = true" if recipe.data.pack else "data.boundaries = 'mask'" if recipe.data.boundaries == "mask" else ""
+    if part.positions and shared:
+        raise RecipeError(f"adapt.method = '{method}' puts a prompt before each row, and with {shared} several texts share one.")
+    if not 0 < recipe.optim.layer_decay <= 1 or recipe.optim.head_rate <= 0:
+        raise RecipeError(
+            f"optim.layer_decay = {recipe.optim.layer_decay} must be above 0 and at most 1, "
+            f"optim.head_rate = {recipe.optim.head_rate} above 0"
+        )
 
 
 class Adapter:
@@ -29,15 +50,16 @@ class Adapter:
         """The model as it is trained. dtype: what products are made in; a frozen base is held in it where its file is."""
         part, method = self.part, self.part.method
         stored = {slot.dtype for slot in self.opened.slots.values()}
-        narrow = method != "full" and dtype == torch.bfloat16 and stored == {"BF16"}
+        narrow = stored == {"BF16"} and (method == "qlora" or (method != "full" and dtype == torch.bfloat16))
         model = self.opened.build(torch.bfloat16 if narrow else torch.float32, seed=seed)
         draw = torch.Generator().manual_seed(seed)
         if method == "full":
             freeze(model, part.frozen)
-        elif part.frozen:
-            raise RecipeError(f"adapt.frozen = {part.frozen} is for adapt.method = full; with {method} the whole base is frozen already.")
         if method == "qlora":
-            quantize_model(model, compute=dtype if dtype != torch.float32 else torch.bfloat16)
+            # One matrix after the other: what was packed gives its pages back, so the base is never in memory whole.
+            quantize_model(model, compute=dtype if dtype != torch.float32 else torch.bfloat16, dropped=release)
+            if dtype == torch.float32:
+                model.float()
         if method in LOW_RANK:
             spec = LoRA(part.rank, part.alpha, part.dropout, part.targets, part.stabilised, part.dora)
             attach(model, spec, self.opened, generator=draw)
@@ -46,16 +68,17 @@ class Adapter:
             attach_prompt(model, part.tokens, text=text, hidden=part.hidden if method == "p-tuning" else 0, generator=draw)
         return model
 
+    def _stored(self) -> torch.dtype | None:
+        """Of the merged model's file: a base of 16 bits that was adapted stays one; None is as the model is in memory."""
+        kinds = {slot.dtype for slot in self.opened.slots.values()}
+        return torch.bfloat16 if kinds == {"BF16"} and self.part.method in LOW_RANK else None
+
     def said(self, model: Transformer) -> list[str]:
         """For a person, before training."""
         lines = [trainable(model)]
         if self.opened.fresh:
             lines.append(f"new, drawn from the seed: {', '.join(self.opened.fresh)}")
         return lines
-
-    def enter(self, model: Transformer, batch: Batch) -> Batch:
-        """A batch as this model reads it: with a soft prompt in front."""
-        return prompted(model, batch) if self.part.method in PROMPTS else batch
 
     def write(self, path: Path, model: Transformer) -> None:
         """The adapter's own folder; nothing for a model that was trained whole."""
@@ -64,13 +87,27 @@ class Adapter:
         elif self.part.method in PROMPTS:
             save_prompt(path, model, self.opened, self.base)
 
-    def merged(self, model: Transformer, path: Path, config: dict[str, object]) -> None:
-        """Writes the whole model with the adapter's work in its weights. A soft prompt cannot be merged: the base stands beside it."""
+    def leave(self, path: Path, model: Transformer, contract: Contract, lineage: dict[str, Any], also: Also | None = None) -> Path | None:
+        """Writes `path`, the whole model with the adapter's work in its weights, and the adapter's own folder beside it.
+
+        also: writes what else belongs to the model. A soft prompt cannot be merged into weights, and the base without it would answer as if
+        nothing had been learned: then the adapter is all that is written, and None is returned.
+        """
+        beside = path.with_name("adapter")
+        if not (beside / CONFIG).is_file():  # a kill may have come between the two
+            self.write(beside, model)
+        if self.part.method in PROMPTS:
+            return None
         taken = merge(model)
         try:
-            ModelFolder.save(path, model, config)
+            ModelFolder.save(path, model, self.opened.config, dtype=self._stored())
         finally:
             unmerge(model, taken)
+        if also is not None:
+            also(path)
+        contract.save(path)
+        Binding.of(path, lineage | {"base": self.base.id}).write(path)
+        return path
 
 
 def freeze(model: Transformer, patterns: tuple[str, ...]) -> None:

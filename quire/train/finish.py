@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..binding import Binding, Contract
+from ..binding.contract import chatml
+from ..data.shards import Shard
 from ..families import ModelFolder
 from ..metrics.compressors import compressors
 from ..nn.transformer import Transformer
 from ..tasks.causal import Causal
-from ..data.shards import Shard
 from ..tasks.score import score_files, score_stream, total
 from ..tasks.task import Task
-from ..text.template import CHATML, Template
 from ..text.tokenizer import Tokenizer
 from .meters import finite
 
@@ -40,13 +40,10 @@ def evaluate(task: Task, tokenizer: Tokenizer, shard: Shard | None, model: Trans
 def write_model(path: Path, tokenizer: Tokenizer, model: Transformer, config: dict[str, Any], lineage: dict[str, Any]) -> None:
     """config.json, weights, tokenizer, template, stop rule and binding: a folder that other tools open as it is."""
     ModelFolder.save(path, model, config)
-    start = tokenizer.pad if model.config.kind == "seq2seq" else None
-    Contract(tokenizer, template(tokenizer), decoder_start=start).save(path)
+    new_contract(tokenizer, model).save(path)
     Binding.of(path, lineage).write(path)
 
 
-def template(tokenizer: Tokenizer) -> Template | None:
-    """ChatML where the tokenizer has reserved its marks; None leaves a base model without a template."""
-    if {"<|im_start|>", "<|im_end|>"} <= set(tokenizer.special_tokens):
-        return Template(CHATML, tokenizer.special)
-    return None
+def new_contract(tokenizer: Tokenizer, model: Transformer) -> Contract:
+    """Of a model that is not one of another folder."""
+    return Contract(tokenizer, chatml(tokenizer), decoder_start=tokenizer.pad if model.config.kind == "seq2seq" else None)

@@ -1,10 +1,10 @@
 """The run folder: every path of it, its lock, and the few files that say what a run is and how far it has come.
 
-    recipe.toml      fully resolved; what was measured (steps, compile) is frozen into it before the first step
-    plan.json        parameters, memory, tokens and time as planned
-    environment.json what the bits depend on: versions, processor, threads
-    status.json      running, finished, stopped or failed, at which step
-    metrics.jsonl samples.jsonl surprise.jsonl evaluation.json data/ tokenizer/ checkpoints/ model/
+recipe.toml      fully resolved; what was measured (steps, compile) is frozen into it before the first step
+plan.json        parameters, memory, tokens and time as planned
+environment.json what the bits depend on: versions, processor, threads
+status.json      running, finished, stopped or failed, at which step
+metrics.jsonl samples.jsonl surprise.jsonl evaluation.json data/ tokenizer/ checkpoints/ model/
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
     @classmethod
     def fresh(cls, path: Path | str) -> RunFolder:
         """A folder for a new run. Raises RecipeError when a run, or anything else, is in it already."""
@@ -81,7 +85,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Clears what a kill left half-written. Call it under the lock."""
-        for folder in (self.path, self.checkpoints, self.data, self.tokenizer, self.model):
+        for folder in (self.path, self.checkpoints, self.data, self.tokenizer, self.model, self.adapter):
             if folder.is_dir():
                 durable.sweep(folder)
 
@@ -89,7 +93,7 @@ class RunFolder:
         """Empties the folder of a run that failed before its plan was made, so that a mended recipe can take its place."""
         if (self.path / "plan.json").exists():
             return
-        for path in (self.recipe, *(self.path / name for name in ("data.json", "tokenizer_report.json", "environment.json"))):
+        for path in (self.recipe, *(self.path / name for name in ("data.json", "adapt.json", "tokenizer_report.json", "environment.json"))):
             path.unlink(missing_ok=True)
         for folder in (self.data, self.tokenizer, self.path / "start"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -93,13 +93,13 @@ def finite(value: Any) -> Any:
 
 
 def rewind(folder: Path, step: int) -> None:
-    """Drops every line of the run that was written after `step`, and a last line that a kill left unfinished."""
+    """Drops every line of the run that was written after `step`, and a last line that a kill left unfinished; at 0 it begins anew."""
     for name in LINES:
         path = folder / name
         if path.exists():
             import json
 
-            rows = [row for row in durable.read_lines(path) if row["step"] <= step]
+            rows = [row for row in durable.read_lines(path) if row["step"] <= step and step]
             durable.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

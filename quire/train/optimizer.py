@@ -11,6 +11,7 @@ width 128, which is a twenty-fifth of a training step there, and nothing or less
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -18,13 +19,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..adapt.lora import LowRank
+from ..adapt.soft_prompt import PromptVectors
 from ..errors import CheckpointError
 from ..nn.heads import LMHeadModule, MLMHeadModule
 from ..nn.position import RelativeBias
 from .recipe import OptimPart
 
-Kind = Literal["table", "vector", "head", "hidden"]
+Kind = Literal["table", "vector", "head", "adapter", "hidden"]
 MOMENTUM = 0.95  # Muon's, as its authors set it
+_LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.")
+_CLOSING = re.compile(r"(encoder|decoder)\.norm\.")
 
 
 @dataclass(frozen=True)
@@ -38,19 +43,24 @@ class Group:
 
 
 def kinds(model: nn.Module) -> dict[str, Kind]:
-    """What each trainable parameter is: a table that is looked up, a vector (norm or bias), a matrix of the head, or a hidden matrix."""
+    """What each trainable parameter is: a table that is looked up, a vector (norm or bias), a matrix of the head, of an adapter, or hidden.
+
+    Muon is for hidden matrices alone: it makes an update's singular values equal, and an adapter's update is the product of two matrices,
+    of which it would see one at a time. Vectors of a soft prompt are looked up as tokens are.
+    """
     found: dict[str, Kind] = {}
     for path, module in model.named_modules():
         inside_head = path.split(".")[0] == "head" or isinstance(module, LMHeadModule | MLMHeadModule)
+        adapter = isinstance(module, LowRank) or ".network." in path
         for name, parameter in module.named_parameters(path, recurse=False):
             if not parameter.requires_grad or name in found:
                 continue
-            if isinstance(module, nn.Embedding | RelativeBias):
+            if isinstance(module, nn.Embedding | RelativeBias | PromptVectors):
                 found[name] = "table"
             elif parameter.ndim < 2:
                 found[name] = "vector"
             else:
-                found[name] = "head" if inside_head else "hidden"
+                found[name] = "adapter" if adapter else "head" if inside_head else "hidden"
     shared = {name for name, _ in model.named_parameters()}  # a tied weight is named once, by its first owner
     return {name: kind for name, kind in found.items() if name in shared}
 
@@ -59,18 +69,43 @@ def groups(model: nn.Module, part: OptimPart) -> list[Group]:
     """The optimizer's groups in a fixed order; every trainable parameter is in exactly one."""
     of_kind = kinds(model)
     by_muon = {name for name, kind in of_kind.items() if kind == "hidden" and part.name == "muon"}
-    decayed = {name for name, kind in of_kind.items() if kind in ("hidden", "head")} - by_muon
+    decayed = {name for name, kind in of_kind.items() if kind in ("hidden", "head", "adapter")} - by_muon
     rest = set(of_kind) - by_muon - decayed
+    rates = shares(model, part)
 
-    def named(chosen: set[str]) -> tuple[str, ...]:
-        return tuple(name for name in of_kind if name in chosen)
+    def split(rule: Literal["adamw", "muon"], chosen: set[str], lr: float, decay: float) -> Iterator[Group]:
+        """One group a learning rate, the highest first."""
+        for share in sorted({rates[name] for name in chosen}, reverse=True):
+            yield Group(rule, tuple(name for name in of_kind if name in chosen and rates[name] == share), lr * share, decay)
 
-    every = [
-        Group("muon", named(by_muon), part.muon_lr, part.weight_decay * part.lr / part.muon_lr if part.muon_lr else 0.0),
-        Group("adamw", named(decayed), part.lr, part.weight_decay),
-        Group("adamw", named(rest), part.lr, 0.0),
+    return [
+        *split("muon", by_muon, part.muon_lr, part.weight_decay * part.lr / part.muon_lr if part.muon_lr else 0.0),
+        *split("adamw", decayed, part.lr, part.weight_decay),
+        *split("adamw", rest, part.lr, 0.0),
     ]
-    return [group for group in every if group.names]
+
+
+def shares(model: nn.Module, part: OptimPart) -> dict[str, float]:
+    """The share of the learning rate that each trainable parameter has, by name; adapters have that of what they adapt.
+
+    The head, and what closes a stack, has 1 (the head times `head_rate`), the top layer of each stack `layer_decay`, each layer down so
+    many times what the one above it has, and embeddings what a layer below the first would have.
+    """
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    places = {name: _LAYER.match(name) for name, _ in model.named_parameters()}
+    layers: dict[str, int] = {}
+    for found in filter(None, places.values()):
+        layers[found[1]] = max(layers.get(found[1], 0), int(found[2]) + 1)
+    bottom = max(layers.values(), default=0) + 1
+
+    def share(name: str) -> float:
+        if name.startswith("head."):
+            return part.head_rate
+        if (found := places[name]) is not None:
+            return float(part.layer_decay ** (layers[found[1]] - int(found[2])))
+        return 1.0 if _CLOSING.match(name) else float(part.layer_decay**bottom)
+
+    return {name: share(name) for name in names}
 
 
 def schedule(part: OptimPart, step: int, steps: int) -> float:

@@ -38,17 +38,15 @@ class Watcher(Protocol):
     def told(self) -> None: ...
 
 
-class Enter(Protocol):
-    """A batch as the model reads it: with a soft prompt in front, where it has one."""
-
-    def __call__(self, model: Transformer, batch: Batch) -> Batch: ...
-
-
 class Parts(Protocol):
     """Everything that a run reads, its model with the first weights, and how it ends."""
 
     @property
     def task(self) -> Objective: ...
+    @property
+    def objective(self) -> Objective:
+        """What is minimised: the task's own loss, or that and a teacher's (`tasks.tuning.distil`)."""
+
     @property
     def loader(self) -> Data: ...
     @property
@@ -62,7 +60,9 @@ class Parts(Protocol):
         """Tokens of the longest row of a batch."""
 
     @property
-    def enter(self) -> Enter: ...
+    def base(self) -> str:
+        """The id of the binding of the model that training begins from; "" for first weights of a seed."""
+
     def steps(self, part: TrainPart) -> int:
         """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
 
@@ -70,5 +70,6 @@ class Parts(Protocol):
     def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
         """The held-out figures that are quoted."""
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        """The model folder that leaves the house, with its contract and binding."""
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        """Writes the model folder that leaves the house, with its contract and binding, and returns it; None where there is an adapter
+        alone."""

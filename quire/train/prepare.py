@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import durable
+from .. import durable, hub
+from ..binding import Contract, bound
 from ..data import check, shards, sources
 from ..data.batches import Loader
 from ..data.shards import Shard
@@ -23,15 +24,17 @@ from ..families import ModelFolder, family_for
 from ..families.family import FAMILIES
 from ..nn.config import ModelConfig
 from ..nn.transformer import Transformer
-from ..tasks.task import Task, make
+from ..tasks.task import Objective, Task, make
 from ..text import training
 from ..text.report import report_stream
 from ..text.tokenizer import Tokenizer
-from . import tuning
-from .finish import evaluate, write_model
+from . import adapting, conflicts, teacher, tuning
+from .adapting import Adapter
+from .defaults import BUDGETS, SUPERVISED
+from .finish import evaluate, new_contract, write_model
 from .folder import RunFolder
-from .parallel import Compute
-from .parts import Enter, Parts
+from .parallel import TORCH, Compute
+from .parts import Parts
 from .recipe import TrainPart, TrainRecipe
 from .scratch import first_weights, new_config
 from .watch import Watch
@@ -39,7 +42,6 @@ from .watch import Watch
 Say = Callable[[str], None]
 _KIND = {"causal": "decoder", "masked": "encoder", "denoise": "seq2seq"}
 _PLURAL = {"decoder": "decoders", "encoder": "encoders", "seq2seq": "encoder-decoders"}
-_BUDGETS = ("steps", "tokens", "epochs", "minutes")
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,16 @@ class Prepared:
     train: Shard
     held_out: Shard | None
     task: Task
+    objective: Objective
     loader: Loader
     config: dict[str, Any]  # the model's config.json
     model: Transformer
-    enter: Enter = lambda model, batch: batch
+    adapter: Adapter | None = None  # of `model.start`
+    contract: Contract | None = None  # that of `model.start`, where its tokenizer stays
+
+    @property
+    def base(self) -> str:
+        return "" if self.adapter is None else self.adapter.base.id
 
     @property
     def corpus(self) -> str:
@@ -73,17 +81,20 @@ class Prepared:
     def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
         return evaluate(self.task, self.tokenizer, self.held_out, model)
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        write_model(path, self.tokenizer, model, self.config, lineage)
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        if self.adapter is None:
+            write_model(path, self.tokenizer, model, self.config, lineage)
+            return path
+        return self.adapter.leave(path, model, self.contract or new_contract(self.tokenizer, model), lineage)
 
 
 def settle(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe with its run folder named. Raises RecipeError for a combination that cannot be meant."""
     part = recipe.train
-    given = [name for name in _BUDGETS if getattr(part, name)]
+    given = [name for name in BUDGETS if getattr(part, name)]
     if len(given) != 1:
         what = "none is given" if not given else f"given are {', '.join(f'{name} = {getattr(part, name)}' for name in given)}"
-        raise RecipeError(f"how long to train must be said by exactly one of train.{', train.'.join(_BUDGETS)}; {what}")
+        raise RecipeError(f"how long to train must be said by exactly one of train.{', train.'.join(BUDGETS)}; {what}")
     for key in dataclasses.fields(part):
         value = getattr(part, key.name)
         if isinstance(value, int | float) and value < 0:
@@ -92,14 +103,17 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
         raise RecipeError(f"train.batch = {part.batch} must be 1 or more rows a step")
     if part.micro_batch > part.batch:
         raise RecipeError(f"train.micro_batch = {part.micro_batch} is more than train.batch = {part.batch}, which is split into it")
-    if recipe.task.name in tuning.SUPERVISED:
+    conflicts.refuse(recipe)
+    recipe = teacher.settle(recipe)
+    adapting.settle(recipe)
+    if recipe.task.name in SUPERVISED:
         tuning.settle(recipe)
     if recipe.optim.lr <= 0 or not 0 <= recipe.optim.warmup <= 1 or not 0 <= recipe.optim.decay <= 1:
         raise RecipeError(
             f"optim.lr = {recipe.optim.lr} must be above 0; optim.warmup = {recipe.optim.warmup} and optim.decay = {recipe.optim.decay} "
             "must be shares of the steps between 0 and 1"
         )
-    if not recipe.model.start and recipe.task.name not in tuning.SUPERVISED:
+    if not recipe.model.start and recipe.task.name not in SUPERVISED:
         _agree(recipe, recipe.model.family)
         # Sizes that no model can have are refused before a corpus is read; the vocabulary's true size comes with the tokenizer.
         FAMILIES[recipe.model.family].build(new_config(recipe, max(1, recipe.tokenizer.vocab)))
@@ -127,7 +141,7 @@ def _agree(recipe: TrainRecipe, family: str) -> None:
 
 def prepare(run: RunFolder, recipe: TrainRecipe, settings: Compute, say: Say) -> Parts:
     """Builds everything in the run folder, or opens and verifies what is there already. Hold the lock."""
-    if recipe.task.name in tuning.SUPERVISED:
+    if recipe.task.name in SUPERVISED:
         return tuning.prepare(run, recipe, settings, say)
     have = (run.data / "train.json").is_file() and run.tokenizer.is_dir()
     if have:
@@ -151,8 +165,17 @@ def prepare(run: RunFolder, recipe: TrainRecipe, settings: Compute, say: Say) ->
     shard = found["train"]
     loader = Loader([shard], None, task, recipe.train.batch, recipe.model.context, recipe.seed)
     say(f"training text: {shard.token_count:,} tokens, {shard.text_bytes / max(1, shard.token_count):.2f} bytes a token")
-    config, model = build_model(recipe, tokenizer)
-    return Prepared(tokenizer, shard, found.get("held_out"), task, loader, config, model)
+    held_out = found.get("held_out")
+    if recipe.model.start:
+        adapter, contract, model = started(recipe, tokenizer, settings)
+        for line in adapter.said(model):
+            say(line)
+        config = adapter.opened.config
+    else:
+        adapter, contract = None, None
+        config, model = build_model(recipe, tokenizer)
+    objective = teacher.beside(run, recipe, task, model, tokenizer, settings, task.context)
+    return Prepared(tokenizer, shard, held_out, task, objective, loader, config, model, adapter, contract)
 
 
 class Sample:
@@ -175,9 +198,9 @@ def _task(recipe: TrainRecipe, tokenizer: Tokenizer) -> Task:
 
 
 def _tokenizer(run: RunFolder, recipe: TrainRecipe, cut: int, say: Say) -> Tokenizer:
-    """Opened from the recipe's path or the start model's folder, else trained on the training side of the split."""
+    """Opened from the recipe's path, the start model's folder or the teacher's, else trained on the training side of the split."""
     part = recipe.tokenizer
-    path = part.path or recipe.model.start
+    path = part.path or (hub.locate(recipe.model.start) if recipe.model.start else recipe.task.teacher)
     if path:
         tokenizer = Tokenizer.open(path)
     else:
@@ -196,15 +219,21 @@ def _tokenizer(run: RunFolder, recipe: TrainRecipe, cut: int, say: Say) -> Token
 
 
 def build_model(recipe: TrainRecipe, tokenizer: Tokenizer) -> tuple[dict[str, Any], Transformer]:
-    """(config.json, the model): with first weights from the recipe's seed, or as `model.start` has it."""
-    part = recipe.model
-    if part.start:
-        folder = ModelFolder.open(Path(part.start))
-        _agree(recipe, folder.family.names[0])
-        _fits(folder.model_config, recipe, tokenizer)
-        return folder.config, folder.build()
+    """(config.json, the model with first weights from the recipe's seed)."""
     config = new_config(recipe, tokenizer.vocab_size, tokenizer)
     return config, first_weights(family_for(config).build(config), recipe.seed)
+
+
+def started(recipe: TrainRecipe, tokenizer: Tokenizer, settings: Compute) -> tuple[Adapter, Contract | None, Transformer]:
+    """What `model.start` is: what of it is trained, its contract (None where the recipe gives another tokenizer), the model."""
+    folder = hub.locate(recipe.model.start)
+    opened = ModelFolder.open(folder)
+    _agree(recipe, opened.family.names[0])
+    _fits(opened.model_config, recipe, tokenizer)
+    adapter = Adapter(recipe.adapt, opened, bound(folder))
+    model = adapter.build(tokenizer, TORCH[settings.dtype], recipe.seed)
+    _fits(model.config, recipe, tokenizer)  # a soft prompt takes some of the positions
+    return adapter, None if recipe.tokenizer.path else Contract.open(folder), model
 
 
 def _fits(config: ModelConfig, recipe: TrainRecipe, tokenizer: Tokenizer) -> None:

@@ -17,7 +17,7 @@ def usual(default: Any, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class ModelPart:
-    start: str = ""  # what to continue from: a model folder, a run, a pulled model's name or "minilm"; empty: from scratch with the sizes below
+    start: str = ""  # what to continue from: a folder, a run, a pulled model's name, "minilm"; empty: from scratch, sizes below
     family: Literal["llama", "gpt2", "bert", "t5", "bart", "marian"] = "llama"
     width: int = usual(128, 16, 16384)
     layers: int = usual(4, 1, 128)
@@ -48,11 +48,14 @@ class DataPart:
     test: tuple[str, ...] = ()  # rows to measure on once, at the end
     schema: Literal["auto", "chat", "prompt", "labelled", "tagged", "question", "rewrite", "similar", "ranked"] = "auto"
     columns: tuple[str, ...] = ()  # "text=review": which column of the file is meant by which of the schema
-    header: tuple[str, ...] = ()  # names of the columns of a CSV or TSV file that has none
+    names: tuple[str, ...] = ()  # of the columns of a CSV or TSV file without a header; "..." as the last leaves further ones out
+    label_names: tuple[str, ...] = ()  # what numbers in labels and tags stand for: names in order from 0, or "1=World"
     longest: int = usual(0, 0, 131072)  # tokens of a row; 0: what the model reads
     long: Literal["error", "cut", "head-tail"] = "cut"  # a longer row: refused, cut at its end, or cut in its middle (Sun et al. 2019)
     most_cut: float = usual(0.5, 0.0, 1.0)  # share of rows that may be cut
     duplicates: Literal["drop", "keep"] = "drop"  # of training rows that say the same
+    overlap: Literal["refuse", "drop"] = "refuse"  # training rows that the evaluation reads too, exactly or nearly: refused, or left out
+    allow: tuple[str, ...] = ()  # checks whose findings are accepted, by name (`quire check` lists them)
     pack: bool = False  # several rows of a conversation task in one, each seeing itself alone
 
 
@@ -65,12 +68,21 @@ class TaskPart:
     mean_span: float = usual(3.0, 1.0, 10.0)  # denoise
     labels: Literal["auto", "single", "several", "number"] = "auto"  # classify: one of several, any of several, or a number (regression)
     class_weights: Literal["none", "balanced"] = "none"  # classify and tag: every label counts alike, however rare its rows
+    stride: int = usual(128, 0, 8192)  # tag and answer: tokens by which the windows of a long text overlap (at most half a window)
     verb: Literal["text2text", "translation", "summarization"] = "text2text"  # rewrite: what its texts are, so which command uses it
     prefix: str = ""  # rewrite: stands before every source, in training and afterwards ("translate English to German: ")
     smoothing: float = usual(0.0, 0.0, 0.3)  # rewrite: share of a label's weight that all tokens get evenly (Szegedy et al. 2016)
     best: Literal["loss", "bleu", "rouge"] = "loss"  # rewrite: the held-out figure that decides which weights are kept
     beams: int = usual(4, 1, 16)  # rewrite: how its texts are written at the end and afterwards; greedily while it learns
     length_penalty: float = usual(1.0, -2.0, 5.0)  # rewrite: of beams; above 0 favours longer texts
+    loss: Literal["auto", "contrast", "cosine", "cosent", "triplet", "margin-mse", "kl", "binary", "list", "mse"] = "auto"  # embed, rerank
+    temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: as usual (contrast and cosent 0.05, kl 1, teacher 2)
+    symmetric: bool = False  # embed by contrast: a text is found by its positive too
+    margin: float = usual(0.5, 0.0, 2.0)  # embed by triplets: how much nearer the positive is to be
+    generate_rows: int = usual(200, 0, 10_000)  # chat: held-out rows that are answered at the end (while it learns, at most 50)
+    teacher: str = ""  # a model folder, or a name, that the model learns to agree with beside its task; empty: none
+    distil_weight: float = usual(1.0, 0.0, 100.0)  # of the teacher's logits, beside the task's own loss
+    hidden_weight: float = usual(0.0, 0.0, 100.0)  # of the teacher's hidden states, layer by layer
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,11 @@ class AdaptPart:
     tokens: int = usual(20, 1, 1000)  # prompt, prefix and p-tuning: virtual tokens
     text: str = ""  # prompt: what its vectors begin with
     hidden: int = usual(128, 8, 4096)  # prefix and p-tuning: width of the network that makes the vectors; 0: none
+
+    @property
+    def positions(self) -> int:
+        """How many of the model's positions a soft prompt takes."""
+        return self.tokens if self.method in ("prompt", "prefix", "p-tuning") else 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +131,8 @@ class TrainPart:
     epochs: float = 0.0
     minutes: float = 0.0  # measured and turned into steps before the first one
     batch: int = usual(16, 1, 65536)  # rows a step
-    micro_batch: int = 0  # rows a forward; 0: the whole batch
+    micro_batch: int = 0  # rows a forward at most; 0: the whole batch
+    micro_tokens: int = 0  # tokens a forward at most, padding included; 0: no limit, or 4096 for rows of unequal length on a CPU
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     threads: int = 0  # 0: what the machine grants

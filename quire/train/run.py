@@ -17,13 +17,14 @@ from typing import Any
 
 from .. import certify, machine
 from ..errors import CheckpointError, QuireError, TrainingError
+from ..tasks.tuning.distil import Distil
 from . import meters, state
 from .calibrate import calibrate
 from .folder import RunFolder, differences
 from .meters import Meters, Observer, rewind
 from .parallel import compile_layers, compute
-from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
 from .parts import Parts
+from .plan import Plan, Setting, draw_up, loss_chunk, program_memory, weights_bytes
 from .prepare import Say, prepare, settle
 from .recipe import TrainRecipe
 from .trainer import Outcome, Trainer
@@ -126,10 +127,11 @@ def resume(
 def _finished(run: RunFolder) -> Result | None:
     """What a run that came to its end left; None for any other."""
     status = run.read("status.json")
-    if status.get("state") != "finished" or not (run.model / "config.json").is_file():
+    model, adapter = run.model if (run.model / "config.json").is_file() else None, run.adapter / "adapter_config.json"
+    if status.get("state") != "finished" or (model is None and not adapter.is_file()):
         return None
     outcome = Outcome("finished", status["step"], status["steps"], best=status["best"])
-    return Result(run.path, outcome, Plan(**run.read("plan.json")), run.read("evaluation.json"), run.model)
+    return Result(run.path, outcome, Plan(**run.read("plan.json")), run.read("evaluation.json"), model)
 
 
 def _unlike(run: RunFolder, recipe: TrainRecipe, found: state.Checkpoint | None, inexact: bool) -> list[str]:
@@ -150,12 +152,12 @@ def _sitting(
     run: RunFolder, recipe: TrainRecipe, lines: Meters, checkpoint: state.Checkpoint | None, stop_at: int, say: Say, on_plan: OnPlan | None
 ) -> Result:
     """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
-    settings = compute(recipe.train)
+    settings, least = compute(recipe.train), machine.used_memory()
     parts = prepare(run, recipe, settings, say)
-    weights = 4 * sum(parameter.numel() for parameter in parts.model.parameters())
-    setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program_memory(settings, weights), parts.row_tokens)
+    program = program_memory(settings, weights_bytes(parts.model), least)
+    setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program, parts.row_tokens)
     watch = parts.watch(recipe)
-    trainer = Trainer(run, recipe, parts.model, parts.task, parts.loader, settings, lines, watch, setting.chunk, parts.enter)
+    trainer = Trainer(run, recipe, parts.model, parts.objective, parts.loader, settings, lines, watch, setting.chunk, parts.base)
     if run.read("plan.json"):
         plan = Plan(**run.read("plan.json"))
         if plan.compile:
@@ -177,8 +179,8 @@ def _sitting(
         lines.finish()
     if outcome.state != "finished":
         return Result(run.path, outcome, plan, {}, None)
-    evaluation = _finish(run, recipe, parts, trainer, outcome, say)
-    return Result(run.path, outcome, plan, evaluation, run.model)
+    evaluation, model = _finish(run, recipe, parts, trainer, outcome, say)
+    return Result(run.path, outcome, plan, evaluation, model)
 
 
 def _fit(run: RunFolder, trainer: Trainer, stop_at: int) -> Outcome:
@@ -213,6 +215,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
         epochs=0.0,
         minutes=0.0,
         micro_batch=part.micro_batch or part.batch,
+        micro_tokens=trainer.micro_tokens,
         dtype=setting.compute.dtype,
         threads=setting.compute.threads,
         compile="on" if measured.compile else "off",
@@ -220,6 +223,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
         eval_every=part.eval_every or measured.eval_every,
     )
     a_step, epoch = parts.loader.tokens_per_step, parts.loader.tokens_per_epoch
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_tokens=trainer.micro_tokens))
     plan = draw_up(recipe, parts.model, measured, setting, a_step, epoch)
     recipe = dataclasses.replace(recipe, train=settled)
     trainer.settle(recipe)
@@ -228,8 +232,10 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
     return recipe, plan
 
 
-def _finish(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer, outcome: Outcome, say: Say) -> dict[str, Any]:
-    """Evaluates the weights that are kept, and writes the model folder with its binding and certificate."""
+def _finish(
+    run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer, outcome: Outcome, say: Say
+) -> tuple[dict[str, Any], Path | None]:
+    """Evaluates the weights that are kept, and writes the model folder with its binding and certificate, or an adapter alone."""
     best = outcome.best.get("step", outcome.step)
     if recipe.train.keep == "best" and best != outcome.step:
         try:
@@ -237,11 +243,15 @@ def _finish(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
             say(f"kept: the weights of step {best}, the best by {outcome.best['metric']}")
         except CheckpointError as error:
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
+    if isinstance(parts.objective, Distil):
+        parts.objective.detach(trainer.model)
     evaluation = parts.evaluate(trainer.model, run)
     run.write("evaluation.json", evaluation)
     lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.corpus}
-    parts.write(run.model, trainer.model, lineage)
-    certificate = certify.certify(run.model)
-    certify.write(certificate, run.model)
+    model = parts.write(run.model, trainer.model, lineage)
+    if model is not None:
+        certify.write(certify.certify(model), model)
+    else:
+        say(f"what was learned stands beside its base: quire generate {recipe.model.start} --adapter {run.adapter}")
     run.status("finished", outcome.step, outcome.steps, outcome.best, trainer.elapsed())
-    return evaluation
+    return evaluation, model

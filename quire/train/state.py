@@ -1,9 +1,9 @@
 """Checkpoints: everything a run needs to go on with the same bits, in safetensors and JSON.
 
     checkpoints/step-00000100/
-        weights.safetensors      every parameter and saved buffer, as it is in memory
+        weights.safetensors      every parameter that is trained, as it is in memory; a frozen base stays where it lies
         optimizer.safetensors    '<key>/<parameter>': moments, momenta, counts
-        state.json               step, place in the data, policy counters, what the bits depend on
+        state.json               step, place in the data, policy counters, what the bits depend on, the base among it
         manifest.json            size and SHA-256 of the three: written last, it decides whether the checkpoint is whole
 
 A checkpoint is built under a temporary name and renamed when all of it is on the disk, so a kill at any moment leaves the older ones and
@@ -47,11 +47,8 @@ class Checkpoint:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name, a tied one once."""
-    saved = model.state_dict()
-    unique = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
-    return {**unique, **buffers}
+    """What training changes, by name, a tied one once. (No model has buffers that change: those of a packed base are frozen as it is.)"""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -24,18 +24,21 @@ import torch
 from torch import Tensor
 
 from .. import machine
-from ..errors import RecipeError, TrainingError
+from ..errors import CheckpointError, RecipeError, TrainingError
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..tasks.task import Objective
 from . import state
-from .check import Health, Patience, refuse_untrained
+from .check import Health, NoMemory, Patience, out_of_memory, refuse_untrained, what_would_fit
+from .facts import FirstSteps, refuse_no_rate
 from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
 from .parallel import Compute, LossScale, global_norm, scale_all
-from .parts import Data, Enter, Watcher
+from .parts import Data, Watcher
 from .recipe import TrainRecipe
+
+_NEAR_THE_CACHE = 4096  # tokens a forward: many more make no step faster on a CPU, and each keeps its activations
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,24 @@ class Trainer:
         meters: Meters,
         watch: Watcher | None = None,
         chunk: int = 0,
-        enter: Enter = lambda model, batch: batch,
+        base: str = "",
     ) -> None:
+        """base: the binding of the model that training began from; a checkpoint is of it and of no other."""
         part = recipe.train
         self.run, self.task, self.loader, self.compute, self.meters, self.watch = run, task, loader, compute, meters, watch
         self.model = model.to(compute.device)
         self.model.checkpointing = part.checkpointing
         self.micro = part.micro_batch or part.batch
-        if self.micro < part.batch and not task.splittable:
-            raise RecipeError(f"train.micro_batch = {self.micro}: the loss of task '{task.name}' cannot be split; set it to 0")
-        self.chunk, self.enter = chunk, enter
+        if (self.micro < part.batch or part.micro_tokens) and not task.splittable:
+            key, value = ("micro_batch", self.micro) if self.micro < part.batch else ("micro_tokens", part.micro_tokens)
+            raise RecipeError(f"train.{key} = {value}: the loss of task '{task.name}' cannot be split; set it to 0")
+        self.chunk, self.base = chunk, base
+        unequal = hasattr(task, "packs") and task.splittable and compute.device.type == "cpu"
+        self.micro_tokens = part.micro_tokens or (_NEAR_THE_CACHE if unequal else 0)
         self.optimizer = Optimizer(model, recipe.optim)
         self.scale, self.health = LossScale(compute.dtype), Health(part)
         self.patience = Patience(task.metric, task.better, part.patience)
+        self.first: FirstSteps | None = None
         self.stop = Stop()
         self.step = self.tokens = 0
         self.seconds = 0.0  # of earlier sittings
@@ -110,20 +118,37 @@ class Trainer:
         self.began = time.perf_counter()
         with self.stop.listening(), torch.random.fork_rng(devices):
             try:
+                self.first = self._first_steps()
+                if not self.step and self.recipe.model.start:
+                    self.on_sample()  # what a model says that is there already, before it learns
                 while self.step < end and not self.stop.signal and not self.patience.over:
-                    self.on_step(self.learn(self.loader.next()))
+                    place = self.loader.state()
+                    batch = self.loader.next()
+                    if self.first is not None and not self.step:
+                        self.first.before(batch)
+                    self.on_step(self.learn(batch))
                     better = self.due(self.every.eval) and self.on_eval()
                     if self.due(self.every.sample):
                         self.on_sample()
                     if better or self.due(self.every.save):
                         self.on_save()
-            except TrainingError:  # no skipped step has touched the weights: they are worth keeping
-                self.on_save()
+            except TrainingError as error:  # no skipped step has touched the weights: they are worth keeping
+                if isinstance(error, NoMemory):
+                    self.loader.load_state(place)  # its rows are still to be learned
+                if self.step:
+                    self.on_save()
                 raise
             self.on_save()
         finished = self.step >= self.steps or self.patience.over
         why = f"no better {self.patience.metric} for {self.patience.since} evaluations" if self.patience.over else ""
         return Outcome("finished" if finished else "stopped", self.step, self.steps, why, self.stop.signal, self.patience.best)
+
+    def _first_steps(self) -> FirstSteps | None:
+        """The facts of a run that begins here."""
+        if self.step:
+            return None
+        refuse_no_rate(self.recipe.optim, self.steps)
+        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.chunk)
 
     def due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.steps)
@@ -138,18 +163,29 @@ class Trainer:
         refuse_untrained(number, weights)
         if not self.model.training:
             self.model.train()
-        sums = self._gradients(batch, weights)
+        try:
+            sums = self._gradients(batch, weights)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.optimizer.zero()
+            raise NoMemory(what_would_fit(self.recipe, number, min(self.micro, len(batch)), self.task.splittable)) from None
         gradients = self.optimizer.gradients()
         names = list(sums)
         *means, norm = torch.stack([sums[name] for name in names] + [global_norm(gradients).to(self.compute.device)]).tolist()
         loss, norm = sum(means), norm / self.scale.value
         skipped = self.health.judge(number, loss, norm, self.scale)
         if not skipped:
+            if self.first is not None:
+                self.first.gradients(norm, self.recipe.optim)
             clip = self.recipe.optim.clip
             scale_all(gradients, (min(1.0, clip / norm) if clip and norm else 1.0) / self.scale.value)
             self.optimizer.rate(share)
             self.optimizer.step()
             self.scale.went_well()
+            if self.first is not None:
+                self.first.moved(number, self.recipe.optim.lr * share)
+                self.first = None if self.first.over else self.first
         del gradients
         self.optimizer.zero()
         self.step, self.tokens = number, self.tokens + self.loader.tokens_per_step
@@ -170,14 +206,23 @@ class Trainer:
     def _gradients(self, batch: Batch, weights: dict[str, int]) -> dict[str, Tensor]:
         """Adds up the gradients of the window; returns each term's mean loss on the device, without waiting for it."""
         sums: dict[str, Tensor] = {}
-        for micro in batch.split(self.micro):
+        for micro in batch.split(self._rows(batch)):
             with self.compute.autocast():
-                terms = self.task.terms(self.model, self.enter(self.model, micro.to(self.compute.device)), self.chunk)
+                terms = self.task.terms(self.model, micro.to(self.compute.device), self.chunk)
             means = {name: total / weights[name] for name, (total, _) in terms.items() if weights[name]}
             (torch.stack(list(means.values())).sum() * self.scale.value).backward()
             for name, mean in means.items():
                 sums[name] = sums[name] + mean.detach().float() if name in sums else mean.detach().float()
         return sums
+
+    def _rows(self, batch: Batch) -> int:
+        """Rows of a forward."""
+        # an example may have several rows, so a batch of examples may have more than its number
+        rows = len(batch) if self.micro >= self.recipe.train.batch else self.micro
+        if not self.micro_tokens:
+            return rows
+        width = batch.tokens.shape[1] + (0 if batch.source is None else batch.source.tokens.shape[1])
+        return max(1, min(rows, self.micro_tokens // width))
 
     def on_step(self, row: Row) -> None:
         if "skipped" in row:
@@ -217,6 +262,7 @@ class Trainer:
             "health": self.health.state(),
             "patience": self.patience.state(),
             "environment": machine.environment(),
+            "base": self.base,
         }
         state.save(self.run.checkpoints, self.step, state.weights_of(self.model), self.optimizer.tensors(), facts)
         self.saved_at = self.step
@@ -227,6 +273,11 @@ class Trainer:
     def restore(self, checkpoint: state.Checkpoint) -> None:
         """Puts everything back to where the checkpoint was made. Raises CheckpointError when it is of another model or other data."""
         facts = checkpoint.facts
+        if (base := facts.get("base", self.base)) != self.base:
+            raise CheckpointError(
+                f"{checkpoint.path} was made on the base {base[:12]}, and {self.recipe.model.start} is {self.base[:12] or 'no base'} now. "
+                "It holds only what was trained: restore the base that it belongs to."
+            )
         self.loader.load_state(facts["loader"])
         state.load_weights(self.model, checkpoint.weights())
         self.optimizer.load(checkpoint.optimizer())

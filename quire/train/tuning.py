@@ -13,27 +13,32 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable, hub
+from ..adapt.surgery import counted
 from ..binding import Binding, Contract, bound
+from ..data import readings, suspects
 from ..data import rows as data
 from ..data.grouped import ExampleLoader
+from ..data.ledger import Ledger
 from ..data.rows import RowSets
 from ..errors import RecipeError
 from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
-from ..tasks.tuning.example import Evaluation, SupervisedTask
-from ..tasks.tuning.make import make
-from ..tasks.tuning.schemas import Row
+from ..tasks.task import Objective
+from ..tasks.tuning.embed import Embed
+from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
+from ..tasks.tuning.make import KINDS, SCHEMAS, make
+from ..tasks.tuning.schemas import Row, Tagged
 from ..text.tokenizer import Tokenizer
-from . import scratch
-from .adapting import Adapter
+from . import scratch, teacher
+from .adapting import PROMPTS, Adapter
+from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
-from .parts import Enter
 from .recipe import LogPart, TrainPart, TrainRecipe
 
-SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
+_SHOWN = 300  # characters of each text of a row that stand beside its answer
 
 
 @dataclass
@@ -43,6 +48,7 @@ class Tuned:
     contract: Contract
     opened: ModelFolder
     task: SupervisedTask
+    objective: Objective
     sets: RowSets
     loader: ExampleLoader
     model: Transformer
@@ -53,8 +59,8 @@ class Tuned:
         return self.contract.tokenizer
 
     @property
-    def enter(self) -> Enter:
-        return self.adapter.enter
+    def base(self) -> str:
+        return self.adapter.base.id
 
     @property
     def corpus(self) -> str:
@@ -62,10 +68,8 @@ class Tuned:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens of the longest row of a batch, on the longer side of an encoder-decoder."""
-        if any(example.target is not None for example in self.loader.examples):
-            return max(max(len(example.ids), 0 if example.target is None else len(example.target)) for example in self.loader.examples)
-        return self.loader.pack or int(self.loader.lengths.max())
+        """Tokens of the longest row of a batch."""
+        return self.loader.row_tokens
 
     def steps(self, part: TrainPart) -> int:
         """Steps of a budget in tokens or epochs; 0 for minutes, which must be measured."""
@@ -92,60 +96,126 @@ class Tuned:
         last = found.get("test", found.get("held_out"))
         return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
 
-    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> None:
-        """The model folder, and beside it the adapter's own."""
-        self.adapter.write(path.with_name("adapter"), model)
-        self.adapter.merged(model, path, self.opened.config)
-        self.contract.save(path)
-        Binding.of(path, lineage | {"base": self.adapter.base.id}).write(path)
+    def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
+        also = self.task.write if isinstance(self.task, Embed) else None
+        return self.adapter.leave(path, model, self.contract, lineage, also)
 
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
-    lines = [{"where": row.where, "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
+    """reads: the row's texts, cut, so that a report needs no file but the run's own."""
+    lines = [{"where": row.where, "reads": _shown(row), "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
     durable.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _shown(row: Row) -> list[str]:
+    texts = (" ".join(row.words),) if isinstance(row, Tagged) else row.reads()
+    return [text if len(text) <= _SHOWN else text[:_SHOWN] + "…" for text in texts[:8]]
 
 
 def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:
     """Everything of a supervised run. Hold the lock. Raises the errors of the parts, each naming rows or keys."""
     part = recipe.data
     named = hub.locate(recipe.model.start) if recipe.model.start else None
-    sets = data.load(
+    ledger = Ledger(part.allow)
+    sets = load_rows(recipe)
+    for line in sets.lines():
+        say(line)
+    suspects.look(ledger, sets, given=bool(part.eval))
+    ledger.refuse()
+    folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
+    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
+    most = opened.model_config.context - recipe.adapt.positions
+    context = min(part.longest or most, most)
+    _check_kind(recipe, opened)
+    task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
+    if part.pack and not task.packs:
+        raise RecipeError(f"data.pack = true, and rows of task '{task.name}' cannot share one. Leave it out: batches are of like length.")
+    over, labels, more = task.head()
+    head = heads.fields(opened, over, labels, more)
+    if any(opened.config.get(name) != value for name, value in head.items()):
+        opened = opened.with_head(head)
+    examples = task.examples(sets.train)
+    look_at_readings(ledger, recipe, sets.train, examples, task, contract, base)
+    ledger.refuse()
+    adapter = Adapter(recipe.adapt, opened, base)
+    model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
+    if isinstance(task, Embed):
+        task.freeze(model)
+    for line in adapter.said(model):
+        say(line)
+    given = contract.template is None and getattr(task, "contract", contract).template is not None
+    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, given)
+    notes, cut = _notes(examples), [example.cut for example in examples if example.cut]
+    told = {"examples": len(examples), "cut": {"examples": len(cut), "tokens": sum(cut)}, "notes": notes}
+    run.write("data.json", sets.json() | told | {"checks": ledger.json()})
+    ledger.refuse()
+    ours, every = counted(model)
+    run.write("adapt.json", {"method": recipe.adapt.method, "trainable": ours, "parameters": every, "fresh": list(opened.fresh)})
+    for line in [*ledger.said(), *notes]:
+        say(line)
+    loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
+    contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
+    objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
+    return Tuned(contract, opened, task, objective, sets, loader, model, adapter)
+
+
+def load_rows(recipe: TrainRecipe) -> RowSets:
+    """The rows that a recipe names, split. Raises DataError for what cannot be read."""
+    part = recipe.data
+    return data.load(
         part.sources,
         part.eval,
         part.test,
         share=part.held_out,
         schema=part.schema,
         columns=part.columns,
-        header=part.header,
+        names=part.names,
+        number=True if recipe.task.labels == "number" else None,
+        label_names=part.label_names,
+        among=SCHEMAS.get(recipe.task.name, ()),
         keep_repeated=part.duplicates == "keep",
+        drop_overlap=part.overlap == "drop",
     )
-    for line in sets.lines():
-        say(line)
-    run.write("data.json", sets.json())
-    folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
-    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
-    context = min(part.longest or opened.model_config.context, opened.model_config.context)
-    task = make(recipe.task, part.long, contract, context, sets.train)
-    over, labels, more = task.head()
-    head = heads.fields(opened, over, labels, more)
-    if any(opened.config.get(name) != value for name, value in head.items()):
-        opened = opened.with_head(head)
-    adapter = Adapter(recipe.adapt, opened, base)
-    model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
-    for line in adapter.said(model):
-        say(line)
-    examples = task.examples(sets.train)
-    cut = sum(example.cut > 0 for example in examples)
-    if cut:
-        say(f"{cut:,} of {len(examples):,} rows are longer than {context:,} tokens and were shortened ({part.long})")
-    loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
-    return Tuned(contract, opened, task, sets, loader, model, adapter)
+
+
+def look_at_readings(
+    ledger: Ledger,
+    recipe: TrainRecipe,
+    rows: Sequence[Row],
+    examples: Sequence[Example],
+    task: SupervisedTask,
+    contract: Contract,
+    base: Binding,
+) -> None:
+    """The checks of rows as the model reads them."""
+    contract = getattr(task, "contract", contract)
+    ledger.look("template-differs", readings.template_differs, contract.facts, base.contract)
+    readings.look(ledger, readings.Reader.of(contract), rows, examples, task, recipe.data.most_cut)
+
+
+def _notes(examples: Sequence[Example]) -> list[str]:
+    """What the examples say of how their rows are learned, each once."""
+    places: dict[str, list[str]] = {}
+    for example in examples:
+        for note in example.notes:
+            places.setdefault(note, []).append(example.where)
+    return [f"{len(where):,} {'row' if len(where) == 1 else 'rows'} ({where[0]} first): {note}" for note, where in places.items()]
+
+
+def _check_kind(recipe: TrainRecipe, opened: ModelFolder) -> None:
+    """Raises RecipeError for a kind of model that cannot learn the task."""
+    kind, kinds = opened.model_config.kind, KINDS.get(recipe.task.name)
+    if kinds is not None and kind not in kinds:
+        raise RecipeError(f"task.name = '{recipe.task.name}' is for models of kind {' or '.join(kinds)}; {opened.path} is of kind {kind}.")
 
 
 def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
         scratch.agree(recipe)
+    if recipe.task.name == "embed" and recipe.adapt.method in PROMPTS:
+        soft = f"adapt.method = '{recipe.adapt.method}'"
+        raise RecipeError(f"{soft} cannot be part of the folder that makes the vectors. Use full, lora or qlora.")
     if not recipe.data.sources:
         raise RecipeError("there are no rows: give files with data.sources.")
 
@@ -169,7 +239,12 @@ class RowWatch:
         return None
 
     def sample(self, model: Transformer) -> list[dict[str, Any]]:
-        return []
+        """What tasks that write show: a few held-out rows with the model's text."""
+        show = getattr(self.task, "samples", None)
+        if show is None or not self.rows:
+            return []
+        with evaluating(model):
+            return list(show(model, self.rows))
 
     def told(self) -> None:
         pass

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.adapt import activate, adapters, attach, attach_prompt, detach, merge, open_prompt, prompt_ids, prompted, save_prompt
+from quire.adapt import activate, adapters, attach, attach_prompt, detach, merge, open_prompt, prompt_ids, save_prompt
 from quire.adapt.lora import LoRA
 from quire.adapt.soft_prompt import PromptVectors
 from quire.adapt.surgery import trained
@@ -18,7 +18,7 @@ from quire.errors import BindingError, ContextError, ModelError, QuireError, Rec
 from quire.families import ModelFolder
 from quire.families.decoders import LABELS
 from quire.nn.attention import AttnContext
-from quire.nn.batch import IGNORE, Batch
+from quire.nn.batch import Batch
 from quire.nn.cache import Cache
 from tests.adapt.oracle import batch_for, case_of, saved_base, with_peft
 from tests.families.reference import our_outputs, their_outputs
@@ -37,9 +37,9 @@ def close(case, theirs, model) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wanted = their_outputs(case, theirs, batch)
-        found = our_outputs(model, prompted(model, batch), wanted)
+        found = our_outputs(model, batch, wanted)
     for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[name], wanted[name][:, -found[name].shape[1] :], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(CASES))
@@ -86,8 +86,10 @@ def test_it_begins_as_a_text(base: Path) -> None:
     assert torch.equal(vectors(), model.embed.weight[[7, 8, 9, 7, 8]])
     tokens = torch.tensor([[11, 12]])
     with torch.no_grad():
-        as_text = model(Batch(torch.tensor([[7, 8, 9, 7, 8, 11, 12]])))
-        assert torch.equal(model(prompted(model, Batch(tokens))), as_text)
+        activate(model, None)
+        as_text = model(Batch(torch.tensor([[7, 8, 9, 7, 8, 11, 12]])))[:, 5:]
+        activate(model, "default")
+        assert torch.equal(model(Batch(tokens)), as_text)
     assert prompt_ids(model) == [model.config.vocab + i for i in range(5)]
 
 
@@ -96,9 +98,7 @@ def test_only_the_prompt_learns(hidden: int, base: Path) -> None:
     model = ModelFolder.open(base).build().train()
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attach_prompt(model, 3, hidden=hidden)
-    rows = prompted(model, Batch(torch.tensor([[11, 12, 13]]), labels={"x": torch.tensor([[1, 2, 3]]), "row": torch.tensor([1])}))
-    assert rows.labels["x"].tolist() == [[IGNORE] * 3 + [1, 2, 3]] and rows.labels["row"].tolist() == [1]
-    model.head(model(rows)).square().mean().backward()
+    model.head(model(Batch(torch.tensor([[11, 12, 13]])))).square().mean().backward()
     assert len(trained(model)) == (7 if hidden else 1)
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in trained(model).values())
     detach(model, "default")
@@ -108,15 +108,19 @@ def test_only_the_prompt_learns(hidden: int, base: Path) -> None:
 def test_the_cache_holds_it_as_any_text(base: Path) -> None:
     model = ModelFolder.open(base).build()
     attach_prompt(model, 4)
-    tokens = torch.tensor([[*prompt_ids(model), 11, 12, 13]])
+    tokens, whole = torch.tensor([[11, 12, 13]]), model.config.context
     with torch.no_grad():
-        cache = Cache(model.config, 1, 16)
-        parts = [model.decode(tokens[:, :5], AttnContext(cache=cache)), model.decode(tokens[:, 5:], AttnContext(cache=cache))]
+        cache = Cache(model.config, 1, 3)
+        parts = [model.decode(tokens[:, :2], AttnContext(cache=cache)), model.decode(tokens[:, 2:], AttnContext(cache=cache))]
+        assert cache.length == 7
         torch.testing.assert_close(torch.cat(parts, 1), model.decode(tokens), atol=1e-5, rtol=1e-5)
+        keep, places = torch.tensor([[True, True, True, False]]), torch.tensor([[0, 1, 2, 3]])
+        padded = model(Batch(torch.tensor([[11, 12, 13, 0]]), keep=keep, positions=places))
+        torch.testing.assert_close(padded[:, :3], model.decode(tokens), atol=1e-5, rtol=1e-5)
     assert not step.understands(model)
     assert not merge(model) and adapters(model) == ["default"]
     activate(model, None)
-    assert prompt_ids(model) == [] and len(prompted(model, Batch(tokens[:, 4:])).tokens[0]) == 3
+    assert prompt_ids(model) == [] and model.config.context == whole + 4
 
 
 def test_refused(base: Path, tmp_path: Path) -> None:
@@ -129,7 +133,7 @@ def test_refused(base: Path, tmp_path: Path) -> None:
             attach_prompt(model, length, **more)
     attach_prompt(model, 3)
     with pytest.raises(ContextError, match="share a row"):
-        prompted(model, Batch(torch.tensor([[11]]), segments=torch.tensor([[0]])))
+        model(Batch(torch.tensor([[11]]), segments=torch.tensor([[0]])))
     with pytest.raises(ModelError, match="in another way"):
         attach(model, LoRA(2, targets=("embed",)), opened, name="two")
     folder = save_prompt(tmp_path / "prompt", model, opened, bound(base))
@@ -162,3 +166,28 @@ def test_scaled_embeddings_take_none(tmp_path: Path) -> None:
     _, opened = saved_base(case_of("gemma"), tmp_path / "base")
     with pytest.raises(ModelError, match="scales or widens"):
         attach_prompt(opened.build(), 3)
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_an_opened_model_answers_with_it(family: str, tmp_path: Path) -> None:
+    """The engine, the plain loop and a forward see the same prompt."""
+    import quire
+    from quire.binding import bound
+    from quire.decode.loop import complete, decode
+    from quire.types import Sampling
+
+    folder = write_model(tmp_path / "base", family)
+    opened = ModelFolder.open(folder)
+    model = opened.build()
+    attach_prompt(model, 4, generator=torch.Generator().manual_seed(3))
+    save_prompt(tmp_path / "prompt", model, opened, bound(folder))
+    plain, tuned = quire.load(folder), quire.load(folder, adapter=tmp_path / "prompt")
+    assert tuned.identity != plain.identity and tuned.config.context == plain.config.context - 4
+    greedy = Sampling(temperature=0.0, max_tokens=8)
+    found = tuned.generate(["def parse", "return"], greedy)
+    start, source = tuned._start("def parse")
+    by_hand = complete(decode(model, start, greedy, tuned.contract.tokenizer.target, source=source), 1)
+    assert found[0].ids == by_hand.ids and len(found) == 2
+    assert complete(tuned.stream("def parse", greedy), 1).ids == by_hand.ids
+    assert found[0].ids != plain.generate("def parse", greedy).ids
+    assert tuned.score([("def", " parse")])[0].logprob != plain.score([("def", " parse")])[0].logprob

@@ -12,6 +12,7 @@ from torch import Tensor
 from quire.nn import blocked as module
 from quire.nn.attention import attend, attend_plain, build_mask
 from quire.nn.blocked import blocked, suits
+from quire.nn.dropout import kept, kept_scale, new_seed
 
 
 def parts(queries: int, keys: int, kv_heads: int, dtype: torch.dtype = torch.float32, rows: int = 3) -> tuple[Tensor, ...]:
@@ -83,14 +84,13 @@ def test_rounding_is_near_that_of_the_fused_kernel(offset: float) -> None:
 
 def test_it_runs_where_it_is_faster_and_nowhere_else() -> None:
     q, k, v, _ = parts(64, 64, 2, torch.bfloat16)
-    assert suits(q, 0.0)
+    assert suits(q)
     assert attend(q, k, v, causal=True).grad_fn.name() == "_BlockedBackward"  # type: ignore[union-attr]
-    assert not suits(q, 0.1)
-    assert not suits(q.float(), 0.0)
-    assert not suits(q[:, :, :4], 0.0)
-    assert not suits(q.detach(), 0.0)
+    assert not suits(q.float())
+    assert not suits(q[:, :, :4])
+    assert not suits(q.detach())
     with torch.no_grad():
-        assert not suits(q, 0.0)
+        assert not suits(q)
 
 
 def test_a_query_with_nothing_to_see_gives_numbers() -> None:
@@ -100,3 +100,32 @@ def test_a_query_with_nothing_to_see_gives_numbers() -> None:
         out = blocked(q, k, v, build_mask(40, 40, causal=causal, keep=keep), causal, None)
         assert torch.isfinite(out).all()
         assert all(torch.isfinite(grad).all() for grad in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+def test_dropout_is_drawn_again_in_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the same mathematics written out with the mask that was drawn: weights, then what is dropped of them, then values."""
+    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(module, "SCORES", 1 << 20)  # one piece: one mask
+    q, k, v = (torch.randn(2, 3, 40, 16).bfloat16().requires_grad_() for _ in range(3))
+    torch.manual_seed(5)
+    ours = blocked(q, k, v, None, False, None, 0.25)
+    torch.manual_seed(5)
+    gone = kept((6, 40, 40), 0.25, torch.Generator().manual_seed(new_seed())).view(2, 3, 40, 40) == 0
+    assert 0.2 < gone.float().mean() < 0.3
+    a, b, c = (x.detach().float().requires_grad_() for x in (q, k, v))
+    theirs = (a @ b.transpose(-1, -2) / 4).softmax(-1).masked_fill(gone, 0.0) * kept_scale(0.25) @ c
+    assert torch.cosine_similarity(ours.float().flatten(), theirs.flatten(), 0) > 0.999
+    above = torch.randn(ours.shape)
+    ours.backward(above.bfloat16())
+    theirs.backward(above)
+    for mine, other in ((q, a), (k, b), (v, c)):
+        assert torch.cosine_similarity(mine.grad.float().flatten(), other.grad.flatten(), 0) > 0.999
+
+
+def test_each_piece_has_its_own_mask_in_both_passes() -> None:
+    """The output is linear in the values, so <out, above> = <values, their gradient> only if both passes drop the same weights."""
+    q, k, v, above = parts(40, 40, 2, torch.bfloat16)
+    out = blocked(q, k, v, None, True, None, 0.5)
+    out.backward(above.detach())
+    forward, backward = (out.detach().double() * above.detach().double()).sum(), (v.detach().double() * v.grad.double()).sum()
+    assert float(forward) == pytest.approx(float(backward), abs=0.02 * float(out.detach().double().norm() * above.detach().double().norm()))

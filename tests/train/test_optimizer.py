@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from quire.adapt import LoRA, attach
 from quire.errors import CheckpointError
-from quire.families import FAMILIES
+from quire.families import FAMILIES, ModelFolder, heads
 from quire.nn.batch import Batch
 from quire.nn.transformer import Transformer
 from quire.train.optimizer import Optimizer, groups, kinds, schedule
 from quire.train.recipe import OptimPart
+from tests.small import write_model
 
 
 def model_of(family: str) -> Transformer:
@@ -114,3 +117,30 @@ def test_a_state_of_another_model_is_refused() -> None:
     step(other, optimizer, 0)
     with pytest.raises(CheckpointError, match=r"'exp_avg/.*' fits no parameter of this model: the checkpoint is of another model"):
         Optimizer(small, OptimPart()).load(optimizer.tensors())
+
+
+@pytest.mark.parametrize("family", ["llama", "bert", "t5"])
+def test_each_layer_down_learns_slower_and_a_head_faster(family: str) -> None:
+    model = model_of(family)
+    found = {name: group.lr for group in groups(model, OptimPart(lr=1e-3, layer_decay=0.5, head_rate=10.0)) for name in group.names}
+    stack = "encoder" if family == "bert" else "decoder"
+    matrix = next(name for name in found if name.startswith(f"{stack}.layers.0."))
+    assert found[matrix.replace(".0.", ".1.", 1)] == pytest.approx(0.5e-3) and found[matrix] == pytest.approx(0.25e-3)
+    assert found["embed.weight"] == pytest.approx(0.125e-3)
+    assert all(rate == pytest.approx(1e-3) for name, rate in found.items() if name.startswith(("encoder.norm.", "decoder.norm.")))
+    assert all(rate == pytest.approx(1e-2) for name, rate in found.items() if name.startswith("head."))
+    assert {group.lr for group in groups(model, OptimPart(lr=1e-3))} == {1e-3}
+
+
+def test_adapters_have_the_rate_of_what_they_adapt_and_never_muon(tmp_path: Path) -> None:
+    opened = ModelFolder.open(write_model(tmp_path / "base", "bert"))
+    opened = opened.with_head(heads.fields(opened, "row", ("no", "yes")))
+    model = opened.build()
+    attach(model, LoRA(2, targets=("attn.q", "embed"), dora=True), opened)
+    found = {name: group for group in groups(model, OptimPart("muon", lr=1e-3, layer_decay=0.5, head_rate=4.0)) for name in group.names}
+    assert {group.rule for group in found.values()} == {"adamw"}
+    q = "encoder.layers.{}.attn.q.adapters.default.{}"
+    assert found[q.format(1, "a")].lr == pytest.approx(5e-4) and found[q.format(0, "b")].lr == pytest.approx(2.5e-4)
+    assert found[q.format(1, "b")].weight_decay == 0.1 and found[q.format(1, "magnitude")].weight_decay == 0.0
+    assert found["embed.adapters.default.b"].lr == pytest.approx(1.25e-4)
+    assert found["head.classifier.adapters.default.weight"].lr == pytest.approx(4e-3)

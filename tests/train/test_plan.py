@@ -89,9 +89,9 @@ def test_checkpointing_and_bf16_need_less_and_a_batch_in_parts_too(tiny: Tiny) -
 
 
 def test_the_loss_is_made_in_chunks_when_the_logits_are_large(tiny: Tiny) -> None:
-    assert loss_chunk(tiny(), 300) == 0
-    assert loss_chunk(tiny(**{"train.batch": 64, "model.context": 512}), 50257) == 333
-    assert loss_chunk(tiny(**{"train.loss_chunk": 77}), 300) == 77
+    assert loss_chunk(tiny(), 300, 32) == 0
+    assert loss_chunk(tiny(**{"train.batch": 64, "model.context": 512}), 50257, 512) == 333
+    assert loss_chunk(tiny(**{"train.loss_chunk": 77}), 300, 32) == 77
 
 
 def test_a_model_is_built_with_the_tokenizers_ids(tiny: Tiny) -> None:

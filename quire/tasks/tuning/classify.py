@@ -7,7 +7,7 @@ Labels are known by name and numbered in the order of their sorted names; a labe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -25,8 +25,8 @@ from ...nn.transformer import Transformer
 from ...types import Text
 from ..classify import scores
 from ..lengths import by_length
-from ..reading import Row as Read
 from ..reading import Long, budget, labelled, read
+from ..reading import Row as Read
 from ..task import Term
 from .example import Evaluation, Example, collate
 from .schemas import Labelled, Row
@@ -99,7 +99,7 @@ class Classify:
     def _check_labels(self, rows: Sequence[Labelled]) -> None:
         unknown = [(row.where, label) for row in rows for label in row.labels if label not in self.numbers]
         if unknown and self.problem != "number":
-            shown = "; ".join(f"{where}: {label!r}{nearest(label, self.labels)}" for where, label in unknown[:_EXAMPLES])
+            shown = "; ".join(f"{where}: {label!r}{nearest(label, list(self.labels))}" for where, label in unknown[:_EXAMPLES])
             raise DataError(
                 f"{len(unknown)} labels are none of the {len(self.labels)} that the training rows have: {shown}. The labels are: "
                 f"{', '.join(self.labels[:20])}. Mend the rows, or add training rows with those labels."
@@ -124,7 +124,8 @@ class Classify:
         return {"label": len(batch)}
 
     def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
-        logits = model.head(model(batch), batch.keep).float()  # (B, L)
+        head = cast(Callable[..., torch.Tensor], model.head)
+        logits = head(model(batch), batch.keep).float()  # (B, L)
         label = batch.labels["label"]
         if self.problem == "number":
             loss = F.mse_loss(logits.squeeze(-1), label, reduction="none")

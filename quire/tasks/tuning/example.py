@@ -20,8 +20,7 @@ from ...nn.transformer import Transformer
 from ..task import Array, Objective
 from .schemas import Row
 
-
-_ROUND = 8  # on a CPU every width of a batch leaves kernels of its own behind: fewer widths, less memory
+ROUND = 8  # on a CPU every width of a batch leaves kernels of its own behind: fewer widths, less memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +28,19 @@ class Example:
     """ids (T,): what is read. labels, one a loss term: (T,) a token, or of any other shape for the whole row. types (T,): token types.
 
     target (S,): what an encoder-decoder writes. more: further rows that belong to this one (a positive, negatives). segments (T,): which
-    of several packed rows a token is of. cut: tokens of the row that were left out. where: file and line, for a person.
+    of several packed rows a token is of. cut: tokens of the row that were left out. where: file and line, for a person. notes: what is
+    told, once and with a count, of how rows like this one are learned.
     """
 
     ids: Array
     labels: Mapping[str, Array]
     types: Array | None = None
     target: Array | None = None
-    more: tuple[Array, ...] = ()
+    more: tuple[Example, ...] = ()
     segments: Array | None = None
     cut: int = 0
     where: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids) + (0 if self.target is None else len(self.target)) + sum(map(len, self.more))
@@ -73,15 +74,15 @@ class SupervisedTask(Objective, Protocol):
         """The head that the model needs, the names of its labels, and further fields of config.json."""
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
-        """One a row, in order. Raises DataError naming rows that cannot be learned from."""
+        """One a row, in order; of a row that is read in windows several. Raises DataError naming rows that cannot be learned from."""
 
     def batch(self, examples: Sequence[Example]) -> Batch: ...
     def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation: ...
 
 
 def matrix(rows: Sequence[Array], fill: int) -> Tensor:
-    """Rows of unequal length as one matrix (B, T), filled up on the right to a multiple of `_ROUND`."""
-    width = -(-max(map(len, rows)) // _ROUND) * _ROUND
+    """Rows of unequal length as one matrix (B, T), filled up on the right to a multiple of `ROUND`."""
+    width = -(-max(map(len, rows)) // ROUND) * ROUND
     found = np.full((len(rows), width), fill, dtype=np.int64)
     for place, row in enumerate(rows):
         found[place, : len(row)] = row
@@ -89,7 +90,10 @@ def matrix(rows: Sequence[Array], fill: int) -> Tensor:
 
 
 def collate(examples: Sequence[Example], pad: int) -> Batch:
-    """Examples as one batch, filled up on the right with `pad`; padding is never kept and never a label."""
+    """Examples as one batch, filled up on the right with `pad`; padding is never kept and never a label.
+
+    What belongs to an example (`more`) is not read: `rows` lays examples out with it.
+    """
     lengths = np.array([len(example.ids) for example in examples])
     batch = Batch(matrix([example.ids for example in examples], pad))
     width = batch.tokens.shape[1]
@@ -107,6 +111,11 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
         batch.segments = matrix(segments, -1)
         batch.positions = matrix([_positions(part) for part in segments], 0)
     return batch
+
+
+def rows(examples: Sequence[Example]) -> list[Example]:
+    """Every row of the examples: each one followed by those that belong to it."""
+    return [row for example in examples for row in (example, *example.more)]
 
 
 def _positions(segments: Array) -> Array:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
 from ..reading import Long
 from .example import SupervisedTask
-from .schemas import Labelled, Rewrite, Row
+from .schemas import Labelled, Question, Rewrite, Row, Tagged
 
 # task -> the kinds of rows that it learns from
 SCHEMAS: dict[str, tuple[str, ...]] = {
@@ -22,9 +23,15 @@ SCHEMAS: dict[str, tuple[str, ...]] = {
     "rerank": ("ranked", "similar"),
 }
 
+# task -> the kinds of models that learn it, where not all do
+KINDS: dict[str, tuple[str, ...]] = {"chat": ("decoder",)}
 
-def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row]) -> SupervisedTask:
-    """`part`: the recipe's [task]; rows: those to train on, which decide the labels. Raises DataError for rows of another kind."""
+
+def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row], folder: Path, width: int) -> SupervisedTask:
+    """`part`: the recipe's [task]; rows: those to train on, which decide the labels; folder: the start model's, `width` wide.
+
+    Raises DataError for rows of another kind.
+    """
     schema = rows[0].schema
     if schema not in SCHEMAS[part.name]:
         raise DataError(
@@ -37,9 +44,31 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
         return Classify(
             contract, context, cast(Sequence[Labelled], rows), problem=part.labels, balanced=part.class_weights == "balanced", long=long
         )
+    if part.name == "tag":
+        from .tag import Tag
+
+        balanced = part.class_weights == "balanced"
+        return Tag(contract, context, cast(Sequence[Tagged], rows), balanced=balanced, long=long, stride=part.stride)
+    if part.name == "answer":
+        from .answer import Answer
+
+        return Answer(contract, context, cast(Sequence[Question], rows), long=long, stride=part.stride)
     if part.name == "rewrite":
         from .rewrite import Rewriting
 
         how = {"verb": part.verb, "prefix": part.prefix, "beams": part.beams, "length_penalty": part.length_penalty}
         return Rewriting(contract, context, cast(Sequence[Rewrite], rows), smoothing=part.smoothing, best=part.best, long=long, **how)
+    if part.name == "embed":
+        from .embed import Embed
+
+        ways = {"loss": part.loss, "temperature": part.temperature, "margin": part.margin, "symmetric": part.symmetric}
+        return Embed(contract, context, rows, folder, width, long=long, **ways)
+    if part.name == "rerank":
+        from .rerank import Rerank
+
+        return Rerank(contract, context, rows, loss=part.loss, long=long)
+    if part.name == "chat":
+        from .chat import Chat
+
+        return Chat(contract, context, rows, long=long, generate_rows=part.generate_rows)
     raise RecipeError(f"task.name = '{part.name}' is not there yet.")

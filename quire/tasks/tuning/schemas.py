@@ -1,7 +1,7 @@
-"""The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.records`); here names are fixed.
+"""The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.columns`).
 
-Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`): duplicates,
-split and overlap with the evaluation set are told by these two alone, whatever the task.
+Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`):
+duplicates, split and overlap with the evaluation set are told by these two alone, whatever the task.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Chat(Row):
         return tuple(f"{turn.role}: {turn.content}" for turn in self.messages if turn.role != "assistant")
 
     def answers(self) -> tuple[str, ...]:
-        return tuple(turn.content + repr(turn.tool_calls or "") for turn in self.messages if turn.role == "assistant")
+        spoken = [turn for turn in self.messages if turn.role == "assistant"]
+        return tuple(turn.content + (repr(turn.tool_calls) if turn.tool_calls else "") for turn in spoken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,10 @@ class Question(Row):
     spans: tuple[tuple[str, int], ...] = ()
     id: str = ""
 
+    def side(self) -> bytes:
+        """Questions about one context lie on one side."""
+        return digest(("group", self.group or self.context))
+
     def reads(self) -> tuple[str, ...]:
         return (self.question, self.context)
 
@@ -158,6 +163,10 @@ class Similar(Row):
     def answers(self) -> tuple[str, ...]:
         return () if self.score is None else (repr(self.score),)
 
+    def side(self) -> bytes:
+        """A text with several that belong to it is one question: its rows are held out together. Scored pairs stand for themselves."""
+        return super(Similar, self).side() if self.group or self.score is not None else digest(("group", self.first))
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked(Row):
@@ -174,6 +183,15 @@ class Ranked(Row):
 
     def answers(self) -> tuple[str, ...]:
         return tuple(map(repr, self.scores))
+
+    def side(self) -> bytes:
+        """As a pair's: all rows of one text are held out together."""
+        return super(Ranked, self).side() if self.group else digest(("group", self.anchor))
+
+
+def labels_of(row: Row) -> tuple[str, ...]:
+    """The names that a row is labelled with: those of a text, or of its words; () for other kinds."""
+    return row.labels if isinstance(row, Labelled) else row.tags if isinstance(row, Tagged) else ()
 
 
 SCHEMAS: dict[str, type[Row]] = {kind.schema: kind for kind in (Chat, Prompt, Labelled, Tagged, Question, Rewrite, Similar, Ranked)}

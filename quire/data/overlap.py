@@ -1,0 +1,161 @@
+"""Rows that lie on both sides of a split: exactly, by the digest of what is read, and nearly, by the words that they share.
+
+Near copies have at least `ALIKE` of their runs of three words in common (Jaccard; Broder 1997): another case, other spaces and signs, a
+word more or less. Candidates come from MinHash signatures cut into bands (Leskovec, Rajaraman and Ullman 2014, chapter 3); each is then
+compared exactly, so what is reported is so. The work grows with the number of words, not with the number of pairs.
+
+Runs of words that stand in a fifth of all rows and more are a form, not a content (a system turn, a prompt that every row repeats), and do
+not count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..tasks.tuning.schemas import Chat, Question, Ranked, Row
+
+ALIKE = 0.8
+_RUN = 3  # words
+_BANDS, _DEEP = (
+    8,
+    3,
+)  # 24 hashes: of pairs that are just alike one in 400 is missed, of pairs that share a third two in three are never compared
+_LEAST = 6  # runs of words that a text needs before it can be a near copy: shorter ones are alike by chance
+_MOST = 600  # words of a row that are compared
+_FORM = 0.2  # share of rows
+_FORM_ROWS = 10
+_CANDIDATES = 50  # rows that a row is compared with
+_WORD = re.compile(r"\w+")
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
+
+Runs = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of the training side and one of the evaluation's, and how much of their words they share."""
+
+    train: Row
+    held: Row
+    alike: float
+
+
+def content(row: Row) -> tuple[str, ...]:
+    """What tells a row apart from others: of a conversation what the user asks, of a ranking the text and its positive."""
+    if isinstance(row, Chat):
+        return tuple(turn.content for turn in row.messages if turn.role not in ("assistant", "system"))
+    if isinstance(row, Ranked):
+        return (row.anchor, row.positive)
+    return row.reads()
+
+
+def exact(train: Sequence[Row], held: Sequence[Row]) -> list[Pair]:
+    """Rows of `held` that the training rows read too, each with the first that does."""
+    known: dict[bytes, Row] = {}
+    for row in train:
+        known.setdefault(row.digest(), row)
+    return [Pair(known[digest], row, 1.0) for row in held if (digest := row.digest()) in known]
+
+
+def near(train: Sequence[Row], held: Sequence[Row]) -> list[Pair]:
+    """Rows of `held` with a near copy among `train`, each with the nearest; exact copies are `exact`'s."""
+    if not train or not held:
+        return []
+    vocabulary: dict[str, int] = {}
+    rows = [*train, *held]
+    runs, starts = _runs(rows, vocabulary)
+    split = len(train)
+    signature = _signatures(runs, starts)
+    usable = np.diff(starts) >= _LEAST
+    found: dict[int, tuple[float, int]] = {}
+    for number, candidates in _candidates(signature, usable, split).items():
+        mine = runs[starts[number] : starts[number + 1]]
+        for other in candidates:
+            theirs = runs[starts[other] : starts[other + 1]]
+            both = len(np.intersect1d(mine, theirs, assume_unique=True))
+            alike = both / (len(mine) + len(theirs) - both)
+            if alike >= ALIKE and alike > found.get(number, (0.0, 0))[0] and _same_question(rows[number], rows[other]):
+                found[number] = (alike, other)
+    pairs = [Pair(rows[other], rows[number], alike) for number, (alike, other) in sorted(found.items())]
+    return [pair for pair in pairs if pair.train.digest() != pair.held.digest()]
+
+
+def _same_question(one: Row, other: Row) -> bool:
+    """Of questions: do they ask the same, beside the context that they share?"""
+    if not (isinstance(one, Question) and isinstance(other, Question)):
+        return True
+    mine, theirs = (set(_WORD.findall(row.question.casefold())) for row in (one, other))
+    return len(mine & theirs) >= ALIKE * len(mine | theirs)
+
+
+def without_copies(train: Sequence[Row], held: Sequence[Row]) -> tuple[list[Row], int]:
+    """The training rows that are no copies of the evaluation's, exact or near, and how many were left out.
+
+    A row of the evaluation may have several copies: what is left is looked at again until there is none.
+    """
+    digests = {row.digest() for row in held}
+    left = [row for row in train if row.digest() not in digests]
+    while copies := {id(pair.train) for pair in near(left, held)}:
+        left = [row for row in left if id(row) not in copies]
+    return left, len(train) - len(left)
+
+
+def _runs(rows: Sequence[Row], vocabulary: dict[str, int]) -> tuple[Runs, np.ndarray[Any, Any]]:
+    """(the distinct runs of words of all rows as numbers, row after row and sorted in each; where each row's begin)."""
+    parts: list[Runs] = []
+    owners: list[np.ndarray[Any, Any]] = []
+    for number, row in enumerate(rows):
+        words: list[str] = []
+        for text in content(row):
+            words += _WORD.findall(text.casefold()) if len(words) < _MOST else []
+        ids = np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words[:_MOST]], dtype=np.uint64)
+        if len(ids) >= _RUN:
+            made = np.unique(((ids[:-2] * _PRIME + ids[1:-1]) * _PRIME + ids[2:]) * _PRIME)
+            parts.append(made)
+            owners.append(np.full(len(made), number))
+    runs = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
+    owner = np.concatenate(owners) if owners else np.zeros(0, dtype=np.int64)
+    if len(rows) >= _FORM_ROWS:
+        _, places, counts = np.unique(runs, return_inverse=True, return_counts=True)
+        own = counts[places] < max(_FORM * len(rows), 3)
+        runs, owner = runs[own], owner[own]
+    return runs, np.searchsorted(owner, np.arange(len(rows) + 1))
+
+
+def _signatures(runs: Runs, starts: np.ndarray[Any, Any]) -> Runs:
+    """(rows, bands): for each band a number made of the least hashes of a row's runs; equal bands make candidates."""
+    draw = np.random.default_rng(0)
+    rows = len(starts) - 1
+    bands = np.zeros((rows, _BANDS), dtype=np.uint64)
+    there = np.flatnonzero(np.diff(starts))
+    if not len(there):
+        return bands
+    for band in range(_BANDS):
+        for _ in range(_DEEP):
+            odd, shift = draw.integers(2**63, size=2, dtype=np.uint64)
+            mixed = (runs ^ shift) * (odd | np.uint64(1))
+            mixed ^= mixed >> np.uint64(29)
+            least = np.minimum.reduceat(mixed * _PRIME, starts[:-1][there])
+            bands[there, band] = (bands[there, band] + least) * _PRIME
+    return bands
+
+
+def _candidates(bands: Runs, usable: np.ndarray[Any, Any], split: int) -> dict[int, set[int]]:
+    """{row of the evaluation: training rows that share a band with it}."""
+    train, held = np.flatnonzero(usable[:split]), split + np.flatnonzero(usable[split:])
+    found: dict[int, set[int]] = {}
+    for band in range(_BANDS if len(train) and len(held) else 0):
+        wanted = bands[held, band]
+        order = train[np.isin(bands[train, band], wanted)]
+        order = order[np.argsort(bands[order, band], kind="stable")]
+        keys = bands[order, band]
+        low, high = np.searchsorted(keys, wanted), np.searchsorted(keys, wanted, side="right")
+        for number, start, end in zip(held[high > low].tolist(), low[high > low].tolist(), high[high > low].tolist(), strict=True):
+            there = found.setdefault(number, set())
+            there.update(order[start : min(end, start + _CANDIDATES - len(there))].tolist())
+    return found

@@ -1,0 +1,230 @@
+"""What the first two steps of a run show, while nothing is lost yet: is the loss what it claims to be, and does what should learn learn?
+
+    before step 1   a few rows of the batch, without dropout: together = one by one; with padding = without; packed = apart
+    at step 1       every trainable weight has a gradient and moves; every other one stays as it is
+    at step 2       no adapter is still zero
+
+A fact that does not hold raises TrainingError before the next step. Nothing here draws a number or changes a weight, so a run has the same
+bits with it. The cost is a fraction of a step, whatever the length of the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..adapt.lora import LowRank
+from ..data.ledger import Finding, first
+from ..data.readings import padding_labels
+from ..errors import TrainingError
+from ..nn.batch import IGNORE, Batch
+from ..nn.transformer import Transformer
+from ..tasks.task import Objective
+from ..tasks.tuning.example import Example
+from ..text.tokenizer import Tokenizer
+from .optimizer import Optimizer, schedule
+from .parallel import Compute
+from .recipe import OptimPart
+
+_ROWS = 4  # that are looked at before step 1
+_PAD = 8  # columns that are added
+_CLOSE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 1e-2}  # of a loss: two orders of the sums give other roundings
+_SAMPLE = 16  # elements of a frozen weight that must stay
+_TELLING = 1e-6  # of the whole norm: a smaller gradient may vanish in the rounding of its weight
+_SHOWN = 4
+
+
+class FirstSteps:
+    """The facts of one run. Call `before` and `gradients` and `moved` in the order of a step; `over` says when there is nothing left."""
+
+    def __init__(self, model: Transformer, optimizer: Optimizer, task: Objective, compute: Compute, chunk: int) -> None:
+        self.model, self.optimizer, self.task, self.compute, self.chunk = model, optimizer, task, compute, chunk
+        self.over = False
+        # trainable weight -> its element with the largest gradient, that element's value, and the share of the rate that it must move
+        self.strongest: dict[str, tuple[int, float, float]] = {}
+        self.still = {name: _sample(weight) for name, weight in model.named_parameters() if name not in optimizer.named}
+
+    def before(self, batch: Batch) -> None:
+        """Raises TrainingError when the loss of this batch depends on how its rows are laid out."""
+        if count := padding_labels(batch):
+            raise TrainingError(
+                f"{count:,} padded places of the first batch have a label, so the loss would be about predicting padding. "
+                f"Task '{self.task.name}' must give them the label {IGNORE}."
+            )
+        supervised, packed = hasattr(self.task, "packs"), batch.segments is not None
+        if not (self.task.splittable or supervised):
+            return
+        rows = batch.split(min(_ROWS, len(batch)))[0] if self.task.splittable else batch
+        names = [name for name in self.task.counts(rows) if name in rows.labels]
+        self.model.eval()
+        try:
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"), self.compute.autocast():
+                whole = self._loss([rows], names)
+                if self.task.splittable and len(rows) > 1:
+                    self._same(whole, self._loss(rows.split(1), names), "the rows of the first batch one by one", "accumulation")
+                if supervised and not packed and rows.source is None:
+                    self._same(whole, self._loss([padded(rows)], names), f"the same rows with {_PAD} columns of padding", "padding")
+                if supervised and packed:
+                    self._same(
+                        whole, self._loss(list(apart(rows)), names), "what was packed into the first rows, each by itself", "packing"
+                    )
+        finally:
+            self.model.train()
+
+    def _loss(self, parts: Sequence[Batch], names: Sequence[str]) -> dict[str, float]:
+        sums = dict.fromkeys(names, 0.0)
+        for part in parts:
+            if not any(self.task.counts(part).values()):
+                continue
+            terms = self.task.terms(self.model, part.to(self.compute.device), self.chunk)
+            for name in names:
+                sums[name] += float(terms[name][0]) if name in terms else 0.0
+        return sums
+
+    def _same(self, one: Mapping[str, float], other: Mapping[str, float], what: str, why: str) -> None:
+        for name, value in one.items():
+            if abs(value - other[name]) > _CLOSE[self.compute.dtype] * max(abs(value), abs(other[name]), 1e-2):
+                raise TrainingError(
+                    f"the loss '{name}' of the first rows is {value:.5g}, and {other[name]:.5g} for {what}: it depends on {why}: other "
+                    f"batch settings would train another model. The fault is in task '{self.task.name}' or in the model, not in the rows."
+                )
+
+    def gradients(self, norm: float, part: OptimPart) -> None:
+        """After the backward pass of a step that will be applied; norm: of all gradients. Raises TrainingError for a weight without one."""
+        named = dict(self.model.named_parameters())
+        stray = [name for name, weight in named.items() if weight.requires_grad and name not in self.optimizer.named]
+        if stray:
+            raise TrainingError(
+                f"{_listed(stray)} can be trained now, and could not when the optimizer was planned: something has unfrozen it since. "
+                "Freeze it again, or leave it out of adapt.frozen."
+            )
+        without = [name for name, weight in self.optimizer.named.items() if weight.grad is None and not _may_rest(name)]
+        if without:
+            raise TrainingError(
+                f"{_listed(without)} is to be trained and gets no gradient, so it would stay as it is. Freeze it by name (adapt.frozen), "
+                "or, where it should learn, look at what cuts it off (recomputed activations, a detached input)."
+            )
+        if self.strongest:
+            return
+        for name, weight in self.optimizer.named.items():
+            if weight.grad is not None:
+                flat = weight.grad.flatten()
+                place = int(flat.abs().argmax())
+                size = abs(float(flat[place]))
+                if size > _TELLING * norm:
+                    size *= min(1.0, part.clip / norm) if part.clip else 1.0
+                    self.strongest[name] = place, float(weight.detach().flatten()[place]), size / (size + part.eps)
+
+    def moved(self, step: int, rate: float) -> None:
+        """After the optimizer's step. Raises TrainingError when a weight did not move that should, or did that should not."""
+        named = dict(self.model.named_parameters())
+        went = [name for name, before in self.still.items() if name in named and not torch.equal(before, _sample(named[name]))]
+        if went:
+            raise TrainingError(
+                f"step {step}: {_listed(went)} is frozen and has moved. Something besides the optimizer writes to it; checkpoints from "
+                "before are sound."
+            )
+        if step == 1 and rate > 0:
+            stuck = [
+                name
+                for name, (place, value, moves) in self.strongest.items()
+                if float(named[name].detach().flatten()[place]) == value
+                and rate * moves > 4 * torch.finfo(named[name].dtype).eps * abs(value)  # more than rounding swallows
+            ]
+            if stuck:
+                raise TrainingError(
+                    f"step 1: {_listed(stuck)} has a gradient and did not move. Look at its learning rate and its precision."
+                )
+        if step >= 2:
+            self.over = True
+            zero = [
+                name
+                for name, module in self.model.named_modules()
+                if isinstance(module, LowRank) and not (module.a.any() and module.b.any())
+            ]
+            if zero and rate > 0:
+                raise TrainingError(f"step {step}: {_listed(zero)} is still zero after two steps, so this adapter does nothing.")
+
+
+def refuse_no_rate(part: OptimPart, steps: int) -> None:
+    """Raises TrainingError when no step of the schedule has a learning rate."""
+    rates = [part.lr] + ([part.muon_lr] if part.name == "muon" else [])
+    if not any(rate > 0 for rate in rates) or not any(schedule(part, step, steps) > 0 for step in range(min(steps, 1000))):
+        raise TrainingError(
+            f"the learning rate is zero at all {steps:,} steps (optim.lr = {part.lr:g}, optim.schedule = '{part.schedule}', optim.final = "
+            f"{part.final:g}): nothing would be learned. Give optim.lr a value above 0 (1e-5 to 1e-3 are usual) or train for more steps."
+        )
+
+
+def padded(batch: Batch) -> Batch:
+    """The batch with `_PAD` further columns of padding on the right, whatever id stands in them."""
+
+    def wider(tensor: Tensor, fill: float) -> Tensor:
+        return F.pad(tensor, (0, _PAD), value=fill)
+
+    keep = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.keep is None else batch.keep
+    labels = {name: wider(label, IGNORE) if label.shape == batch.tokens.shape else label for name, label in batch.labels.items()}
+    return dataclasses.replace(
+        batch,
+        tokens=wider(batch.tokens, 0),
+        keep=wider(keep, False),
+        labels=labels,
+        types=None if batch.types is None else wider(batch.types, 0),
+        positions=None if batch.positions is None else wider(batch.positions, 0),
+    )
+
+
+def apart(batch: Batch) -> Iterator[Batch]:
+    """Each segment of each packed row as a row of its own."""
+    assert batch.segments is not None
+    for number, segments in enumerate(batch.segments):
+        for segment in sorted(set(segments[segments >= 0].tolist())):
+            own = segments == segment
+            labels = {name: label[number : number + 1, own] for name, label in batch.labels.items()}
+            yield Batch(batch.tokens[number : number + 1, own], labels)
+
+
+def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequence[Example], given: bool) -> Finding | None:
+    """Special tokens that the rows use, that the start model never learned, and whose rows of the embedding stay as they are.
+
+    given: the start model had no template, so the marks of the one that it gets were never met. Otherwise a row of the table tells: it is
+    zero, or closer to the mean of all rows than a tenth of the usual distance, as resizing leaves it.
+    """
+    if any(weight.requires_grad for weight in model.embed.parameters()):
+        return None
+    table = model.get_parameter("embed.weight" if isinstance(model.embed, nn.Embedding) else "embed.base.weight").detach()
+    used = set(np.unique(np.concatenate([example.ids for example in examples])).tolist())
+    roles = set(tokenizer.special_ids.values())
+    marks = [(name, id) for name, id in tokenizer.special_tokens.items() if id in used and id < len(table)]
+    mean = table[:: max(1, len(table) // 4096)].float().mean(0)
+    usual = float((table[:: max(1, len(table) // 4096)].float() - mean).norm(dim=1).median())
+
+    def untouched(id: int) -> bool:
+        return not bool(table[id].any()) or float((table[id].float() - mean).norm()) < 0.1 * usual
+
+    new = [name for name, id in marks if (given and id not in roles) or untouched(id)]
+    if not new:
+        return None
+    says = f"the rows use {', '.join(map(repr, new[:_SHOWN]))}, which this model never learned, and its embedding is frozen."
+    where = first(example.where for example in examples if any(tokenizer.special_tokens[name] in example.ids for name in new))
+    return Finding(True, says, where, 'Add "embed" to adapt.targets, or train with adapt.method = "full".', len(new))
+
+
+def _may_rest(name: str) -> bool:
+    """A step may leave experts alone that no token went to, and a part of the head that this task does not ask (BERT's pooler)."""
+    return ".experts." in name or (name.startswith("head.") and ".adapters." not in name)
+
+
+def _sample(weight: Tensor) -> Tensor:
+    flat = weight.detach().flatten()
+    return flat[:: max(1, len(flat) // _SAMPLE)].clone()
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
