@@ -36,7 +36,7 @@ class ExampleLoader:
         self.lengths = np.array([len(example) for example in self.examples])
         if pack and self.lengths.max() > pack:
             raise DataError(f"a row of {self.lengths.max():,} tokens does not fit into packed rows of {pack:,}.")
-        self.row_tokens = pack or max(len(row) - sum(map(len, row.more)) for row in rows_of(self.examples))  # of the longest row of a batch
+        self.row_tokens = pack or max(map(_longer_side, rows_of(self.examples)))  # of the longest row of a batch
         self.step = 0
         self._epoch, self._before = 0, 0  # the epoch of the next batch, and how many batches the epochs before it had
         self._order = lru_cache(2)(self._plan)
@@ -133,3 +133,8 @@ class ExampleLoader:
                 raise CheckpointError(f"{what}; now it is {str(now)[:120]}. Put back what was there, or start a new run from its model.")
         self.step, self._epoch, self._before = state["step"], 0, 0
         self._turn()
+
+
+def _longer_side(example: Example) -> int:
+    """Tokens of what an example reads or, of an encoder-decoder, writes: the two never stand in one row."""
+    return max(len(example.ids), 0 if example.target is None else len(example.target))

@@ -65,7 +65,7 @@ def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = No
 
 
 def agree(recipe: TrainRecipe) -> None:
-    """Raises RecipeError for a supervised task that cannot begin from nothing, or not with this family or this way to adapt."""
+    """Raises RecipeError for a supervised task that cannot begin from nothing, or not with this family or frozen parts."""
     name, family = recipe.task.name, recipe.model.family
     if name not in KINDS:
         raise RecipeError(f"task.name = '{name}' tunes a model that is there: give its folder or name with model.start.")
@@ -76,10 +76,10 @@ def agree(recipe: TrainRecipe) -> None:
             f"model.start is empty, so a new model is made, and model.family = '{family}' makes {_PLURAL[kind]}. "
             f"task.name = '{name}' needs {_PLURAL[wanted]}: give model.family ({others}), or a model that is there with model.start."
         )
-    if recipe.adapt.method != "full" or recipe.adapt.frozen:
+    if recipe.adapt.frozen:
         raise RecipeError(
-            f"adapt.method = '{recipe.adapt.method}' with adapt.frozen = {list(recipe.adapt.frozen)} leaves most of a model as it is, and "
-            "a new one has learned nothing yet: model.start is empty. Train it whole (adapt.method = full), or name a model."
+            f"adapt.frozen = {list(recipe.adapt.frozen)} keeps parts of a model as they are, and a new one has learned nothing yet: "
+            "model.start is empty. Take adapt.frozen out, or name a model."
         )
     FAMILIES[family].build(new_config(recipe, max(1, recipe.tokenizer.vocab)))
 

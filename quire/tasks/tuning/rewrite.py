@@ -105,7 +105,10 @@ class Rewriting:
         if empty is not None:
             raise DataError(f"{empty.where}: the target is empty, so the model would learn to say nothing. Mend the row or leave it out.")
         over: list[int] = []
-        sources = read(self.contract, [self.prefix + row.source for row in wanted], self.context, self.long, over)
+        long: Long = "cut" if self.long == "error" else self.long  # the error below knows the row's place in its file
+        sources = read(self.contract, [self.prefix + row.source for row in wanted], self.context, long, over)
+        if self.long == "error":
+            self._refuse(wanted, over, "source", "reads")
         targets, cut = self._targets(wanted)
         return [
             Example(np.array(source.ids), {"lm": target}, target=target, cut=more + less, where=row.where)
@@ -121,17 +124,23 @@ class Rewriting:
         texts = [row.target for row in rows]
         target = self.contract.tokenizer.target
         found = encoded(self.contract, texts) if target is self.contract.tokenizer else target.library_batch(texts)
-        for row, ids in zip(rows, found):
+        for ids in found:
             whole = [*before, *ids, *after]
             over = max(0, len(whole) - self.context)
-            if over and self.long == "error":
-                raise ContextError(
-                    f"{row.where}: the target has {len(whole):,} tokens with those around it; this model writes {self.context:,}. "
-                    'Shorten it, or cut it with data.long = "cut".'
-                )
             made.append(np.array(whole[: self.context]))
             cut.append(over)
+        if self.long == "error":
+            self._refuse(rows, cut, "target", "writes")
         return made, cut
+
+    def _refuse(self, rows: Sequence[Rewrite], over: Sequence[int], side: str, does: str) -> None:
+        long = [(row.where, more) for row, more in zip(rows, over) if more]
+        if long:
+            where, more = long[0]
+            raise ContextError(
+                f"{where}: the {side} has {self.context + more:,} tokens with those around it; this model {does} {self.context:,}. "
+                f'There are {len(long):,} such rows. Shorten them, or cut them with data.long = "cut".'
+            )
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         targets = [cast(Array, example.target) for example in examples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 from pathlib import Path
@@ -54,11 +55,11 @@ def task(folder: Path, **how: Any) -> Rewriting:
     return Rewriting(Contract.open(folder), 64, ROWS, **how)
 
 
-def write_rows(path: Path, count: int, seed: int = 0) -> str:
-    """Numbers as words in two languages: word by word, with a point at the end."""
-    draw = random.Random(seed)
-    chosen = [draw.choices(list(WORDS), k=draw.randint(1, 4)) for _ in range(count)]
-    lines = [{"source": " ".join(row), "target": " ".join(WORDS[word] for word in row) + "."} for row in chosen]
+def write_rows(path: Path, start: int, stop: int) -> str:
+    """Numbers as words in two languages, word by word, with a point at the end: some of all 340 that have one to four words."""
+    every = [row for length in range(1, 5) for row in itertools.product(WORDS, repeat=length)]
+    random.Random(0).shuffle(every)
+    lines = [{"source": " ".join(row), "target": " ".join(WORDS[word] for word in row) + "."} for row in every[start:stop]]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
 
@@ -69,9 +70,9 @@ def tiny(tmp_path: Path, **changes: Any) -> TrainRecipe:
         model=ModelPart(family="marian", width=32, layers=1, heads=2, context=48),
         tokenizer=TokenizerPart(vocab=300),
         data=DataPart(
-            sources=(write_rows(tmp_path / "train.jsonl", 60),),
-            eval=(write_rows(tmp_path / "eval.jsonl", 12, 1),),
-            test=(write_rows(tmp_path / "test.jsonl", 12, 2),),
+            sources=(write_rows(tmp_path / "train.jsonl", 0, 60),),
+            eval=(write_rows(tmp_path / "eval.jsonl", 316, 328),),
+            test=(write_rows(tmp_path / "test.jsonl", 328, 340),),
         ),
         task=TaskPart("rewrite", verb="translation", smoothing=0.1, beams=2),
         optim=OptimPart(lr=3e-3, betas=(0.9, 0.98), warmup=0.1, weight_decay=0.0),
@@ -128,8 +129,11 @@ def test_targets_that_are_too_long_are_counted_and_do_not_end(folder: Path) -> N
     last = examples[3]
     assert last.target is not None and len(last.target) == 12 and contract.tokenizer.eos not in last.target
     assert contract.tokenizer.eos == examples[1].target[-1]  # type: ignore[index]
-    with pytest.raises(ContextError, match="a:1: the target has"):
+    with pytest.raises(ContextError, match="a:1: the target has .* There are 2 such rows"):
         Rewriting(contract, 12, ROWS, long="error")
+    strict = Rewriting(contract, 12, [ROWS[1]], long="error")
+    with pytest.raises(ContextError, match="c:9: the source has .* this model reads 12"):
+        strict.examples([Rewrite("The quick brown fox " * 9, "y", where="c:9")])
 
 
 def test_an_empty_target_and_a_model_without_a_decoder_start_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -175,21 +179,22 @@ def test_a_model_from_nothing_is_opened_by_others(family: str, tmp_path: Path) -
         greedy = ours.translate([text], Beam(1, 9, early_stopping=True))[0]
         assert greedy.text == words.decode(ids, skip_special_tokens=True)
     (tmp_path / "again").mkdir()
-    again = train(tiny(tmp_path / "again", **{"model.start": str(made), "train.steps": 1})).model
+    again = train(tiny(tmp_path / "again", **{"model": ModelPart(start=str(made)), "train.steps": 1})).model
     assert again is not None and quire.load(again).config == ours.config
 
 
 def test_it_learns_and_the_verb_uses_what_it_has_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from quire.cli.main import main
 
-    changes = {"model.family": "t5", "model.tied": False, "train.steps": 220, "train.batch": 32, "train.eval_every": 110, "optim.lr": 1e-2}
+    changes = {"model.family": "t5", "model.tied": False, "train.steps": 160, "train.batch": 32, "train.eval_every": 80, "optim.lr": 1e-2}
     recipe = tiny(tmp_path, **changes, **{"task.best": "bleu", "task.prefix": "say: "})
-    write_rows(tmp_path / "train.jsonl", 250)
+    write_rows(tmp_path / "train.jsonl", 0, 300)
     result = train(recipe)
     run = result.folder
     assert result.model is not None
     figures = result.evaluation
-    assert figures["metric"] == "bleu" and figures["test"]["bleu"] > 40 and figures["test"]["ended"] > 0.9
+    assert figures["metric"] == "bleu" and figures["test"]["bleu"] > 5 and figures["test"]["ended"] > 0.9
+    assert figures["test"]["loss"] < 1.5, "a model that has learned nothing is at 5.6"
     low, high = (figures["test"]["intervals"]["bleu"][side] for side in ("low", "high"))
     assert low <= figures["bleu"] <= high
     looks = [row for row in durable.read_lines(run / "metrics.jsonl") if row["kind"] == "eval"]
@@ -248,7 +253,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_model_that_is_there_is_tuned(folder: Path, method: str, tmp_path: Path) -> None:
-    changes = {"model.start": str(folder), "adapt.method": method, "task.prefix": "translate English to German: "}
+    changes = {"model": ModelPart(start=str(folder)), "adapt.method": method, "task.prefix": "translate English to German: "}
     made = train(tiny(tmp_path, **changes)).model
     assert made is not None
     config = json.loads((made / "config.json").read_text())
@@ -261,7 +266,7 @@ def test_a_classifier_from_nothing(tmp_path: Path) -> None:
     lines = [{"text": word, "label": label} for word, label in zip(list(WORDS) * 2 + list(WORDS.values()), "ab" * 6)]
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = DataPart(sources=(str(tmp_path / "labels.jsonl"),), held_out=0.0)
-    recipe = tiny(tmp_path, **{"model.family": "bert", "task.name": "classify", "data": rows, "train.steps": 1})
+    recipe = tiny(tmp_path, **{"model.family": "bert", "task": TaskPart("classify"), "data": rows, "train.steps": 1})
     made = train(recipe).model
     assert made is not None and quire.load(made).classify(["one"])[0].keys() == {"a", "b"}
 
@@ -269,10 +274,12 @@ def test_a_classifier_from_nothing(tmp_path: Path) -> None:
 def test_what_cannot_begin_from_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"needs encoder-decoders: give model.family \(bart, marian, t5\), or a model that is there"):
         train(tiny(tmp_path, **{"model.family": "llama"}))
-    with pytest.raises(RecipeError, match="a new one has learned nothing yet"):
+    with pytest.raises(RecipeError, match="adapts a model that is there"):
         train(tiny(tmp_path, **{"adapt.method": "lora"}))
+    with pytest.raises(RecipeError, match="a new one has learned nothing yet"):
+        train(tiny(tmp_path, **{"adapt.frozen": ("embed",)}))
     with pytest.raises(RecipeError, match="tunes a model that is there"):
-        train(tiny(tmp_path, **{"task.name": "chat", "model.family": "llama"}))
+        train(tiny(tmp_path, **{"task": TaskPart("chat"), "model.family": "llama"}))
 
 
 def test_the_recipes_of_this_task_train(tmp_path: Path) -> None:
