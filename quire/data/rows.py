@@ -7,7 +7,7 @@ and never trained could not be answered. Whatever else is wrong with rows is tol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError
@@ -103,4 +103,5 @@ def _asked(schema: str, columns: Mapping[str, str]) -> list[Row]:
     if schema not in ("auto", "chat") or columns:
         said = f"data.schema = '{schema}'" if schema not in ("auto", "chat") else "data.columns"
         raise DataError(f"{said} does not go with the source '{pydoc_questions.NAME}': its rows are chat rows already. Leave it out.")
-    return list(pydoc_questions.rows())
+    made = enumerate(pydoc_questions.rows(), start=1)
+    return [replace(row, where=f"{pydoc_questions.NAME}:{number} ({row.where})") for number, row in made]  # a place is one row's alone

@@ -163,6 +163,10 @@ class Similar(Row):
     def answers(self) -> tuple[str, ...]:
         return () if self.score is None else (repr(self.score),)
 
+    def side(self) -> bytes:
+        """A text with several that belong to it is one question: its rows are held out together. Scored pairs stand for themselves."""
+        return super(Similar, self).side() if self.group or self.score is not None else digest(("group", self.first))
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked(Row):
@@ -179,6 +183,10 @@ class Ranked(Row):
 
     def answers(self) -> tuple[str, ...]:
         return tuple(map(repr, self.scores))
+
+    def side(self) -> bytes:
+        """As a pair's: all rows of one text are held out together."""
+        return super(Ranked, self).side() if self.group else digest(("group", self.anchor))
 
 
 def labels_of(row: Row) -> tuple[str, ...]:
