@@ -117,9 +117,8 @@ def trainer(fault: str, meddle: Callable[[Trainer], object] = lambda made: None,
     """The trainer of a fault; `meddle` changes it once its optimizer is planned. What training says of itself is a detection."""
     with parts(fault, **over) as (settled, found):
         place = RunFolder(Path(settled.out))
-        made = Trainer(
-            place, settled, found.model, found.task, found.loader, compute(settled.train), Meters(place.path), None, 0, found.enter
-        )
+        lines = Meters(place.path)
+        made = Trainer(place, settled, found.model, found.objective, found.loader, compute(settled.train), lines, None, 0, found.base)
         made.settle(settled)
         meddle(made)
         try:
