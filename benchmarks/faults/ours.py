@@ -153,7 +153,7 @@ def refused(fault: str) -> Callable[[], Seen]:
 # What `quire train` refuses, each with words that its message must have: another refusal would not be about the fault.
 for _fault, _word in {
     "nothing-trained": "nothing of its answer is left",
-    "end-never-trained": "so it would learn to go on and on",
+    "end-never-trained": "would go on and on",
     "bos-twice": "bos-twice",
     "earlier-turns-untrained": "turns-dropped",
     "turns-dropped": "turns-dropped",
