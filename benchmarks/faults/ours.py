@@ -117,9 +117,8 @@ def trainer(fault: str, meddle: Callable[[Trainer], object] = lambda made: None,
     """The trainer of a fault; `meddle` changes it once its optimizer is planned. What training says of itself is a detection."""
     with parts(fault, **over) as (settled, found):
         place = RunFolder(Path(settled.out))
-        made = Trainer(
-            place, settled, found.model, found.task, found.loader, compute(settled.train), Meters(place.path), None, 0, found.enter
-        )
+        lines = Meters(place.path)
+        made = Trainer(place, settled, found.model, found.objective, found.loader, compute(settled.train), lines, None, 0, found.base)
         made.settle(settled)
         meddle(made)
         try:
@@ -154,7 +153,7 @@ def refused(fault: str) -> Callable[[], Seen]:
 # What `quire train` refuses, each with words that its message must have: another refusal would not be about the fault.
 for _fault, _word in {
     "nothing-trained": "nothing of its answer is left",
-    "end-never-trained": "so it would learn to go on and on",
+    "end-never-trained": "would go on and on",
     "bos-twice": "bos-twice",
     "earlier-turns-untrained": "turns-dropped",
     "turns-dropped": "turns-dropped",

@@ -32,7 +32,7 @@ from .parallel import Compute
 from .recipe import OptimPart
 
 _ROWS = 4  # that are looked at before step 1
-_PAD = 8  # columns that are added
+_PAD = 8  # columns that are added, where the model has positions for them
 _CLOSE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 1e-2}  # of a loss: two orders of the sums give other roundings
 _SAMPLE = 16  # elements of a frozen weight that must stay
 _TELLING = 1e-6  # of the whole norm: a smaller gradient may vanish in the rounding of its weight
@@ -42,8 +42,10 @@ _SHOWN = 4
 class FirstSteps:
     """The facts of one run. Call `before` and `gradients` and `moved` in the order of a step; `over` says when there is nothing left."""
 
-    def __init__(self, model: Transformer, optimizer: Optimizer, task: Objective, compute: Compute, chunk: int) -> None:
+    def __init__(self, model: Transformer, optimizer: Optimizer, task: Objective, compute: Compute, chunk: int, taken: int = 0) -> None:
+        """taken: positions of the model that a soft prompt has."""
         self.model, self.optimizer, self.task, self.compute, self.chunk = model, optimizer, task, compute, chunk
+        self.context = model.config.context - taken
         self.over = False
         # trainable weight -> its element with the largest gradient, that element's value, and the share of the rate that it must move
         self.strongest: dict[str, tuple[int, float, float]] = {}
@@ -67,8 +69,11 @@ class FirstSteps:
                 whole = self._loss([rows], names)
                 if self.task.splittable and len(rows) > 1:
                     self._same(whole, self._loss(rows.split(1), names), "the rows of the first batch one by one", "accumulation")
-                if supervised and not packed and rows.source is None:
-                    self._same(whole, self._loss([padded(rows)], names), f"the same rows with {_PAD} columns of padding", "padding")
+                columns = min(_PAD, self.context - rows.tokens.shape[1])
+                if supervised and not packed and rows.source is None and columns > 0:
+                    self._same(
+                        whole, self._loss([padded(rows, columns)], names), f"the same rows with {columns} columns of padding", "padding"
+                    )
                 if supervised and packed:
                     self._same(
                         whole, self._loss(list(apart(rows)), names), "what was packed into the first rows, each by itself", "packing"
@@ -161,11 +166,11 @@ def refuse_no_rate(part: OptimPart, steps: int) -> None:
         )
 
 
-def padded(batch: Batch) -> Batch:
-    """The batch with `_PAD` further columns of padding on the right, whatever id stands in them."""
+def padded(batch: Batch, columns: int) -> Batch:
+    """The batch with so many further columns of padding on the right, whatever id stands in them."""
 
     def wider(tensor: Tensor, fill: float) -> Tensor:
-        return F.pad(tensor, (0, _PAD), value=fill)
+        return F.pad(tensor, (0, columns), value=fill)
 
     keep = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.keep is None else batch.keep
     labels = {name: wider(label, IGNORE) if label.shape == batch.tokens.shape else label for name, label in batch.labels.items()}

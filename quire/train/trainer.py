@@ -148,7 +148,7 @@ class Trainer:
         if self.step:
             return None
         refuse_no_rate(self.recipe.optim, self.steps)
-        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.chunk)
+        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.chunk, self.recipe.adapt.positions)
 
     def due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.steps)

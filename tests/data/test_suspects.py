@@ -168,3 +168,10 @@ def test_label_names_stand_for_numbers(tmp_path: object) -> None:
     assert [row.answers() for row in sets.train] == [("World",), ("Sports",)]
     with pytest.raises(DataError, match="give the names in order from 0, or each with its own number as '1=World'"):
         load([str(path)], names=("label", "text"), label_names=("1=World", "Sports"))
+
+
+def test_the_documentation_lists_every_check() -> None:
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "checking.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("| `")] == [f"| `{name}` | {what} |" for name, what in CHECKS.items()]

@@ -71,6 +71,13 @@ def test_packed_and_grouped_runs_are_let_through() -> None:
             assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
+def test_rows_that_fill_the_model_have_no_room_for_padding() -> None:
+    for over in ({}, {"adapt__method": "prompt", "adapt__tokens": 5}):
+        with ours.start("user-turns-trained", max_position_embeddings=40) as folder:  # the rows have 70 tokens and more
+            with ours.tuned("user-turns-trained", folder, data__most_cut=1.0, data__long="head-tail", **over) as run:
+                assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
 def test_a_frozen_weight_that_moves_is_named() -> None:
     def moved(made: Any) -> None:
         step = made.optimizer.step
