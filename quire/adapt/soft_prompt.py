@@ -141,6 +141,8 @@ def prompt_ids(model: Transformer) -> list[int]:
 class PromptFront:
     """Puts the ids of the active prompt before what a model reads first: a decoder's text, or an encoder's."""
 
+    pages = True
+
     def __init__(self, model: Transformer) -> None:
         self.model, self.whole = model, model.config
 
