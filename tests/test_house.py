@@ -29,7 +29,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("tasks",), ("ground", "nn", "text", "metrics", "decode", "binding")),
     (("certify",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks")),
     (("data",), ("ground", "text", "tasks", "nn.batch")),
-    (("train",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data")),
+    (("train",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify", "data", "adapt")),
     (("engine",), ("ground", "nn", "native", "text", "metrics", "binding", "families", "decode", "tasks", "certify")),
     (
         ("model",),

@@ -92,6 +92,7 @@ class PrefixFront:
     """Begins a decoder's cache with the active prefix."""
 
     pages = False
+    ids: list[int] = []
 
     def __init__(self, model: Transformer) -> None:
         self.model, self.whole = model, model.config

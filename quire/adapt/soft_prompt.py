@@ -146,6 +146,10 @@ class PromptFront:
     def __init__(self, model: Transformer) -> None:
         self.model, self.whole = model, model.config
 
+    @property
+    def ids(self) -> list[int]:
+        return prompt_ids(self.model)
+
     def settle(self) -> None:
         """The prompt takes its positions from the model's context."""
         self.model.config = replace(self.whole, context=self.whole.context - len(prompt_ids(self.model)))
