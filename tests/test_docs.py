@@ -123,6 +123,7 @@ def shelf(workshop: Path) -> None:
     write(models / "answers", "QuestionAnswering")
     write_model(models / "bert", "bert")
     write_model(models / "t5", "t5")
+    write_model(models / "writer", "llama")
     (workshop / "questions.txt").write_text(
         "I forgot my password\nHow do I log in?\nWhere is my order?\nMy parcel is late\nCan I pay by card?\n"
     )

@@ -141,8 +141,14 @@ def prompt_ids(model: Transformer) -> list[int]:
 class PromptFront:
     """Puts the ids of the active prompt before what a model reads first: a decoder's text, or an encoder's."""
 
+    pages = True
+
     def __init__(self, model: Transformer) -> None:
         self.model, self.whole = model, model.config
+
+    @property
+    def ids(self) -> list[int]:
+        return prompt_ids(self.model)
 
     def settle(self) -> None:
         """The prompt takes its positions from the model's context."""

@@ -88,6 +88,8 @@ def summary(result: Result) -> list[str]:
         lines.append(f"held-out {evaluation['metric']}: {evaluation[evaluation['metric']]:.4f}")
     else:
         lines.append("nothing was held out, so there is no held-out figure")
+    if result.model is None:  # a soft prompt, which stands beside its base
+        return [*lines, f"adapter {result.folder / 'adapter'}"]
     return [*lines, f"model   {result.model}", f"report  {result.folder / 'report.html'}"]
 
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from .. import machine
-from ..adapt import prompt_ids as soft_ids
 from ..binding import Contract
 from ..decode.loop import HeldText, complete, room
 from ..decode.sampler import Sampler
@@ -171,9 +170,7 @@ class Engine:
             raise RecipeError(f"sampling is {str(sampling)[:80]}; allowed: a Sampling. For beams there are model.translate and summarize.")
         vocab = self.model.config.vocab
         ids, source = self._ids(prompt)
-        front = soft_ids(self.model)
-        if front and (self.reads or prompt_logprobs is not None):
-            raise ModelError("a soft prompt is on this model: its engine serves decoders alone, and reports nothing about prompts.")
+        front = self._front(prompt_logprobs)
         if prompt_logprobs is not None:
             prompt_logprobs = asking.whole("prompt_logprobs", prompt_logprobs, 0, vocab, ", and for decoders alone", self.reads)
         sampler = Sampler(sampling, vocab, ids)  # checks the values
@@ -210,6 +207,13 @@ class Engine:
             prompt_logprobs=prompt_logprobs,
             after=after,
         )
+
+    def _front(self, prompt_logprobs: int | None) -> list[int]:
+        """The ids of a soft prompt, which stand before a request's own. Raises ModelError for what cannot be served with one."""
+        front = [] if self.model.front is None else self.model.front.ids
+        if front and (self.reads or prompt_logprobs is not None):
+            raise ModelError("a soft prompt is on this model: its engine serves decoders alone, and reports nothing about prompts.")
+        return front
 
     def _ids(self, prompt: str | Sequence[int]) -> tuple[list[int], list[int] | None]:
         """(ids to be continued, ids of the encoder's side)."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from .. import hub, machine
-from ..adapt import is_prompt, open_adapter, open_prompt, with_its_head
+from ..adapt import is_prefix, is_prompt, open_adapter, open_prefix, open_prompt, with_its_head
 from ..adapt import merge as merge_active
 from ..adapt.folder import weights_hash
 from ..binding import Binding, Contract, bound
@@ -77,9 +77,9 @@ def load(
 
 def _put_on(adapter: Path, model: Transformer, opened: ModelFolder, base: Binding) -> tuple[str, str]:
     """(the hash of an adapter's weights, what its user should know)."""
-    if is_prompt(adapter):
-        note = open_prompt(adapter, model, opened, base)
-        return weights_hash(adapter), note
+    for is_one, put_on in ((is_prompt, open_prompt), (is_prefix, open_prefix)):
+        if is_one(adapter):
+            return weights_hash(adapter), put_on(adapter, model, opened, base)
     read = open_adapter(adapter, model, opened, base)
     merge_active(model)  # plain linears again, so every fused step knows them
     return read.id, read.note

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, overload
 
+from ..decode.loop import complete
 from ..engine.answers import FORMS, Asked, form, tools
 from ..engine.engine import Engine
 from ..engine.tools import ToolChoice, with_objects
@@ -28,7 +29,18 @@ class Decoder(Writer):
     def _chunks(
         self, ids: Sequence[int], source: Sequence[int] | None, sampling: Sampling | None, stop_ids: Sequence[int] = ()
     ) -> Iterator[Chunk]:
+        if self._alone:
+            return super()._chunks(ids, source, sampling, stop_ids)
         return self.engine.stream(self.engine.request(ids, sampling, stop_ids=stop_ids))
+
+    @property
+    def _alone(self) -> bool:
+        """Whether an adapter that no engine holds is on this model: then texts are written one by one, in the plain loop."""
+        return self.model.front is not None and not self.model.front.pages
+
+    def _check_alone(self, asked: bool) -> None:
+        if self._alone and asked:
+            raise ModelError("with a prefix (prefix tuning) a model writes plain answers, one by one: no schema, regex, tools or n.")
 
     @overload
     def generate(self, prompts: str, sampling: Sampling | None = None, **more: Any) -> Completion: ...
@@ -47,6 +59,9 @@ class Decoder(Writer):
         """
         n, forms = more.pop("n", None), _forms(more)
         sampling = self._how(sampling, more)
+        self._check_alone(bool(forms) or n is not None)
+        if self._alone:
+            return super().generate(prompts, sampling)
         asked = form(self.contract, self.config.vocab, forms)
         starts = [self.contract.prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else texts_of(prompts))]
         answers = [*map(asked.read, self.engine.generate(starts, sampling, n=1 if n is None else n, constraint=asked.constraint))]
@@ -61,7 +76,11 @@ class Decoder(Writer):
         return self._said(self.contract.prompt(prompt), sampling, asked)
 
     def _said(self, ids: Sequence[int], sampling: Sampling, asked: Asked, stop_ids: Sequence[int] = ()) -> Iterator[Chunk]:
-        request = self.engine.request(ids, sampling, constraint=asked.constraint(), stop_ids=stop_ids)
+        constraint = asked.constraint()
+        if self._alone:
+            self._check_alone(constraint is not None)
+            return self._chunks(ids, None, sampling, stop_ids)
+        request = self.engine.request(ids, sampling, constraint=constraint, stop_ids=stop_ids)
         return asked.stream(self.engine.stream(request))
 
     def _start(self, prompt: str) -> tuple[list[int], list[int] | None]:
@@ -106,6 +125,9 @@ class Decoder(Writer):
         and forms that cannot be.
         """
         ids, how, asked = self._turn(messages, sampling, tools, tool_choice, parallel, more)
+        if self._alone:
+            self._check_alone(asked.constraint() is not None)
+            return complete(self._chunks(ids, None, how, self.contract.turn_end), len(ids))
         [answer] = self.engine.generate([ids], how, constraint=asked.constraint, stop_ids=self.contract.turn_end)
         return asked.read(answer)
 

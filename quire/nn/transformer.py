@@ -218,7 +218,16 @@ class Layers(nn.Module):
 
 
 class Front(Protocol):
-    """What stands before every text that a model reads: a soft prompt (`adapt.soft_prompt`, `adapt.prefix`)."""
+    """What stands before every text that a model reads: a soft prompt (`adapt.soft_prompt`, `adapt.prefix`).
+
+    pages: whether an engine can hold it, as `ids` before a request's own.
+    """
+
+    pages: bool
+
+    @property
+    def ids(self) -> list[int]:
+        """Its ids now, beyond the vocabulary; [] where it has none, or nothing is active."""
 
     def enter(
         self, tokens: Tensor, ctx: AttnContext, types: Tensor | None = None

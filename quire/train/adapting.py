@@ -9,7 +9,19 @@ from typing import Any
 
 import torch
 
-from ..adapt import LoRA, attach, attach_prompt, merge, quantize_model, save_adapter, save_prompt, trainable, unmerge
+from ..adapt import (
+    LoRA,
+    attach,
+    attach_prefix,
+    attach_prompt,
+    merge,
+    quantize_model,
+    save_adapter,
+    save_prefix,
+    save_prompt,
+    trainable,
+    unmerge,
+)
 from ..adapt.folder import CONFIG
 from ..binding import Binding, Contract
 from ..errors import RecipeError, nearest
@@ -20,7 +32,7 @@ from ..text.tokenizer import Tokenizer
 from .recipe import AdaptPart, TrainRecipe
 
 Also = Callable[[Path], None]
-LOW_RANK, PROMPTS = ("lora", "qlora"), ("prompt", "p-tuning")
+LOW_RANK, PROMPTS = ("lora", "qlora"), ("prompt", "prefix", "p-tuning")
 
 
 def settle(recipe: TrainRecipe) -> None:
@@ -63,6 +75,8 @@ class Adapter:
         if method in LOW_RANK:
             spec = LoRA(part.rank, part.alpha, part.dropout, part.targets, part.stabilised, part.dora)
             attach(model, spec, self.opened, generator=draw)
+        elif method == "prefix":
+            attach_prefix(model, part.tokens, hidden=part.hidden, generator=draw)
         elif method in PROMPTS:
             text = tokenizer.encode(part.text) if part.text else ()
             attach_prompt(model, part.tokens, text=text, hidden=part.hidden if method == "p-tuning" else 0, generator=draw)
@@ -84,6 +98,8 @@ class Adapter:
         """The adapter's own folder; nothing for a model that was trained whole."""
         if self.part.method in LOW_RANK:
             save_adapter(path, model, self.opened, self.base)
+        elif self.part.method == "prefix":
+            save_prefix(path, model, self.opened, self.base)
         elif self.part.method in PROMPTS:
             save_prompt(path, model, self.opened, self.base)
 

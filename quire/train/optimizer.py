@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapt.lora import LowRank
+from ..adapt.prefix import PrefixVectors
 from ..adapt.soft_prompt import PromptVectors
 from ..errors import CheckpointError
 from ..nn.heads import LMHeadModule, MLMHeadModule
@@ -55,7 +56,7 @@ def kinds(model: nn.Module) -> dict[str, Kind]:
         for name, parameter in module.named_parameters(path, recurse=False):
             if not parameter.requires_grad or name in found:
                 continue
-            if isinstance(module, nn.Embedding | RelativeBias | PromptVectors):
+            if isinstance(module, nn.Embedding | RelativeBias | PromptVectors | PrefixVectors):
                 found[name] = "table"
             elif parameter.ndim < 2:
                 found[name] = "vector"

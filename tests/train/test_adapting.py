@@ -15,7 +15,7 @@ import torch
 
 import quire
 from quire import recipe as recipes
-from quire.adapt import is_prompt
+from quire.adapt import is_prefix, is_prompt
 from quire.binding import bound
 from quire.durable import sha256_file
 from quire.errors import CheckpointError, ModelError, RecipeError, TrainingError
@@ -32,9 +32,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "dora": {"adapt.method": "lora", "adapt.rank": 2, "adapt.dora": True, "adapt.targets": ("attn.q", "attn.v")},
     "qlora": {"adapt.method": "qlora", "adapt.rank": 2},
     "prompt": {"adapt.method": "prompt", "adapt.tokens": 4, "adapt.text": "def parse"},
+    "prefix": {"adapt.method": "prefix", "adapt.tokens": 4, "adapt.hidden": 8},
     "p-tuning": {"adapt.method": "p-tuning", "adapt.tokens": 4, "adapt.hidden": 8},
 }
-PROMPTS = ("prompt", "p-tuning")
+PROMPTS = ("prompt", "prefix", "p-tuning")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,11 @@ def test_it_learns_and_goes_on_with_the_same_bits(method: str, base: Path, tuned
     evaluated = [row["loss"] for row in rows if row["kind"] == "eval"]
     assert evaluated[-1] < evaluated[0]
     if method in PROMPTS:
-        assert straight.model is None and not (tmp_path / "straight" / "model").exists() and is_prompt(tmp_path / "straight" / "adapter")
+        assert (
+            straight.model is None
+            and not (tmp_path / "straight" / "model").exists()
+            and (is_prompt if method != "prefix" else is_prefix)(tmp_path / "straight" / "adapter")
+        )
         assert resume(tmp_path / "straight").model is None
         opened = quire.load(base, adapter=tmp_path / "straight" / "adapter")
     else:
