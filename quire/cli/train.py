@@ -58,7 +58,7 @@ def end(result: Result, live: Live, as_json: bool) -> int:
     """Writes the report, says what came of the run, and returns the exit code: 0, or 128 + the signal that stopped it."""
     live.close()
     outcome = result.outcome
-    if result.model is not None:
+    if outcome.state == "finished":
         document(result)
     if as_json:
         print(json.dumps(result.json()))
@@ -108,8 +108,11 @@ def tuned(result: Result) -> list[str]:
         lines.append(f"{split.called}, {split.rows:,} rows: {', '.join(said)}")
     adapter = result.folder / "adapter"
     lines += [f"adapter {adapter}"] if adapter.is_dir() else []
-    lines += [f"model   {result.model}", f"report  {result.folder / 'report.html'}"]
-    return [*lines, "use it:", f"  {command(run, shlex.quote(str(result.model)))}"] if words.task(run) else lines
+    lines += [f"model   {result.model}"] if result.model is not None else []  # a soft prompt alone is no model
+    lines.append(f"report  {result.folder / 'report.html'}")
+    place = str(result.model) if result.model is not None else str(run.recipe["model"]["start"])
+    with_it = "" if result.model is not None else f" --adapter {shlex.quote(str(adapter))}"
+    return [*lines, "use it:", f"  {command(run, shlex.quote(place))}{with_it}"]
 
 
 def document(result: Result) -> None:
@@ -125,7 +128,7 @@ def document(result: Result) -> None:
 
 
 def attention(result: Result) -> dict[str, Any]:
-    """What `attention.json` holds: {} for a model that does not read from left to right, or a run that held nothing out."""
+    """What `attention.json` holds: {} for a model that does not read from left to right, or a run without held-out text."""
     from ..data.shards import Shard
     from ..families import ModelFolder
     from ..report.attention import MOST_TOKENS, pack
@@ -133,7 +136,9 @@ def attention(result: Result) -> dict[str, Any]:
     from ..train.watch import attention as look
     from ..train.watch import pick_file
 
-    folder = ModelFolder.open(result.folder / "model")
+    if result.model is None:
+        return {}
+    folder = ModelFolder.open(result.model)
     if folder.model_config.kind != "decoder" or not (result.folder / "data" / "held_out.json").is_file():
         return {}
     shard, tokenizer = Shard.open(result.folder / "data", "held_out"), Tokenizer.open(result.folder / "tokenizer")

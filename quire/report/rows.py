@@ -104,7 +104,8 @@ def _row(row: dict[str, Any]) -> str:
         for number, part in enumerate(row["parts"])
     )
     told = f"{len(tokens):,} tokens · {learned:,} learned{cut}"
-    return f'<figure class="row"><figcaption><code>{escape(row["where"])}</code> <span class="unit">{told}</span>{answers}</figcaption>{blocks}</figure>'
+    head = f'<figcaption><code>{escape(row["where"])}</code> <span class="unit">{told}</span>{answers}</figcaption>'
+    return f'<figure class="row">{head}{blocks}</figure>'
 
 
 def _tokens(part: Sequence[dict[str, Any]]) -> str:
