@@ -77,14 +77,14 @@ def summary(result: Result) -> list[str]:
     """For a person: what came of a finished run, where its parts are, and for a tuned model what to do with it next."""
     outcome, evaluation = result.outcome, result.evaluation
     lines = [f"finished at step {outcome.step:,}" + (f": {outcome.why}" if outcome.why else "")]
-    if any(isinstance(evaluation.get(name), dict) for name in ("test", "held_out")):
+    if (result.folder / "adapt.json").is_file():
         return lines + tuned(result)
     figures = evaluation.get("bits_per_byte")
     if isinstance(figures, dict):
         rows = {"this model": figures, **evaluation.get("compressors", {})}
         best = sorted(rows.items(), key=lambda pair: float(pair[1]["per_file"]))
         lines.append("held-out bits per byte, file by file: " + ", ".join(f"{name} {row['per_file']:.3f}" for name, row in best))
-    elif evaluation.get("metric") in evaluation:
+    elif "metric" in evaluation:
         lines.append(f"held-out {evaluation['metric']}: {evaluation[evaluation['metric']]:.4f}")
     else:
         lines.append("nothing was held out, so there is no held-out figure")
@@ -106,6 +106,8 @@ def tuned(result: Result) -> list[str]:
         if said and first in split.intervals:
             said[0] += f" (95 % interval {words.between(first, split.intervals[first])})"
         lines.append(f"{split.called}, {split.rows:,} rows: {', '.join(said)}")
+    if not lines:
+        lines.append("nothing was held out, so there is no held-out figure")
     adapter = result.folder / "adapter"
     lines += [f"adapter {adapter}"] if adapter.is_dir() else []
     lines += [f"model   {result.model}"] if result.model is not None else []  # a soft prompt alone is no model
