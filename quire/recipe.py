@@ -10,7 +10,7 @@ import dataclasses
 import tomllib
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,15 +24,52 @@ class RecipeWarning(UserWarning):
     """A value that is allowed and rarely meant."""
 
 
-def load(kind: type[T], path: Path | str | None = None, overrides: Sequence[str] = (), prog: str = "quire") -> T:
+def load(
+    kind: type[T],
+    path: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    prog: str = "quire",
+    usual: Callable[[T], Mapping[str, Any]] | None = None,
+) -> T:
     """A recipe from a TOML file (or the defaults), with `--key value` overrides on top.
 
+    usual: what is usual for a recipe like this one, as {dotted key: value}; it holds where neither the file nor an override says more.
     Raises RecipeError naming the key, the value, what is allowed and the nearest known key.
     """
-    return override(from_dict(kind, _read(path) if path else {}, str(path)), overrides, prog)
+    return over(kind, read(path) if path else {}, overrides, prog, usual, str(path))
 
 
-def _read(path: Path | str) -> dict[str, Any]:
+def over(
+    kind: type[T],
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    prog: str = "quire",
+    usual: Callable[[T], Mapping[str, Any]] | None = None,
+    where: str = "recipe",
+) -> T:
+    """`load` for the values of a file that was read already."""
+    recipe = _override(from_dict(kind, dict(values), where), overrides, prog)
+    chosen = usual(recipe) if usual else {}
+    if chosen:
+        recipe = _override(from_dict(kind, above(values, chosen), where), overrides, prog)
+    check_usual(recipe)
+    return recipe
+
+
+def above(values: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables with the dotted keys of `below` in every place that `values` leaves open."""
+    found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for key, value in below.items():
+        *tables, name = key.split(".")
+        place = found
+        for table in tables:
+            place = place.setdefault(table, {})
+        place.setdefault(name, value)
+    return found
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """The tables of a TOML file as they stand there. Raises RecipeError for a file that is none."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -45,13 +82,18 @@ def _read(path: Path | str) -> dict[str, Any]:
 
 def override(recipe: T, overrides: Sequence[str], prog: str = "quire") -> T:
     """`recipe` with command-line options over it. `--help` prints every key with its default and leaves."""
-    if overrides:
-        import tyro
-
-        kind: type[T] = type(recipe)
-        recipe = tyro.cli(kind, prog=prog, args=[_dashes(word) for word in overrides], default=recipe)
+    recipe = _override(recipe, overrides, prog)
     check_usual(recipe)
     return recipe
+
+
+def _override(recipe: T, overrides: Sequence[str], prog: str) -> T:
+    if not overrides:
+        return recipe
+    import tyro
+
+    kind: type[T] = type(recipe)
+    return tyro.cli(kind, prog=prog, args=[_dashes(word) for word in overrides], default=recipe)
 
 
 def _dashes(word: str) -> str:
@@ -133,8 +175,13 @@ def dumps(recipe: Any) -> str:
         if dataclasses.is_dataclass(value):
             tables.append(f"[{field.name}]\n{dumps(value)}")
         else:
-            plain.append(f"{field.name} = {_toml(value)}\n")
+            plain.append(line(field.name, value) + "\n")
     return "".join(plain) + ("\n" if plain and tables else "") + "\n".join(tables)
+
+
+def line(name: str, value: Any) -> str:
+    """A key and its value as TOML has them."""
+    return f"{name} = {_toml(value)}"
 
 
 def _toml(value: Any) -> str:

@@ -18,6 +18,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
         "quickstart": ("quickstart", "train, measure, break and prove a first model in five minutes"),
         "train": ("train", "train a model from a recipe and --key value options"),
+        "tune": ("tune", "teach a model with rows: the task and usual settings are chosen and told"),
+        "sweep": ("sweep", "try a few values of a recipe, one run after another, one table at the end"),
         "resume": ("resume", "go on with a stopped run, to the same bits"),
         "check": ("check", "what is wrong with rows, and how a model reads them"),
         "plan": ("plan", "what a recipe will cost: parameters, memory, tokens, time"),
@@ -47,6 +49,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("list", "list the models and data sets that were pulled"),
         "rm": ("rm", "remove a pulled model or data set, or one revision of it"),
         "convert": ("convert", "turn a .gguf file or a llama2.c model into a model folder"),
+        "merge": ("merge", "an adapter and its base as one model, proven the same"),
+        "export": ("export", "a model or an adapter as a folder for other tools"),
     },
     "look": {
         "runs": ("runs", "list the runs in a folder"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from .. import recipe as recipes
-from ..train.recipe import TrainRecipe
+from ..train import defaults
 from .train import show_plan
 
 USAGE = """usage: quire plan [RECIPE.toml] [--key value ...] [--json]
@@ -18,4 +17,4 @@ def run(argv: list[str]) -> int:
         print(USAGE)
     words = [word for word in argv if word != "--json"]
     file = words.pop(0) if words and not words[0].startswith("-") else None
-    return show_plan(recipes.load(TrainRecipe, file, words, prog="quire plan"), as_json="--json" in argv)
+    return show_plan(defaults.load(file, words, prog="quire plan"), as_json="--json" in argv)

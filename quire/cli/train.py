@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import durable
-from .. import recipe as recipes
 from ..progress import Progress, count
 from ..report.supervised import called, say
+from ..train import defaults
 from ..train.recipe import TrainRecipe
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
     flags = {word for word in argv if word in ("--dry-run", "--json")}
     words = [word for word in argv if word not in flags]
     file = words.pop(0) if words and not words[0].startswith("-") else None
-    recipe = recipes.load(TrainRecipe, file, words, prog="quire train")
+    recipe = defaults.load(file, words, prog="quire train")
     if "--dry-run" in flags:
         return show_plan(recipe, as_json="--json" in flags)
     from ..train.run import train

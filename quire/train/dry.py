@@ -1,19 +1,25 @@
-"""The plan of a run that is not going to happen: the real model, timed on random tokens, beside what the sources hold.
+"""The plan of a run that is not going to happen: the real model, timed, beside what the sources hold.
 
-Nothing is written and nothing is learned. The corpus is read once for its size; how many tokens it makes is told by the tokenizer that the
-recipe names, on a sample, or, where one is still to be trained, by a rule of thumb that says so.
+Nothing is learned, and nothing stays on the disk. Running text is read once for its size, and the model timed on random tokens; how many
+tokens the text makes is told by the tokenizer that the recipe names, on a sample, or, where one is still to be trained, by a rule of thumb
+that says so. Rows are read and checked as for the run itself, and the model is timed on its first batches, the longest rows among them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+import statistics
+import tempfile
+import time
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 
+from .. import hub
 from ..data import check, sources
 from ..families import ModelFolder, family_for
 from ..nn.batch import Batch
@@ -21,7 +27,9 @@ from ..nn.config import ModelConfig
 from ..nn.heads import token_loss
 from ..tasks.task import Task, Term
 from ..text.tokenizer import Tokenizer
+from . import tuning
 from .calibrate import time_steps
+from .defaults import SUPERVISED
 from .folder import RunFolder
 from .meters import Meters
 from .parallel import compute
@@ -78,11 +86,14 @@ class PlainLoss:
 def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
     """The plan of `recipe`. Raises what the run would raise for a recipe, a model or sources that cannot be."""
     recipe = settle(recipe)
-    path = recipe.tokenizer.path or recipe.model.start
+    if recipe.task.name in SUPERVISED:
+        with tempfile.TemporaryDirectory(prefix="quire-plan-") as place, torch.random.fork_rng():
+            return _plan_of_rows(RunFolder(place), recipe, say)
+    path = recipe.tokenizer.path or (hub.locate(recipe.model.start) if recipe.model.start else "")
     tokenizer = Tokenizer.open(path) if path else None
     vocab = recipe.tokenizer.vocab if tokenizer is None else tokenizer.vocab_size
     if recipe.model.start:
-        config = ModelFolder.open(Path(recipe.model.start)).model_config
+        config = ModelFolder.open(hub.locate(recipe.model.start)).model_config
     else:
         stock = new_config(recipe, vocab, tokenizer)
         config = family_for(stock).build(stock)
@@ -96,6 +107,39 @@ def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
     steps = math.ceil(wanted / a_step) if wanted else max(1, int(60 * part.minutes / seconds))
     compiled = part.compile == "on"
     return draw_up(recipe, trainer.model, Calibration(seconds, compiled, steps), setting, a_step, epoch)
+
+
+def _plan_of_rows(run: RunFolder, recipe: TrainRecipe, say: Say) -> Plan:
+    """The plan of a supervised recipe: its rows are read and checked, and its model learns nothing from a few of them."""
+    settings, part = compute(recipe.train), recipe.train
+    parts = tuning.prepare(run, recipe, settings, say)
+    weights = 4 * sum(parameter.numel() for parameter in parts.model.parameters())
+    chunk = loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens)
+    setting = Setting(settings, chunk, program_memory(settings, weights), parts.row_tokens)
+    trainer = Trainer(run, recipe, parts.model, parts.objective, parts.loader, settings, Meters(run.path), None, chunk, parts.base)
+    seconds_a_token = _time_tokens(trainer)
+    loader = parts.loader
+    a_step = max(1, round(loader.tokens_per_epoch / loader.steps_per_epoch))
+    seconds = seconds_a_token * a_step
+    steps = part.steps or parts.steps(part) or max(1, int(60 * part.minutes / seconds))
+    note = f"measured    {settings.peak_memory() // 2**20:,} MB at the fullest with the longest rows; evaluations take their time besides"
+    recipe = dataclasses.replace(recipe, train=dataclasses.replace(part, micro_tokens=trainer.micro_tokens))
+    return draw_up(recipe, parts.model, Calibration(seconds, part.compile == "on", steps, note), setting, a_step, loader.tokens_per_epoch)
+
+
+def _time_tokens(trainer: Trainer, least: int = 3, budget: float = 1.0) -> float:
+    """The median seconds a token of steps on the run's own batches; the first, with the longest rows, is not timed."""
+    times: list[float] = []
+    spent = 0.0
+    trainer.learn(trainer.loader.next(), share=0.0)
+    while len(times) < least or spent < budget:
+        start = time.perf_counter()
+        batch = trainer.loader.next()
+        trainer.learn(batch, share=0.0)
+        took = time.perf_counter() - start
+        times.append(took / trainer.loader.tokens_per_step)
+        spent += took
+    return statistics.median(times)
 
 
 def timed_trainer(recipe: TrainRecipe, config: ModelConfig, setting: Setting) -> Trainer:

@@ -28,8 +28,9 @@ from ..tasks.task import Objective, Task, make
 from ..text import training
 from ..text.report import report_stream
 from ..text.tokenizer import Tokenizer
-from . import adapting, teacher, tuning
+from . import adapting, conflicts, teacher, tuning
 from .adapting import Adapter
+from .defaults import BUDGETS, SUPERVISED
 from .finish import evaluate, new_contract, write_model
 from .folder import RunFolder
 from .parallel import TORCH, Compute
@@ -41,7 +42,6 @@ from .watch import Watch
 Say = Callable[[str], None]
 _KIND = {"causal": "decoder", "masked": "encoder", "denoise": "seq2seq"}
 _PLURAL = {"decoder": "decoders", "encoder": "encoders", "seq2seq": "encoder-decoders"}
-_BUDGETS = ("steps", "tokens", "epochs", "minutes")
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ class Prepared:
 def settle(recipe: TrainRecipe) -> TrainRecipe:
     """The recipe with its run folder named. Raises RecipeError for a combination that cannot be meant."""
     part = recipe.train
-    given = [name for name in _BUDGETS if getattr(part, name)]
+    given = [name for name in BUDGETS if getattr(part, name)]
     if len(given) != 1:
         what = "none is given" if not given else f"given are {', '.join(f'{name} = {getattr(part, name)}' for name in given)}"
-        raise RecipeError(f"how long to train must be said by exactly one of train.{', train.'.join(_BUDGETS)}; {what}")
+        raise RecipeError(f"how long to train must be said by exactly one of train.{', train.'.join(BUDGETS)}; {what}")
     for key in dataclasses.fields(part):
         value = getattr(part, key.name)
         if isinstance(value, int | float) and value < 0:
@@ -103,16 +103,17 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
         raise RecipeError(f"train.batch = {part.batch} must be 1 or more rows a step")
     if part.micro_batch > part.batch:
         raise RecipeError(f"train.micro_batch = {part.micro_batch} is more than train.batch = {part.batch}, which is split into it")
+    conflicts.refuse(recipe)
     recipe = teacher.settle(recipe)
     adapting.settle(recipe)
-    if recipe.task.name in tuning.SUPERVISED:
+    if recipe.task.name in SUPERVISED:
         tuning.settle(recipe)
     if recipe.optim.lr <= 0 or not 0 <= recipe.optim.warmup <= 1 or not 0 <= recipe.optim.decay <= 1:
         raise RecipeError(
             f"optim.lr = {recipe.optim.lr} must be above 0; optim.warmup = {recipe.optim.warmup} and optim.decay = {recipe.optim.decay} "
             "must be shares of the steps between 0 and 1"
         )
-    if not recipe.model.start and recipe.task.name not in tuning.SUPERVISED:
+    if not recipe.model.start and recipe.task.name not in SUPERVISED:
         _agree(recipe, recipe.model.family)
         # Sizes that no model can have are refused before a corpus is read; the vocabulary's true size comes with the tokenizer.
         FAMILIES[recipe.model.family].build(new_config(recipe, max(1, recipe.tokenizer.vocab)))
@@ -140,7 +141,7 @@ def _agree(recipe: TrainRecipe, family: str) -> None:
 
 def prepare(run: RunFolder, recipe: TrainRecipe, settings: Compute, say: Say) -> Parts:
     """Builds everything in the run folder, or opens and verifies what is there already. Hold the lock."""
-    if recipe.task.name in tuning.SUPERVISED:
+    if recipe.task.name in SUPERVISED:
         return tuning.prepare(run, recipe, settings, say)
     have = (run.data / "train.json").is_file() and run.tokenizer.is_dir()
     if have:

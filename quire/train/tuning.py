@@ -27,11 +27,11 @@ from ..tasks.score import evaluating
 from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
-from ..tasks.tuning.make import KINDS, make
+from ..tasks.tuning.make import KINDS, SCHEMAS, make
 from ..tasks.tuning.schemas import Row, Tagged
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
-from .adapting import Adapter
+from .adapting import PROMPTS, Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
@@ -39,7 +39,6 @@ from .parallel import TORCH, Compute
 from .recipe import LogPart, TrainPart, TrainRecipe
 
 _SHOWN = 300  # characters of each text of a row that stand beside its answer
-SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
 
 
 @dataclass
@@ -140,9 +139,12 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.refuse()
     adapter = Adapter(recipe.adapt, opened, base)
     model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
+    if isinstance(task, Embed):
+        task.freeze(model)
     for line in adapter.said(model):
         say(line)
-    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, contract.template is None)
+    given = contract.template is None and getattr(task, "contract", contract).template is not None
+    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, given)
     notes, cut = _notes(examples), [example.cut for example in examples if example.cut]
     told = {"examples": len(examples), "cut": {"examples": len(cut), "tokens": sum(cut)}, "notes": notes}
     run.write("data.json", sets.json() | told | {"checks": ledger.json()})
@@ -170,6 +172,7 @@ def load_rows(recipe: TrainRecipe) -> RowSets:
         names=part.names,
         number=True if recipe.task.labels == "number" else None,
         label_names=part.label_names,
+        among=SCHEMAS.get(recipe.task.name, ()),
         keep_repeated=part.duplicates == "keep",
         drop_overlap=part.overlap == "drop",
     )
@@ -210,6 +213,9 @@ def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
         scratch.agree(recipe)
+    if recipe.task.name == "embed" and recipe.adapt.method in PROMPTS:
+        soft = f"adapt.method = '{recipe.adapt.method}'"
+        raise RecipeError(f"{soft} cannot be part of the folder that makes the vectors. Use full, lora or qlora.")
     if not recipe.data.sources:
         raise RecipeError("there are no rows: give files with data.sources.")
 
