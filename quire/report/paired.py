@@ -23,7 +23,7 @@ from ..metrics.rank import spearman
 from ..metrics.rouge import rouge
 from ..metrics.spans import answer_f1, from_tags
 from .folder import Row, Run, number
-from .supervised import SPLITS, task
+from .supervised import SPLITS, answered, task
 
 _DRAWS = 1000
 Drawn = npt.NDArray[np.int64]
@@ -75,7 +75,7 @@ def _pair(runs: Sequence[Run], first: int, second: int) -> Paired | None:
         return None
     for name, said in SPLITS.items():
         mine, theirs = (_keyed(run.answers.get(name, [])) for run in (one, other))
-        keys = [key for key in mine if key in theirs]
+        keys = [key for key in mine if key in theirs and _says(mine[key]) and _says(theirs[key])]
         if len(keys) < 2:
             continue
         a, b = _figure(task(one), [mine[key] for key in keys]), _figure(task(one), [theirs[key] for key in keys])
@@ -87,6 +87,11 @@ def _pair(runs: Sequence[Run], first: int, second: int) -> Paired | None:
             continue
         return Paired(first, second, a[0], said, len(keys), found.value, found.low, found.high)
     return None
+
+
+def _says(row: Row) -> bool:
+    """Is there an answer? Of long texts only some rows are answered, beside the loss of all of them."""
+    return any(key in row for key in ("places", "score")) or answered(row) is not None
 
 
 def _gap(first: Figure, second: Figure, drawn: Drawn) -> float:

@@ -46,9 +46,9 @@ FIGURES = {
     "rougeL": ("ROUGE-L", True),
     "rouge_l": ("ROUGE-L", True),
     "bleu": ("BLEU", False),
-    "ended": ("answers that end by themselves", True),
-    "within_2x": ("answers at most twice as long or short as wanted", True),
-    "length_ratio": ("length beside the wanted one (median)", False),
+    "ended": ("ended by themselves", True),
+    "within_2x": ("length within 2x of wanted", True),
+    "length_ratio": ("length to the wanted one, median", False),
     "perplexity": ("perplexity", False),
     "loss": ("loss", False),
 }

@@ -59,6 +59,17 @@ def test_other_rows_are_not_compared(tmp_path: Path) -> None:
     assert any("b shares 0 of its 120 rows" in said for said in compare.warnings(runs))
 
 
+def test_rows_without_an_answer_are_left_out(tmp_path: Path) -> None:
+    one, other = (fake_tuned.make(tmp_path / name, "chat", seed=seed) for seed, name in enumerate("ab"))
+    for folder in (one, other):
+        rows = [json.loads(line) for line in (folder / "answers_test.jsonl").read_text().splitlines()]
+        for row in rows[50:]:
+            del row["answer"]
+        (folder / "answers_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = paired.paired(compare.read([one, other]))
+    assert (found.rows, found.figure) == (50, "rougeL")
+
+
 def test_damaged_answers_and_other_tasks_are_left_out(tmp_path: Path) -> None:
     one, other, third = (fake_tuned.make(tmp_path / name, task) for name, task in (("a", "classify"), ("b", "classify"), ("c", "tag")))
     for split in ("test", "held_out"):

@@ -36,7 +36,7 @@ SAYS = {
     "tag": ("invented", "wrong boundary", "person: Ada Lovelace", "the joined text of 49 of 50 rows", "F1 of whole stretches"),
     "answer": ("found where there is none", "When did she write it?", "exact match"),
     "rewrite": ("31.2 BLEU", "Before training", "After step 60", "Wanted"),
-    "chat": ("1.210 loss", "52.0 % ROUGE-L", "98.0 % answers that end by themselves", "before the first step the held-out rows had 2.420"),
+    "chat": ("1.210 loss", "52.0 % ROUGE-L", "98.0 % ended by themselves", "before the first step the held-out rows had 2.420"),
     "embed": ("recall@10", "held-out, before", "first instead"),
     "rerank": ("NDCG@10", "stands at place"),
 }
