@@ -94,7 +94,8 @@ def _title(run: Run, what: str) -> str:
     start = part_of(run, "model", "start")
     how = f"tuned from {code(Path(str(start)).name)}" if start else "trained from nothing"
     rows = number(run.data.get("train"))
-    learned = f"{how} {TASKS[task(run)][0]}" + (f", on {grouped(rows)} rows" if rows else "") + f" ({plain(method(run))}), with Quire."
+    way = f" ({plain(method(run))})" if start else ""
+    learned = f"{how} {TASKS[task(run)][0]}" + (f", on {grouped(rows)} rows" if rows else "") + f"{way}, with Quire."
     found = headline(run)
     result = ""
     if found:

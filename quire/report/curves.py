@@ -26,7 +26,7 @@ STEPS = {
 }
 _UNITS = {"classify": "nats a row", "tag": "nats a word", "answer": "nats an end", "chat": "nats a token", "rewrite": "nats a token"}
 _RANGES = {"bleu": "0 to 100", "mrr@10": "0 to 1", "ndcg@10": "0 to 1", "spearman": "−1 to 1", "pearson": "−1 to 1"}
-_NOT_METRICS = {"kind", "step", "tokens", "seconds", "metric", "direction", "lower_is_better", "pool"}
+_NOT_METRICS = {"kind", "step", "tokens", "seconds", "metric", "direction", "lower_is_better", "pool", "no_answer_f1"}
 
 
 def column(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:

@@ -22,7 +22,9 @@ def finished(folder: Path, model: Path | None) -> Result:
 def test_the_end_has_the_figures_the_folders_and_the_verb(tmp_path: Path) -> None:
     folder = fake_tuned.make(tmp_path / "run", "classify")
     said = "\n".join(summary(finished(folder, folder / "model")))
-    assert "finished at step 60\ntest, 120 rows: accuracy " in said and "% (95 % interval " in said and "held-out, 24 rows: accuracy" in said
+    assert (
+        "finished at step 60\ntest, 120 rows: accuracy " in said and "% (95 % interval " in said and "held-out, 24 rows: accuracy" in said
+    )
     assert f"adapter {folder / 'adapter'}\nmodel   {folder / 'model'}\nreport  {folder / 'report.html'}" in said
     assert said.endswith(f'use it:\n  quire classify {folder / "model"} "A text to be labelled."')
 
