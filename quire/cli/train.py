@@ -58,7 +58,7 @@ def end(result: Result, live: Live, as_json: bool) -> int:
     """Writes the report, says what came of the run, and returns the exit code: 0, or 128 + the signal that stopped it."""
     live.close()
     outcome = result.outcome
-    if result.model is not None:
+    if outcome.state == "finished":
         document(result)
     if as_json:
         print(json.dumps(result.json()))
@@ -77,14 +77,14 @@ def summary(result: Result) -> list[str]:
     """For a person: what came of a finished run, where its parts are, and for a tuned model what to do with it next."""
     outcome, evaluation = result.outcome, result.evaluation
     lines = [f"finished at step {outcome.step:,}" + (f": {outcome.why}" if outcome.why else "")]
-    if any(isinstance(evaluation.get(name), dict) for name in ("test", "held_out")):
+    if (result.folder / "adapt.json").is_file():
         return lines + tuned(result)
     figures = evaluation.get("bits_per_byte")
     if isinstance(figures, dict):
         rows = {"this model": figures, **evaluation.get("compressors", {})}
         best = sorted(rows.items(), key=lambda pair: float(pair[1]["per_file"]))
         lines.append("held-out bits per byte, file by file: " + ", ".join(f"{name} {row['per_file']:.3f}" for name, row in best))
-    elif evaluation.get("metric") in evaluation:
+    elif "metric" in evaluation:
         lines.append(f"held-out {evaluation['metric']}: {evaluation[evaluation['metric']]:.4f}")
     else:
         lines.append("nothing was held out, so there is no held-out figure")
@@ -108,10 +108,15 @@ def tuned(result: Result) -> list[str]:
         if said and first in split.intervals:
             said[0] += f" (95 % interval {words.between(first, split.intervals[first])})"
         lines.append(f"{split.called}, {split.rows:,} rows: {', '.join(said)}")
+    if not lines:
+        lines.append("nothing was held out, so there is no held-out figure")
     adapter = result.folder / "adapter"
     lines += [f"adapter {adapter}"] if adapter.is_dir() else []
-    lines += [f"model   {result.model}", f"report  {result.folder / 'report.html'}"]
-    return [*lines, "use it:", f"  {command(run, shlex.quote(str(result.model)))}"] if words.task(run) else lines
+    lines += [f"model   {result.model}"] if result.model is not None else []  # a soft prompt alone is no model
+    lines.append(f"report  {result.folder / 'report.html'}")
+    place = str(result.model) if result.model is not None else str(run.recipe["model"]["start"])
+    with_it = "" if result.model is not None else f" --adapter {shlex.quote(str(adapter))}"
+    return [*lines, "use it:", f"  {command(run, shlex.quote(place))}{with_it}"]
 
 
 def document(result: Result) -> None:
@@ -127,7 +132,7 @@ def document(result: Result) -> None:
 
 
 def attention(result: Result) -> dict[str, Any]:
-    """What `attention.json` holds: {} for a model that does not read from left to right, or a run that held nothing out."""
+    """What `attention.json` holds: {} for a model that does not read from left to right, or a run without held-out text."""
     from ..data.shards import Shard
     from ..families import ModelFolder
     from ..report.attention import MOST_TOKENS, pack
@@ -135,7 +140,9 @@ def attention(result: Result) -> dict[str, Any]:
     from ..train.watch import attention as look
     from ..train.watch import pick_file
 
-    folder = ModelFolder.open(result.folder / "model")
+    if result.model is None:
+        return {}
+    folder = ModelFolder.open(result.model)
     if folder.model_config.kind != "decoder" or not (result.folder / "data" / "held_out.json").is_file():
         return {}
     shard, tokenizer = Shard.open(result.folder / "data", "held_out"), Tokenizer.open(result.folder / "tokenizer")

@@ -43,9 +43,12 @@ def write(run_folder: Path | str) -> Path:
     Raises DataError when the folder is not a run, StorageError when it cannot be written.
     """
     run = read(run_folder)
-    whole = markdown(run)
-    for path in paths(run.path):
-        text = card_tuned.adapter(run) + _end(run) if path.parent.name == ADAPTER and task(run) else whole
+    places = paths(run.path)
+    beside = card_tuned.adapter(run) + "\n" + _end(run) if task(run) and any(path.parent.name == ADAPTER for path in places) else ""
+    alone = beside and not (run.path / "model" / "config.json").is_file()  # a soft prompt is all that such a run leaves
+    whole = beside if alone else markdown(run)
+    for path in places:
+        text = beside if beside and path.parent.name == ADAPTER else whole
         if not edited(path):
             durable.write_text(path, text + _seal(text))
     return run.path / CARD
@@ -181,10 +184,10 @@ def _evaluation(run: Run) -> str:
             )
             for name in names
         ]
-        table = table(("bits per byte", *(said.lower() for said in HOW.values())), rows)
+        body = table(("bits per byte", *(said.lower() for said in HOW.values())), rows)
         text = "\n\nHeld-out text that the model has never seen. The compressors run at their best level, containers included; they start "
         text += "from nothing, while the model has read its training text and its own size is not counted."
-        return f"## Evaluation\n\n{table}{text}\n"
+        return f"## Evaluation\n\n{body}{text}\n"
     final, best = final_metric(run), run.best()
     if final is None:
         return "## Evaluation\n\nNone yet: the run has written no evaluation.\n"

@@ -1,4 +1,4 @@
-"""The card of a model that was tuned on rows, and of its adapter: what it learned, from what, how good it is, how it is used, what it cannot do."""
+"""The card of a model that was tuned on rows, and of its adapter: what it learned, how well, and how it is used."""
 
 from __future__ import annotations
 
@@ -87,16 +87,15 @@ def _front(run: Run, library: str, tags: list[str]) -> str:
 
 def _family(run: Run) -> str:
     size = parameters(run)
-    return f"{plain(run.config.get('model_type') or part_of(run, 'model', 'family') or '')}" + (
-        f" of {compact(size)} parameters" if size else ""
-    )
+    return f"{plain(run.config.get('model_type') or 'model')}" + (f" of {compact(size)} parameters" if size else "")
 
 
 def _title(run: Run, what: str) -> str:
     start = part_of(run, "model", "start")
     how = f"tuned from {code(Path(str(start)).name)}" if start else "trained from nothing"
     rows = number(run.data.get("train"))
-    learned = f"{how} {TASKS[task(run)][0]}" + (f", on {grouped(rows)} rows" if rows else "") + f" ({plain(method(run))}), with Quire."
+    way = f" ({plain(method(run))})" if start else ""
+    learned = f"{how} {TASKS[task(run)][0]}" + (f", on {grouped(rows)} rows" if rows else "") + f"{way}, with Quire."
     found = headline(run)
     result = ""
     if found:
@@ -210,9 +209,10 @@ def command(run: Run, path: str) -> str:
 def use(run: Run) -> str:
     name, auto = task(run), _HUB[task(run)][1]
     pipe = "translation" if verb(run) == "translate" else "summarization" if verb(run) == "summarize" else _HUB[name][0]
+    pipeline = f'from transformers import pipeline\n\nprint(pipeline("{pipe}", model="path/to/this/folder")'
     with_them = {
-        "classify": f'from transformers import pipeline\n\nprint(pipeline("{pipe}", model="path/to/this/folder")("A text to be labelled."))',
-        "tag": f'from transformers import pipeline\n\nprint(pipeline("{pipe}", model="path/to/this/folder")("Angela Merkel was born in Hamburg."))',
+        "classify": f'{pipeline}("A text to be labelled."))',
+        "tag": f'{pipeline}("Angela Merkel was born in Hamburg."))',
     }.get(
         name,
         f'from transformers import {auto}, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
@@ -240,7 +240,7 @@ def adapter(run: Run) -> str:
         limits(run),
         _put_on(run),
     )
-    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part) + "\n"
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 
 def _base(run: Run) -> str:
@@ -266,7 +266,7 @@ def _put_on(run: Run) -> str:
     more = f", num_labels={count}" if task(run) in ("classify", "tag", "rerank") and count else ""
     return f"""## How to use it
 
-With Quire, on its base or merged into it for good:
+With Quire, on its base:
 
 ```python
 import quire

@@ -1,4 +1,4 @@
-"""The rows of a supervised run: how many, where they came from, what was left out or cut, and what the checks said before the first step."""
+"""The rows of a supervised run: how many, from where, what was left out or cut, and what the checks said before the first step."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def _finding(row: Row) -> str:
     lines = "".join(f"<li><code>{escape(one)}</code></li>" for one in listed)
     lines += f"<li>and {grouped(more)} more</li>" if listed and more > 0 else ""
     return (
-        f'<article class="finding {kind}"><h3>{escape(row["check"])} <span class="badge {kind}">{escape(row.get("outcome", ""))}</span></h3>'
+        f'<article class="finding {kind}"><h3>{escape(row["check"])} '
+        f'<span class="badge {kind}">{escape(row.get("outcome", ""))}</span></h3>'
         f"<p>{escape(row.get('says', ''))}</p>" + (f"<ul>{lines}</ul>" if lines else "") + "</article>"
     )

@@ -244,8 +244,8 @@ def told(found: paired.Paired, called: Sequence[str]) -> str:
     points = supervised.FIGURES[found.figure][1]
     size, low, high = (f"{100 * value:+.1f}" if points else f"{value:+.3f}" for value in (found.difference, found.low, found.high))
     unit = " points" if points else ""
-    text = f"{called[found.second]} beside {called[found.first]}: {size}{unit} {supervised.called(found.figure)}, 95 % interval {low} to {high}, "
-    text += f"on the same {found.rows:,} {found.split} rows"
+    text = f"{called[found.second]} beside {called[found.first]}: {size}{unit} {supervised.called(found.figure)}, "
+    text += f"95 % interval {low} to {high}, on the same {found.rows:,} {found.split} rows"
     return text if found.settled else f"{text}. The interval contains 0: these rows do not tell the two apart"
 
 

@@ -96,7 +96,8 @@ def _grid(found: Matrix, shown: Sequence[int]) -> str:
         name = escape(found.labels[wanted])
         rows.append(f'<tr><th scope="row">{name}</th>{"".join(cells)}<td class="n">{grouped(total)}</td><td class="n">{share}</td></tr>')
     head = f'<tr><td class="corner">wanted ↓ found →</td>{head}<th scope="col" class="n">rows</th><th scope="col" class="n">right</th></tr>'
-    return f'<div class="scroll"><table class="matrix{" turned" if turned else ""}"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    kind = "matrix turned" if turned else "matrix"
+    return f'<div class="scroll"><table class="{kind}"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _shade(count: int, total: int, right: bool, said: str) -> str:

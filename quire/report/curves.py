@@ -26,7 +26,7 @@ STEPS = {
 }
 _UNITS = {"classify": "nats a row", "tag": "nats a word", "answer": "nats an end", "chat": "nats a token", "rewrite": "nats a token"}
 _RANGES = {"bleu": "0 to 100", "mrr@10": "0 to 1", "ndcg@10": "0 to 1", "spearman": "−1 to 1", "pearson": "−1 to 1"}
-_NOT_METRICS = {"kind", "step", "tokens", "seconds", "metric", "direction", "lower_is_better", "pool"}
+_NOT_METRICS = {"kind", "step", "tokens", "seconds", "metric", "direction", "lower_is_better", "pool", "no_answer_f1"}
 
 
 def column(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
@@ -129,10 +129,15 @@ def _supervised(run: Run, evals: list[Chart], steps: list[Chart]) -> tuple[list[
         losses = replace(losses, title="Loss", series=lines, note="Solid: training, each step; dashed: the held-out rows.")
     if losses is not None:
         losses = replace(losses, unit=_UNITS.get(task(run), ""))
+    # A perplexity is the loss in another unit; beside a loss that is the metric, the likeness of what was written says more than any other.
+    evals = [chart for chart in evals if chart.title != _named(run, "perplexity")[0]]
+    if run.metric == "loss":
+        like = [_named(run, key)[0] for key in ("rouge_l", "rougeL", "bleu")]
+        evals.sort(key=lambda chart: chart.title not in like)
     big = [chart for chart in (*evals[:1], losses or held) if chart is not None]
     if run.metric == "loss":
         big.reverse()
-    return big, [replace(chart, height=140, note="") for chart in evals[1:]] + steps
+    return big, [replace(chart, height=140) for chart in evals[1:]] + steps
 
 
 def part(run: Run) -> Part | Absent:

@@ -82,14 +82,15 @@ def _kinds(title: str, found: Row) -> str:
         f'<td><i style="width:{100 * value / top:.2f}%"></i></td><td class="n">{grouped(value)}</td></tr>'
         for kind, value in sorted(known.items(), key=lambda pair: -pair[1])
     )
-    listed = []
+    listed: list[str] = []
     for kind in sorted(known, key=lambda name: -known[name]):
         rows = examples.get(kind) if isinstance(examples, dict) else None
         cards = "".join(_example(row) for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ""
         if cards:
             shown = sum(isinstance(row, dict) for row in rows or ())
             listed.append(
-                f"<details{' open' if not listed else ''}><summary>{escape(kind)}: {shown} of {grouped(known[kind])}</summary>{cards}</details>"
+                f"<details{' open' if not listed else ''}><summary>{escape(kind)}: {shown} of {grouped(known[kind])}</summary>"
+                f"{cards}</details>"
             )
     return (
         f'<div class="grid2 kinds"><figure class="bars named"><figcaption><span class="title">{title}</span></figcaption>'
@@ -123,7 +124,8 @@ def _served(found: Any) -> str:
     rows, same = (number(found.get(key)) for key in ("rows", "same")) if isinstance(found, dict) else (None, None)
     if not rows or same is None:
         return ""
-    return f'<p class="note"><code>quire tag</code> finds the same stretches in the joined text of {grouped(same)} of {grouped(rows)} rows.</p>'
+    said = f"finds the same stretches in the joined text of {grouped(same)} of {grouped(rows)} rows."
+    return f'<p class="note"><code>quire tag</code> {said}</p>'
 
 
 # -- the rows that it was furthest off on ---------------------------------------------------------------------------------------------

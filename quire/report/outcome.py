@@ -108,9 +108,9 @@ def part_of(run: Run, *keys: str) -> object:
 
 def what(run: Run) -> str:
     """'A llama decoder of 834 k parameters': HTML."""
-    asked, written = part_of(run, "model", "family"), run.config.get("model_type")
-    family = str(written or asked or "model") if part_of(run, "model", "start") else str(asked or written or "model")
-    kind = {"bert": "encoder", "t5": "encoder-decoder", "llama": "decoder", "gpt2": "decoder"}.get(family, "")
+    asked = None if part_of(run, "model", "start") else part_of(run, "model", "family")  # a start model brings its own
+    family = str(asked or run.config.get("model_type") or "model")
+    kind = {"bert": "encoder", "t5": "encoder-decoder", "marian": "encoder-decoder", "llama": "decoder", "gpt2": "decoder"}.get(family, "")
     size = parameters(run)
     return f"A {escape(family)} {kind}".rstrip() + (
         f" of {compact(size)} parameters".replace(" k ", " thousand ").replace(" M ", " million ") if size else ""

@@ -1,8 +1,8 @@
 """Two tuned models on the same rows: how much better one is, with an interval that knows that the rows are the same.
 
-Intervals of two runs may overlap although one is better on nearly every row; what counts is the difference row by row (Koehn 2004). Rows are
-drawn again (bootstrap), the same ones for both runs, and the difference is looked at in each draw. A row is the same when its file, its line
-and what was wanted of it are.
+Intervals of two runs may overlap although one is better on nearly every row; what counts is the difference row by row (Koehn 2004). Rows
+are drawn again (bootstrap), the same ones for both runs, and the difference is looked at in each draw. A row is the same when its file, its
+line and what was wanted of it are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,19 @@ from ..metrics.rank import spearman
 from ..metrics.rouge import rouge
 from ..metrics.spans import answer_f1, from_tags
 from .folder import Row, Run, number
-from .supervised import SPLITS, task
+from .supervised import SPLITS, answered, task
 
 _DRAWS = 1000
 Drawn = npt.NDArray[np.int64]
 Points = npt.NDArray[np.float64]
+Figure = Callable[[Drawn], float]
 
 
 @dataclass(frozen=True)
 class Paired:
-    """`difference` of the second run to the first (by number), of one figure on `rows` rows that both answered; which rows: test or held-out.
+    """`difference` of the second run to the first (both by number) in a figure that is better when it is higher.
 
-    lower_is_better is never needed: every figure compared here is better when it is higher.
+    split: "test" or "held-out"; rows: how many of them both answered.
     """
 
     first: int
@@ -73,34 +75,43 @@ def _pair(runs: Sequence[Run], first: int, second: int) -> Paired | None:
         return None
     for name, said in SPLITS.items():
         mine, theirs = (_keyed(run.answers.get(name, [])) for run in (one, other))
-        keys = [key for key in mine if key in theirs]
+        keys = [key for key in mine if key in theirs and _says(mine[key]) and _says(theirs[key])]
         if len(keys) < 2:
             continue
         a, b = _figure(task(one), [mine[key] for key in keys]), _figure(task(one), [theirs[key] for key in keys])
         if a is None or b is None or a[0] != b[0]:
             continue
         try:
-            found = drawn_interval(lambda drawn: b[1](drawn) - a[1](drawn), len(keys), draws=_DRAWS)
+            found = drawn_interval(partial(_gap, a[1], b[1]), len(keys), draws=_DRAWS)
         except DataError:
             continue
         return Paired(first, second, a[0], said, len(keys), found.value, found.low, found.high)
     return None
 
 
+def _says(row: Row) -> bool:
+    """Is there an answer? Of long texts only some rows are answered, beside the loss of all of them."""
+    return any(key in row for key in ("places", "score")) or answered(row) is not None
+
+
+def _gap(first: Figure, second: Figure, drawn: Drawn) -> float:
+    return second(drawn) - first(drawn)
+
+
 def _keyed(rows: Sequence[Row]) -> dict[tuple[str, str], Row]:
     return {(Path(str(row.get("where", ""))).name, json.dumps(row.get("wanted"), sort_keys=True)): row for row in rows}
 
 
-def _figure(name: str, rows: Sequence[Row]) -> tuple[str, Callable[[Drawn], float]] | None:
+def _figure(name: str, rows: Sequence[Row]) -> tuple[str, Figure] | None:
     """(the figure's name, the figure of drawn rows); None for answers that are damaged or of another kind."""
     try:
         made = _made(name, rows)
-    except (KeyError, IndexError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return None if made is None else made
 
 
-def _made(name: str, rows: Sequence[Row]) -> tuple[str, Callable[[Drawn], float]] | None:
+def _made(name: str, rows: Sequence[Row]) -> tuple[str, Figure] | None:
     first = rows[0]
     if "label" in first:
         return "accuracy", _mean([float(row["label"] == row["wanted"][0]) for row in rows])
@@ -127,10 +138,10 @@ def _numbers(rows: Sequence[Row]) -> tuple[Points, Points]:
     return np.array(found, dtype=np.float64), np.array([float(row["wanted"][0]) for row in rows])
 
 
-def _mean(values: Sequence[float]) -> Callable[[Drawn], float]:
+def _mean(values: Sequence[float]) -> Figure:
     return _ratio(values, [1.0] * len(values))
 
 
-def _ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Callable[[Drawn], float]:
+def _ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Figure:
     top, bottom = np.array(tops), np.array(bottoms)
     return lambda drawn: float(top[drawn].sum() / (bottom[drawn].sum() or 1.0))

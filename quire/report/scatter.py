@@ -29,7 +29,7 @@ def _pair(row: Row) -> tuple[float, float] | None:
     wanted = row.get("wanted")
     try:
         given = number(float(wanted[0])) if isinstance(wanted, list) and wanted else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     found = number(row.get("number", row.get("score")))
     return None if given is None or found is None or "label" in row else (given, found)
@@ -55,7 +55,8 @@ def _figure(pairs: list[tuple[float, float]], same: bool) -> str:
     names += [f'<span class="xt" style="left:{100 * at(t, x):.2f}%">{label(t, nice_ticks(*x))}</span>' for t in nice_ticks(*x)]
     said = escape(f"{len(pairs)} points: number found over number wanted")
     return (
-        '<figure class="scatter"><figcaption><span class="title">Number found</span><span class="unit">over the number wanted</span></figcaption>'
+        '<figure class="scatter"><figcaption><span class="title">Number found</span>'
+        '<span class="unit">over the number wanted</span></figcaption>'
         f'<div class="plot" role="img" aria-label="{said}"><svg viewBox="0 0 {_SIDE:g} {_SIDE:g}" preserveAspectRatio="none" '
         f'aria-hidden="true">{rule}{dots}</svg>{"".join(names)}</div></figure>'
     )

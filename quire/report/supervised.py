@@ -46,9 +46,9 @@ FIGURES = {
     "rougeL": ("ROUGE-L", True),
     "rouge_l": ("ROUGE-L", True),
     "bleu": ("BLEU", False),
-    "ended": ("answers that end by themselves", True),
-    "within_2x": ("answers at most twice as long or short as wanted", True),
-    "length_ratio": ("length beside the wanted one (median)", False),
+    "ended": ("ended by themselves", True),
+    "within_2x": ("length within 2x of wanted", True),
+    "length_ratio": ("length to the wanted one, median", False),
     "perplexity": ("perplexity", False),
     "loss": ("loss", False),
 }
@@ -205,8 +205,8 @@ def sources(run: Run) -> dict[str, list[str]]:
 def sentence(run: Run) -> str:
     """What was trained on what, how, and what came of it: HTML."""
     start = part_of(run, "model", "start")
-    said = [f"{what(run)}, tuned {TASKS[task(run)][0]}"]
-    said.append(f" from <code>{escape(Path(str(start)).name)}</code>" if start else ", from nothing")
+    said = [f"{what(run)}, {'tuned' if start else 'trained from nothing'} {TASKS[task(run)][0]}"]
+    said.append(f" from <code>{escape(Path(str(start)).name)}</code>" if start else "")
     named = sources(run).get("train", [])
     rows = number(run.data.get("train"))
     if rows:
@@ -217,7 +217,7 @@ def sentence(run: Run) -> str:
         )
     counted = trained(run)
     share = f" ({_share(counted[0] / counted[1])} of its numbers)" if counted and counted[0] < counted[1] else ""
-    said.append(f", {escape(method(run))}{share}")
+    said.append(f", {escape(method(run))}{share}" if start else "")
     spent = actual_minutes(run)
     if spent:
         said.append(f", in {minutes(60 * spent)}")

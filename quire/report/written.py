@@ -46,4 +46,5 @@ def _block(prompt: str, rows: list[Row], names: tuple[str, str]) -> str:
         f'<div class="{kind.strip()}"><h4>{escape(name)}</h4><pre>{short(text, _LONGEST) or "<i>nothing</i>"}</pre></div>'
         for name, text, kind in texts
     )
-    return f'<figure class="written"><figcaption><pre class="prompt">{short(prompt.strip(), _LONGEST)}</pre></figcaption><div>{columns}</div></figure>'
+    asked = f'<figcaption><pre class="prompt">{short(prompt.strip(), _LONGEST)}</pre></figcaption>'
+    return f'<figure class="written">{asked}<div>{columns}</div></figure>'

@@ -161,7 +161,7 @@ def make(
     hostile: bool = False,
     **changes: Any,
 ) -> Path:
-    """A finished run in `folder`. seed: of the answers, not of the rows. `changes` are dotted recipe keys with dots as double underscores."""
+    """A finished run in `folder`. seed: of the answers, not of the rows. changes: dotted recipe keys, dots as double underscores."""
     texts, draw = random.Random(7), random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     name = {"several": "classify", "number": "classify"}.get(task, task)
