@@ -35,6 +35,7 @@ from .native.step import NativeStep, unfit
 from .nn.attention import AttnContext
 from .nn.batch import Batch
 from .nn.cache import Cache
+from .nn.config import LabelHead
 from .nn.paged import Pages
 from .nn.transformer import Transformer
 
@@ -109,6 +110,25 @@ def certify(folder: Path | str, *, date: str | None = None, seed: int = 0) -> Ce
     checks.append(_reloaded(opened, binding, model, ways, reference))
     date = date or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Certificate(binding.id, tuple(checks), date, versions(), tuple(len(row) for row in ways.rows))
+
+
+def compared(name: str, model: Transformer, opened: ModelFolder, seed: int = 0) -> Check:
+    """Whether a folder computes what `model`, of which it was made, does: both in fp32, over the rows of a certificate.
+
+    A head of labels is compared by its logits. A folder in 16 bits may differ by what rounding its weights costs, which is only named.
+    """
+    model, other = model.float().eval(), opened.build(torch.float32)
+    rows = _rows(model, seed)
+    limit = FP32_LIMIT if _stored_dtype(opened) is torch.float32 else float("inf")
+
+    def found(one: Transformer) -> list[Tensor]:
+        ways = Ways(one, rows)
+        if not isinstance(one.config.head, LabelHead) or one.head is None:
+            return ways.alone()
+        return [one.head(one(ways._batch([row]))).flatten(0, -2) for row in rows]
+
+    with torch.inference_mode():
+        return _largest(name, "fp32", found(model), found(other), limit)
 
 
 def write(certificate: Certificate, folder: Path | str) -> Path:

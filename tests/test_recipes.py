@@ -32,14 +32,6 @@ def test_a_recipe_says_what_it_is(path: Path) -> None:
     assert 0 < recipe.train.minutes <= 5, "a recipe here takes a few minutes"
 
 
-@pytest.mark.parametrize("path", TUNED, ids=lambda path: path.stem)
-def test_a_recipe_for_rows_says_what_it_is(path: Path) -> None:
-    first, second = path.read_text(encoding="utf-8").splitlines()[:2]
-    assert first.startswith("# ") and second.startswith(f"#   quire train recipes/{path.name}")
-    recipe = load(TrainRecipe, path)
-    assert recipe.out == f"runs/{path.stem}" and recipe.data.sources
-
-
 def small(recipe: TrainRecipe, texts: Path, out: Path) -> TrainRecipe:
     """The same recipe on less: fewer rows and a smaller vocabulary, two steps, a folder of text. The model's shape stays."""
     recipe = replace(recipe, "train.minutes", 0.0)
@@ -55,15 +47,18 @@ def small(recipe: TrainRecipe, texts: Path, out: Path) -> TrainRecipe:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_two_steps(path: Path, texts: Path, tmp_path: Path) -> None:
     from quire.train.run import train
+    from tests.small import write_model
 
-    out = tmp_path / "run"
-    result = train(small(load(TrainRecipe, path), texts, out))
+    out, recipe = tmp_path / "run", load(TrainRecipe, path)
+    if recipe.task.teacher:
+        recipe = replace(recipe, "task.teacher", str(write_model(tmp_path / "teacher", context=256)))
+    result = train(small(recipe, texts, out))
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2]
     assert any(line["kind"] == "eval" for line in lines)
     assert result.model is not None
     model = quire.load(result.model)
-    assert {"causal": quire.Decoder, "masked": quire.Encoder, "denoise": quire.Seq2Seq}[path.stem] is type(model)
+    assert {"causal": quire.Decoder, "masked": quire.Encoder, "denoise": quire.Seq2Seq}[recipe.task.name] is type(model)
 
 
 def test_the_recipe_for_conversations_tunes_two_steps(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +124,22 @@ def test_a_recipe_for_words_or_answers_tunes_two_steps(name: str, tmp_path: Path
     else:
         said = model.answer([(str(row["question"]), str(row["context"])) for row in rows_of(name, 20)], longest=30, no_answer=True)
         assert [one[0].text for one in said] == [line["answer"] for line in found]
+
+
+@pytest.mark.parametrize("name", ["embed", "rerank"])
+def test_a_recipe_for_vectors_or_reranking_tunes_two_steps(name: str, tmp_path: Path) -> None:
+    from quire.train.run import train
+    from tests.small import write_model
+
+    rows = [{"sentence1": f"the fox {n}", "sentence2": f"a dog {n} jumps", "score": n % 6} for n in range(20)]
+    if name == "rerank":
+        rows = [{"query": f"who came {n}", "positive": f"a fox {n}", "negatives": [f"no dog {n}"]} for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = replace(load(TrainRecipe, FOLDER / f"{name}.toml"), "data.sources", (str(tmp_path / "rows.jsonl"),))
+    base = write_model(tmp_path / "base", "bert")
+    for key, value in {"train.epochs": 0.0, "train.steps": 2, "train.threads": 1, "train.batch": 4, "model.start": str(base)}.items():
+        recipe = replace(recipe, key, value)
+    result = train(dataclasses.replace(replace(recipe, "data.held_out", 0.3), out=str(tmp_path / "run")))
+    assert result.model is not None and result.evaluation["metric"] in result.evaluation["held_out"]["intervals"]
+    found = quire.load(result.model).rerank("who came", ["a fox", "a dog", "nobody"])
+    assert sorted(number for number, _ in found) == [0, 1, 2]

@@ -1,12 +1,15 @@
 """Thirty faults of fine-tuning from public threads: what Quire does about each, and what its peers do.
 
 A table: fault, class, Quire, peer. The class is what is expected of Quire (`cases.py`). A silence counts only where the fault was measured.
+Then fifty sound sets (and slices of public ones, where a folder of them is named by FAULTS_DATA): how many of them Quire would refuse.
 """
 
 from __future__ import annotations
 
 import datetime
+import os
 from collections import Counter
+from pathlib import Path
 
 from .cases import faults
 
@@ -21,7 +24,8 @@ def main() -> None:
     from quire import machine
 
     from . import peer_rows, peer_runs  # noqa: F401  (each registers its runs)
-    from .ours import OURS
+    from .good import good, public
+    from .ours import OURS, falsely_refused
     from .peers import PEERS
 
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
@@ -39,3 +43,8 @@ def main() -> None:
                 print(f"    {name}: {verdict.seen}")
     for name, counted in counts.items():
         print(f"{name}: " + ", ".join(f"{count} {outcome}" for outcome, count in counted.most_common()))
+    sets = [*good(), *public(Path(os.environ.get("FAULTS_DATA", "nowhere")))]
+    wrong = [(name, why) for name, why in falsely_refused(sets) if why]
+    print(f"sound sets: {len(sets)}, falsely refused by Quire: {len(wrong)}")
+    for name, why in wrong:
+        print(f"    {name}: {why}")

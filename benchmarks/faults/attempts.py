@@ -54,7 +54,9 @@ class Attempt:
         return Verdict("silent" if happened else "sound", seen)
 
 
-def registry(runs: Runs, refusal: type[Exception] = Exception, strict: bool = False) -> Callable[..., Callable[[Callable[[], Seen]], Callable[[], Seen]]]:
+def registry(
+    runs: Runs, refusal: type[Exception] = Exception, strict: bool = False
+) -> Callable[..., Callable[[Callable[[], Seen]], Callable[[], Seen]]]:
     """A decorator that keeps a function under the fault's id."""
 
     def named(fault: str, *words: str) -> Callable[[Callable[[], Seen]], Callable[[], Seen]]:

@@ -32,7 +32,7 @@ from quire.train.trainer import Trainer
 
 from . import peers
 from .attempts import Detected, Runs, Seen, registry
-from .seeds import EOS, OTHER, PAD, SEEDS, Row
+from .seeds import BOS, EOS, OTHER, PAD, SEEDS, WITH_TOOLS, Row
 
 OURS: Runs = {}
 quire = registry(OURS, QuireError, strict=True)
@@ -53,10 +53,14 @@ HEADS = {"tag": ("MaskedLM", "bert"), "answer": ("MaskedLM", "bert"), "embed": (
 
 
 @contextlib.contextmanager
-def start(fault: str, kind: str = "CausalLM", family: str = "llama", *, pad: str = PAD, seed: int = 0, **more: object) -> Iterator[Path]:
-    """The folder of a tiny model with the seed's template, bound."""
+def start(
+    fault: str, kind: str = "CausalLM", family: str = "llama", *, pad: str = PAD, seed: int = 0, template: str = "", **more: object
+) -> Iterator[Path]:
+    """The folder of a tiny model with the seed's template, or another, bound."""
     with tempfile.TemporaryDirectory() as place:
-        words = peers.tokenizer(SEEDS[fault].template, pad)
+        words = peers.tokenizer(template or SEEDS[fault].template, pad)
+        if family == "bert":  # what stands around its texts can say that there is no answer
+            words.cls_token, words.sep_token = BOS, EOS
         words.save_pretrained(place)
         peers.model(words, kind, family, seed=seed, **more).save_pretrained(place)
         Binding.of(Path(place)).write(Path(place))
@@ -390,7 +394,8 @@ def falsely_refused(sets: Sequence[Any]) -> Iterator[tuple[str, str]]:
         ("bert", "MaskedLM", ("tag", "answer", "embed")),
         ("t5", "Seq2SeqLM", ("rewrite",)),
     ):
-        with start("user-turns-trained", kind, family, **({"max_position_embeddings": 4096} if family != "t5" else {})) as folder:
+        more = {"max_position_embeddings": 4096} if family != "t5" else {}
+        with start("user-turns-trained", kind, family, template=WITH_TOOLS, **more) as folder:
             for good in sets:
                 if good.task in tasks:
                     with tempfile.TemporaryDirectory() as place:

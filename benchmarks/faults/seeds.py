@@ -22,6 +22,12 @@ OTHER = (
     + EOS
     + " {% endfor %}{% if add_generation_prompt %}ASSISTANT:\n{% endif %}"
 )
+WITH_TOOLS = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}"
+    "{% for call in m['tool_calls'] or [] %}<call>{{ call['function'] | tojson }}{% endfor %}"
+    + EOS
+    + "\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 WITHOUT_END = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )

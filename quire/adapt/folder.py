@@ -14,7 +14,7 @@ from torch import Tensor, float32
 
 from ..binding import Binding
 from ..binding.weights import PICKLES, Slot, TensorFacts, read_header, some, strict_json, weights_id
-from ..durable import building, sha256_file, write_json
+from ..durable import building, sha256_file, write_bytes, write_json
 from ..errors import BindingError, ModelError, StorageError, WeightsError, nearest
 from ..families.tensors import FLOATING, Mapped, stamp, write_tensors
 from ..nn.config import LabelHead, LMHead, MLMHead, ModelConfig
@@ -35,6 +35,23 @@ def write(path: Path, tensors: Mapping[str, Tensor], config: dict[str, Any], bas
         if base is not None:
             write_json(folder / RECORD, {"schema": SCHEMA, "base": _ids(base), "weights": weights_hash(folder), "head": dict(head)})
     return path
+
+
+def copy(path: Path, to: Path) -> str:
+    """The same adapter in a new folder, whole or not at all; returns the hash of its weights.
+
+    Raises BindingError where they are not those of its record, StorageError for a folder that is not empty.
+    """
+    found = weights_hash(path)
+    if (path / RECORD).exists() and read_json(path, RECORD).get("weights") != found:
+        raise BindingError(f"{path / WEIGHTS} is not what {RECORD} names: it was changed or exchanged. Restore the two together.")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise StorageError(f"{to} is not an empty folder. Give a new one.")
+    with building(to) as folder:
+        for name in (WEIGHTS, CONFIG, RECORD):
+            if (path / name).is_file():
+                write_bytes(folder / name, (path / name).read_bytes())
+    return found
 
 
 def task_type(config: ModelConfig) -> str | None:

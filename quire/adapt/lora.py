@@ -68,16 +68,23 @@ def matrix(base: nn.Module) -> Tensor:
     return weight.t() if isinstance(base, nn.Embedding) else weight
 
 
+def size(base: nn.Module) -> tuple[int, int]:
+    """(out, in) of that weight, without unpacking it."""
+    if isinstance(base, nn.Embedding):
+        return base.embedding_dim, base.num_embeddings
+    linear = cast(nn.Linear, base)
+    return linear.out_features, linear.in_features
+
+
 class LowRank(nn.Module):
     """One adapter of one matrix: A, B and, with DoRA, the lengths m (out,). Parts that are fused on disk share one A."""
 
     def __init__(self, spec: LoRA, base: nn.Module, a: nn.Parameter) -> None:
         super().__init__()
-        weight = matrix(base)
         self.spec, self.scale, self.dropout = spec, spec.scale, spec.dropout
         self.a = a
-        self.b = nn.Parameter(torch.zeros(weight.shape[0], a.shape[0], device=weight.device))
-        self.magnitude = nn.Parameter(lengths(weight)) if spec.dora else None
+        self.b = nn.Parameter(torch.zeros(size(base)[0], a.shape[0], device=a.device))
+        self.magnitude = nn.Parameter(lengths(matrix(base))) if spec.dora else None
 
     @torch.no_grad()
     def factor(self, base: nn.Module) -> Tensor:
@@ -223,11 +230,11 @@ class WholeCopy(nn.Linear):
 
 def first_a(spec: LoRA, base: nn.Module, generator: torch.Generator) -> nn.Parameter:
     """The first A (r, in), drawn as the paper's code does; of an embedding it is zero, and B is drawn (`draw_b`)."""
-    weight = matrix(base)
-    a = torch.zeros(spec.rank, weight.shape[1])
+    a = torch.zeros(spec.rank, size(base)[1])
     if not isinstance(base, nn.Embedding):
-        a.uniform_(-1.0, 1.0, generator=generator).div_(math.sqrt(weight.shape[1]))  # Kaiming's bound with a = sqrt(5)
-    return nn.Parameter(a.to(weight.device))
+        a.uniform_(-1.0, 1.0, generator=generator).div_(math.sqrt(a.shape[1]))  # Kaiming's bound with a = sqrt(5)
+    held = next(tensor for tensor in (*base.parameters(), *base.buffers()))
+    return nn.Parameter(a.to(held.device))
 
 
 @torch.no_grad()

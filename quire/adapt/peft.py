@@ -25,7 +25,7 @@ from ..families.tensors import Mapped, stamp
 from ..nn.config import LabelHead
 from ..nn.transformer import Transformer
 from .folder import CONFIG, WEIGHTS, proven, read_json, read_slots, read_tensors, refuse_unknown, task_type, weights_hash, write
-from .lora import MAX_RANK, AdaptedEmbedding, AdaptedLinear, LoRA, LowRank, WholeLinear, lengths, matrix
+from .lora import MAX_RANK, AdaptedEmbedding, AdaptedLinear, LoRA, LowRank, WholeLinear, lengths, matrix, size
 from .names import Place, Places, adaptable, suffixes
 from .surgery import DEFAULT, attach, spec_of, wrappers
 
@@ -93,7 +93,7 @@ def _low_rank(model: Transformer, place: Place, name: str) -> dict[str, Tensor]:
     bases = [module.base if isinstance(module, AdaptedLinear | AdaptedEmbedding) else module for module in modules]
     b, magnitudes = [], []
     for part, base in zip(parts, bases, strict=True):
-        b.append(torch.zeros(matrix(base).shape[0], a.shape[0], device=a.device) if part is None else part.b.detach())
+        b.append(torch.zeros(size(base)[0], a.shape[0], device=a.device) if part is None else part.b.detach())
         magnitudes.append(lengths(matrix(base)) if part is None or part.magnitude is None else part.magnitude.detach())
     joined = place.op.save(b)
     if isinstance(modules[0], AdaptedEmbedding):
@@ -253,7 +253,7 @@ def _repeats(path: Path, slot: Slot, opened: ModelFolder, place: Place) -> bool:
 
 def _check_shapes(path: Path, model: Transformer, place: Place, keys: _Keys, tensors: dict[str, Tensor], spec: LoRA) -> None:
     modules = [model.get_submodule(name) for name in place.ours]
-    shapes = [matrix(module.base if isinstance(module, AdaptedLinear | AdaptedEmbedding) else module).shape for module in modules]
+    shapes = [size(module.base if isinstance(module, AdaptedLinear | AdaptedEmbedding) else module) for module in modules]
     out = sum(shape[0] for shape in shapes)
     wanted = {"A": (spec.rank, shapes[0][1]), "B": (out, spec.rank)} | ({"m": (out,)} if spec.dora else {})
     if keys.keys() != wanted.keys():

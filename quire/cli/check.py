@@ -10,7 +10,6 @@ it is learned; --html writes the same as a page.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -105,13 +104,10 @@ def recipe_of(options: Check) -> TrainRecipe:
         recipe = recipes.from_dict(TrainRecipe, {"data": {"sources": list(options.data)}})
     else:
         recipe = recipes.load(TrainRecipe, options.data[0], [], prog="quire check")
-    over = {"eval": options.eval, "test": options.test, "longest": options.longest}
-    data = dataclasses.replace(recipe.data, **{name: value for name, value in over.items() if value})
-    recipe = dataclasses.replace(recipe, data=data)
-    if options.model:
-        recipe = recipes.replace(recipe, "model.start", options.model)
-    if options.task:
-        recipe = recipes.from_dict(TrainRecipe, {"task": {"name": options.task}}) and recipes.replace(recipe, "task.name", options.task)
+    recipes.from_dict(TrainRecipe, {"task": {"name": options.task or recipe.task.name}})  # a task that is there
+    over = {"data.eval": options.eval, "data.test": options.test, "data.longest": options.longest}
+    for key, value in (over | {"model.start": options.model, "task.name": options.task}).items():
+        recipe = recipes.replace(recipe, key, value) if value else recipe
     return recipe
 
 
@@ -132,7 +128,11 @@ def facts(found: Examined, recipe: TrainRecipe) -> dict[str, Any]:
         "model": recipe.model.start,
         "task": found.task.name if found.task else "",
         "schema": found.sets.train[0].schema if found.sets else "",
-        **({} if found.sets is None else {"train": len(found.sets.train), "held_out": len(found.sets.held_out), "test": len(found.sets.test)}),
+        **(
+            {}
+            if found.sets is None
+            else {"train": len(found.sets.train), "held_out": len(found.sets.held_out), "test": len(found.sets.test)}
+        ),
         **({"tokens": sum(tokens), "longest": max(tokens)} if tokens else {}),
         "seconds": round(found.seconds, 3),
         "checks": found.ledger.json(),
@@ -202,7 +202,8 @@ def painted(row: dict[str, Any]) -> list[str]:
     """One row for a terminal: learned tokens green, special ones blue; without colour learned stretches stand in «»."""
     tokens = [token for part in row["parts"] for token in part]
     learned = sum(token["learned"] for token in tokens)
-    head = f"{row['where']}: {len(tokens):,} tokens, {learned:,} of them learned" + (f", {row['cut']:,} more were cut" if row["cut"] else "")
+    head = f"{row['where']}: {len(tokens):,} tokens, " + (f"{learned:,} of them learned" if learned else "learned as a whole")
+    head += f", {row['cut']:,} more were cut" if row["cut"] else ""
     if not learned:
         head += f"; answer: {', '.join(row['answers'])}"
     lines = [paint(safe(head), "bold")]

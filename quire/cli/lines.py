@@ -80,6 +80,8 @@ class Machine:
     """Pack a decoder's weights as int8 or int4: less memory, faster, a little less exact."""
     verify: Flag = False
     """Hash every file of the model first."""
+    adapter: PathOption = None
+    """A folder with an adapter of this model (LoRA, a soft prompt), of Quire or PEFT."""
 
 
 FilesOption = Annotated[Files, tyro.conf.arg(name="")]

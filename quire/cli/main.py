@@ -49,6 +49,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("list", "list the models and data sets that were pulled"),
         "rm": ("rm", "remove a pulled model or data set, or one revision of it"),
         "convert": ("convert", "turn a .gguf file or a llama2.c model into a model folder"),
+        "merge": ("merge", "an adapter and its base as one model, proven the same"),
+        "export": ("export", "a model or an adapter as a folder for other tools"),
     },
     "look": {
         "runs": ("runs", "list the runs in a folder"),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import durable
 from ..progress import Progress, count
+from ..report.supervised import called, say
 from ..train import defaults
 from ..train.recipe import TrainRecipe
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 USAGE = """usage: quire train [RECIPE.toml] [--key value ...] [--dry-run] [--json]
 
   RECIPE.toml   keys as below, in tables; whatever it leaves out has its default
+                (with a task on rows: what is usual for task, way and size)
   --dry-run     print the plan (parameters, memory, tokens, time), no training
   --json        the result, or the plan, as JSON on standard output
 """
@@ -73,18 +75,42 @@ def resume_line(folder: Path) -> str:
 
 
 def summary(result: Result) -> list[str]:
+    """For a person: what came of a finished run, where its parts are, and for a tuned model what to do with it next."""
     outcome, evaluation = result.outcome, result.evaluation
     lines = [f"finished at step {outcome.step:,}" + (f": {outcome.why}" if outcome.why else "")]
+    if any(isinstance(evaluation.get(name), dict) for name in ("test", "held_out")):
+        return lines + tuned(result)
     figures = evaluation.get("bits_per_byte")
     if isinstance(figures, dict):
         rows = {"this model": figures, **evaluation.get("compressors", {})}
         best = sorted(rows.items(), key=lambda pair: float(pair[1]["per_file"]))
         lines.append("held-out bits per byte, file by file: " + ", ".join(f"{name} {row['per_file']:.3f}" for name, row in best))
-    elif "metric" in evaluation:
+    elif evaluation.get("metric") in evaluation:
         lines.append(f"held-out {evaluation['metric']}: {evaluation[evaluation['metric']]:.4f}")
     else:
         lines.append("nothing was held out, so there is no held-out figure")
     return [*lines, f"model   {result.model}", f"report  {result.folder / 'report.html'}"]
+
+
+def tuned(result: Result) -> list[str]:
+    """The figures of a supervised run with their intervals, its folders, and the verb that uses the model."""
+    from ..report import folder
+    from ..report import supervised as words
+    from ..report.card_tuned import command
+
+    run = folder.read(result.folder)
+    lines = []
+    for split in words.splits(run):
+        first = words.metric(run)
+        names = [first, *(name for name in split.figures if name != first)]
+        said = [f"{words.called(name, words.task(run))} {words.say(name, split.figures[name])}" for name in names if name in split.figures]
+        if said and first in split.intervals:
+            said[0] += f" (95 % interval {words.between(first, split.intervals[first])})"
+        lines.append(f"{split.called}, {split.rows:,} rows: {', '.join(said)}")
+    adapter = result.folder / "adapter"
+    lines += [f"adapter {adapter}"] if adapter.is_dir() else []
+    lines += [f"model   {result.model}", f"report  {result.folder / 'report.html'}"]
+    return [*lines, "use it:", f"  {command(run, shlex.quote(str(result.model)))}"] if words.task(run) else lines
 
 
 def document(result: Result) -> None:
@@ -126,6 +152,7 @@ class Live:
         self.progress: Progress | None = None
         self.steps = 0
         self.held_out = self.parse = ""
+        self.metric = "held-out"
         self.prompts, self.margin = prompts, margin
         self.shares: deque[float] = deque(maxlen=6)  # of samples that parse: one sampling alone jumps up and down
 
@@ -147,7 +174,7 @@ class Live:
             self.progress.note(f"step {row['step']:,} was skipped: {row['skipped']}")
         fields = {"step": f"{row['step']:,}/{self.steps:,}", "loss": f"{row['loss']:.3f}"}
         if self.held_out:
-            fields["held-out"] = self.held_out
+            fields[self.metric] = self.held_out
         if self.parse:
             fields["parses"] = self.parse
         fields["tokens/s"] = count(row["tokens_per_s"])
@@ -155,8 +182,11 @@ class Live:
         self.progress.update(row["step"], **fields)
 
     def on_eval(self, row: dict[str, Any]) -> None:
-        short = {"bits_per_byte": " bits/byte"}.get(row["metric"], "")
-        self.held_out = f"{row[row['metric']]:.3f}{short}"
+        metric, value = row["metric"], row[row["metric"]]
+        if metric == "bits_per_byte":
+            self.held_out = f"{value:.3f} bits/byte"
+        else:
+            self.metric, self.held_out = f"held-out {called(metric)}", say(metric, value)
 
     def note(self, line: str) -> None:
         """A line that stays, above the live one."""

@@ -60,7 +60,7 @@ def open_for(verb: str, path: str, machine: Machine) -> Opened:
     from ..machine import threads
     from ..model import load
 
-    model = load(path, machine.dtype, machine.device, machine.verify, machine.quant)
+    model = load(path, machine.dtype, machine.device, machine.verify, machine.quant, machine.adapter)
     check(verb, model.config, model.contract, str(model.folder))
     torch.set_num_threads(min(torch.get_num_threads(), threads()))
     return model

@@ -52,12 +52,13 @@ def rows(
     *,
     number: bool | None = None,
     label_names: Sequence[str] | Mapping[str, str] = (),
+    among: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Typed rows of records.
 
     schema: one of SCHEMAS, or 'auto'. columns: {our name: the file's}; the file's may be a key inside a column ('translation.en') or
     texts to join ('title+body'). number: labels are numbers to be predicted (None: where their column is called score). label_names: what
-    the numbers in labels and tags stand for, in order from 0, or {number: name}.
+    the numbers in labels and tags stand for, in order from 0, or {number: name}. among: schemas that are meant where several would fit.
     Raises DataError at the first record when it cannot be told how to read it, and at the end when any row had a fault (what came before
     is then not to be used).
     """
@@ -69,7 +70,7 @@ def rows(
     several: tuple[bool, str] | None = None  # whether the labels of the first row are a list, and where that was
     for record in records:
         if plan is None:
-            plan = settle(record, schema, columns or {}, reading)
+            plan = settle(record, schema, columns or {}, reading, among)
         if not plan.fits(record.fields):
             problems.add(record.where, _mixed(record, plan))
             continue
@@ -118,7 +119,7 @@ class _Fit:
         return f"{self.form.schema} ({self.form.name}: {', '.join(shown(place) for place in self.places.values())})"
 
 
-def settle(record: Record, schema: str, columns: Mapping[str, str], reading: Reading) -> Plan:
+def settle(record: Record, schema: str, columns: Mapping[str, str], reading: Reading, among: Sequence[str] = ()) -> Plan:
     """The one way to read records like this one. Raises DataError when there is none, or more than one."""
     forms = [form for form in FORMS if schema in (AUTO, form.schema)]
     known = sorted({ours for form in forms for ours in (*form.needs, *form.may)})
@@ -135,6 +136,7 @@ def settle(record: Record, schema: str, columns: Mapping[str, str], reading: Rea
     found = {(fit.form.schema, *sorted(fit.places.items())): fit for fit in fits if not fit.missing and not fit.blocked}
     if reading.number:  # a label that is a number was asked for: only a labelled row has one
         found = {key: fit for key, fit in found.items() if fit.form.schema == "labelled"} or found
+    found = {key: fit for key, fit in found.items() if fit.form.schema in among} or found
     if not found:
         raise DataError(_nothing(record, schema, columns, fits))
     whole = list(found.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,10 +107,15 @@ class ExampleLoader:
         return rows
 
     def _facts(self) -> dict[str, Any]:
+        return {"examples": self._digest, "seed": self.seed, "rows": self.rows, "pack": self.pack, "task": self.task.describe()}
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of all examples; the trainer asks for the place in the data before every step."""
         found = hashlib.sha256()
         for example in rows_of(self.examples):
             found.update(example.ids.astype("<i8").tobytes() + b"|" + b"".join(label.tobytes() for label in example.labels.values()))
-        return {"examples": found.hexdigest(), "seed": self.seed, "rows": self.rows, "pack": self.pack, "task": self.task.describe()}
+        return found.hexdigest()
 
     def state(self) -> dict[str, Any]:
         """The place in the data as JSON: a loader of the same facts that loads it gives the same batches from here on."""

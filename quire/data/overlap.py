@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ..tasks.tuning.schemas import Chat, Ranked, Row
+from ..tasks.tuning.schemas import Chat, Question, Ranked, Row
 
 ALIKE = 0.8
 _RUN = 3  # words
-_BANDS, _DEEP = 8, 3  # 24 hashes: of pairs that are just alike one in 400 is missed, of pairs that share a third two in three are never compared
+_BANDS, _DEEP = (
+    8,
+    3,
+)  # 24 hashes: of pairs that are just alike one in 400 is missed, of pairs that share a third two in three are never compared
 _LEAST = 6  # runs of words that a text needs before it can be a near copy: shorter ones are alike by chance
 _MOST = 600  # words of a row that are compared
 _FORM = 0.2  # share of rows
@@ -76,10 +79,18 @@ def near(train: Sequence[Row], held: Sequence[Row]) -> list[Pair]:
             theirs = runs[starts[other] : starts[other + 1]]
             both = len(np.intersect1d(mine, theirs, assume_unique=True))
             alike = both / (len(mine) + len(theirs) - both)
-            if alike >= ALIKE and alike > found.get(number, (0.0, 0))[0]:
+            if alike >= ALIKE and alike > found.get(number, (0.0, 0))[0] and _same_question(rows[number], rows[other]):
                 found[number] = (alike, other)
     pairs = [Pair(rows[other], rows[number], alike) for number, (alike, other) in sorted(found.items())]
     return [pair for pair in pairs if pair.train.digest() != pair.held.digest()]
+
+
+def _same_question(one: Row, other: Row) -> bool:
+    """Of questions: do they ask the same, beside the context that they share?"""
+    if not (isinstance(one, Question) and isinstance(other, Question)):
+        return True
+    mine, theirs = (set(_WORD.findall(row.question.casefold())) for row in (one, other))
+    return len(mine & theirs) >= ALIKE * len(mine | theirs)
 
 
 def without_copies(train: Sequence[Row], held: Sequence[Row]) -> tuple[list[Row], int]:

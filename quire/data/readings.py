@@ -1,7 +1,7 @@
 """What is wrong with rows as a model reads them: tokens, and which of them are learned.
 
-The same examples that are trained on are looked at, so nothing is rendered a second time. What a label stands beside differs: of a text that
-is written, the label at a place is the next token (`lm`); of tags it is the place's own; of a class or a span there is none.
+The same examples that are trained on are looked at, so nothing is rendered a second time. What a label stands beside differs: of a
+text that is written, the label at a place is the next token (`lm`); of tags it is the place's own; of a class or a span there is none.
 """
 
 from __future__ import annotations
@@ -116,12 +116,16 @@ def end_never_trained(reader: Reader, pairs: Sequence[tuple[Row, Example]]) -> F
         if bad:
             count += 1
             start, end = bad[0]
-            wrong.append(f"{row.where}: an answer ends with {shown(reader.tokenizer.decode(ids[start:end].tolist()[-6:], special=True), 60)}")
+            wrong.append(
+                f"{row.where}: an answer ends with {shown(reader.tokenizer.decode(ids[start:end].tolist()[-6:], special=True), 60)}"
+            )
     if not count:
         return None
     known = ", ".join(repr(reader.tokenizer.token(token)) for token in sorted(reader.stops)) or "none"
     fix = f"Tokens that stop this model: {known}. The template must write one behind each answer, inside what the answer is."
-    return Finding(True, f"{share(count, rows)} have an answer whose end is never learned: it would go on and on.", first(wrong), fix, count)
+    return Finding(
+        True, f"{share(count, rows)} have an answer whose end is never learned: it would go on and on.", first(wrong), fix, count
+    )
 
 
 def padding_trained(task: SupervisedTask, examples: Sequence[Example]) -> Finding | None:
@@ -132,7 +136,9 @@ def padding_trained(task: SupervisedTask, examples: Sequence[Example]) -> Findin
     if not count:
         return None
     says = f"{count:,} padded places of one batch have a label: the loss would be about predicting padding."
-    return Finding(True, says, fix=f"This is the doing of task '{task.name}', not of the rows: it must give padding the label {IGNORE}.", count=count)
+    return Finding(
+        True, says, fix=f"This is the doing of task '{task.name}', not of the rows: it must give padding the label {IGNORE}.", count=count
+    )
 
 
 def padding_labels(batch: Batch) -> int:
@@ -184,7 +190,7 @@ def bos_twice(reader: Reader, pairs: Sequence[tuple[Row, Example]]) -> Finding |
     ]
     if not found:
         return None
-    says = f"{share(len(found), len(pairs))} begin with {spelling!r}: they were rendered before, and what belongs around a text is added anyway."
+    says = f"{share(len(found), len(pairs))} begin with {spelling!r}: they were rendered before, and are rendered again."
     rows = first(f"{row.where}: {shown(row_begins(row), 60)}" for row in found)
     return Finding(True, says, rows, "Take the special tokens out, or give the turns themselves.", len(found))
 
@@ -253,7 +259,9 @@ def template_differs(trained: Mapping[str, Any], start: Mapping[str, Any]) -> Fi
     if not unlike or start.get("template") is None:
         return None
     says = f"rows are read otherwise than the start model was taught: {', '.join(unlike)} differ."
-    return Finding("template" in unlike or "tokenizer" in unlike, says, fix="Train with the start model's own, or start from another model.")
+    return Finding(
+        "template" in unlike or "tokenizer" in unlike, says, fix="Train with the start model's own, or start from another model."
+    )
 
 
 def _texts(row: Row) -> Sequence[str]:

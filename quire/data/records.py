@@ -205,5 +205,7 @@ def parse_names(given: Sequence[str]) -> dict[str, str]:
         return {str(number): name for number, name in enumerate(given)}
     found = {number.strip(): name.strip() for number, _, name in (entry.partition("=") for entry in given)}
     if len(numbered) != len(given) or not all(numbered) or len(found) != len(given):
-        raise DataError(f"data.label_names = {shown(list(given))}: give the names in order from 0, or each with its own number as '1=World'.")
+        raise DataError(
+            f"data.label_names = {shown(list(given))}: give the names in order from 0, or each with its own number as '1=World'."
+        )
     return found

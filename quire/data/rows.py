@@ -7,7 +7,7 @@ and never trained could not be answered. Whatever else is wrong with rows is tol
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError
@@ -50,10 +50,11 @@ def load(
     names: Sequence[str] = (),
     number: bool | None = None,
     label_names: Sequence[str] = (),
+    among: Sequence[str] = (),
     keep_repeated: bool = False,
     drop_overlap: bool = False,
 ) -> RowSets:
-    """names: the columns of tables without a header. number, label_names: as `columns.rows` takes them, the names also as "NUMBER=NAME".
+    """names: the columns of tables without a header. number, label_names, among: as `columns.rows` takes them, names also as "NUMBER=NAME".
 
     drop_overlap: leaves out training rows that are copies of rows of the evaluation, exact or near.
     Raises DataError naming file and line of what cannot be meant.
@@ -64,7 +65,7 @@ def load(
     def from_(specs: Sequence[str]) -> list[Row]:
         files = [spec for spec in specs if spec != pydoc_questions.NAME]
         made = _asked(schema, meant) if len(files) < len(specs) else []
-        found = made + (list(as_rows(read(files, names), schema, meant, number=number, label_names=labels)) if files else [])
+        found = made + (list(as_rows(read(files, names), schema, meant, number=number, label_names=labels, among=among)) if files else [])
         if made and found[-1].schema != made[0].schema:
             raise DataError(
                 f"the source '{pydoc_questions.NAME}' makes {made[0].schema} rows, and {found[-1].where} is a {found[-1].schema} row."
@@ -102,4 +103,5 @@ def _asked(schema: str, columns: Mapping[str, str]) -> list[Row]:
     if schema not in ("auto", "chat") or columns:
         said = f"data.schema = '{schema}'" if schema not in ("auto", "chat") else "data.columns"
         raise DataError(f"{said} does not go with the source '{pydoc_questions.NAME}': its rows are chat rows already. Leave it out.")
-    return list(pydoc_questions.rows())
+    made = enumerate(pydoc_questions.rows(), start=1)
+    return [replace(row, where=f"{pydoc_questions.NAME}:{number} ({row.where})") for number, row in made]  # a place is one row's alone

@@ -21,6 +21,7 @@ _EMPTY = 0.01  # of the rows may answer nothing
 _CONTRADICTING = 0.1  # of the rows may read like another and answer otherwise
 _ALIKE_ROWS = 8  # rows that answer the same are no accident from here on
 _LONG_NAME = 6  # letters of a label in which one slip of the finger can be told from another word
+_SWAPPED = 4  # letters that may have changed their places
 _RARE = 20  # a label so many times as frequent as the one that looks like it is what was meant
 _FEW = 5  # rows of a label that may be a slip
 _WORDS = 5  # a text of fewer words stands on both sides by chance
@@ -81,7 +82,9 @@ def one_label(rows: Sequence[Row]) -> Finding | None:
         return None
     what = "tag" if isinstance(rows[0], Tagged) else "label"
     says = f"every training row has the {what} {next(iter(counts))!r} alone: there is nothing to tell apart."
-    return Finding(True, says, fix=f"Give rows of two {what}s or more, or look whether the right column is read (data.columns).", count=len(rows))
+    return Finding(
+        True, says, fix=f"Give rows of two {what}s or more, or look whether the right column is read (data.columns).", count=len(rows)
+    )
 
 
 # -- names of labels ---------------------------------------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def _same_name(counts: dict[str, int]) -> Iterator[tuple[str, str]]:
 
 
 def _slips(counts: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """(rare, frequent) names of which one letter inside was lost, added, changed or swapped. Digits count as different names."""
+    """(rare, frequent) names of which a letter inside was lost, added, changed or moved. Digits count as different names."""
     rare = [name for name, count in counts.items() if count <= _FEW and len(name) >= _LONG_NAME]
     for name in rare:
         for usual, count in counts.items():
@@ -144,9 +147,11 @@ def _slip(one: str, other: str) -> bool:
         return False
     if len(short) < len(long):
         return short[start:] == long[start + 1 :] and not long[start].isdigit()
-    if short[start + 1 :] == long[start + 1 :]:
-        return start < len(short) - 1 and not (short[start].isdigit() or long[start].isdigit())
-    return short[start + 2 :] == long[start + 2 :] and short[start] == long[start + 1] and short[start + 1] == long[start]
+    end = next(at for at in range(len(short), start, -1) if short[at - 1] != long[at - 1])
+    mine, theirs = short[start:end], long[start:end]
+    if len(mine) == 1:
+        return end < len(short) and not (mine + theirs).isdigit()
+    return len(mine) <= _SWAPPED and sorted(mine) == sorted(theirs)
 
 
 def label_unknown(train: Sequence[Row], held: Sequence[Row]) -> Finding | None:
@@ -202,7 +207,9 @@ def leaks(train: Sequence[Row], held: Sequence[Row]) -> Finding | None:
         return None
     long = [pair for pair in pairs if sum(len(text.split()) for text in overlap.content(pair.held)) >= _WORDS]
     lines = first(f"{pair.held.where} is {pair.train.where}: {_read(pair.held)}" for pair in long or pairs)
-    says = f"{share(len(pairs), len(held))} of the evaluation are among the training rows: the score would rise with what was learned by heart."
+    says = (
+        f"{share(len(pairs), len(held))} of the evaluation are among the training rows: the score would rise by what is learned by heart."
+    )
     fix = 'Take them out of one side, or leave those training rows out with data.overlap = "drop".'
     return Finding(bool(long) or len(pairs) > _NEAR * len(held), says, lines, fix, len(pairs))
 

@@ -111,7 +111,7 @@ def label(value: Any, name: str, names: Mapping[str, str]) -> str:
         value = str(value)
     elif isinstance(value, float):
         raise Wrong(
-            f"'{name}' is {value!r}, a number with a fraction. For a regression set task.labels to 'number'; a class is a text or a whole number."
+            f"'{name}' is {value!r}, a number with a fraction. For a regression set task.labels to 'number'; a class is a text or whole."
         )
     found = text(value, name)
     if not names or found in names.values():

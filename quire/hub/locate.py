@@ -35,6 +35,8 @@ def locate(path: Path | str) -> Path:
     if inside:
         more = f" ({len(inside)} such files)" if len(inside) > 1 else ""
         raise ModelError(f"{path} holds no config.json, but a {GGUF} file{more}, which is a model itself. Give it: {inside[0]}")
+    if (path / "adapter" / "adapter_config.json").is_file():
+        raise ModelError(f"the run in {path} left a soft prompt, not a model. Give its base, with --adapter {path / 'adapter'}")
     if (path / "recipe.toml").is_file():
         raise ModelError(f"the run in {path} has no model yet. It is written when the run ends; go on with it: quire resume {path}")
     here = sorted(place.parent.parent for root in {path.parent, Path("runs")} for place in root.glob("*/model/config.json"))

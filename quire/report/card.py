@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from .. import durable
+from . import card_tuned
 from .facts import flatten, left_out, named
 from .folder import Run, number, read
 from .outcome import HOW, STDLIB, actual_minutes, corpus_hash, figures, final_metric, parameters, part_of, tokens_seen
 from .page import clean, compact, grouped, minutes
+from .prose import code, plain, table
+from .supervised import task
 
 CARD = "MODEL_CARD.md"
+ADAPTER = "adapter"
 _SEAL = "\n<!-- Written by quire report. It is not written over once it was edited. sha256 of the text above: "
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
 # model_type: (kind of model, what a hub calls its task, transformers' class)
 _KINDS = {
     "llama": ("decoder", "text-generation", "AutoModelForCausalLM"),
@@ -42,17 +43,19 @@ def write(run_folder: Path | str) -> Path:
     Raises DataError when the folder is not a run, StorageError when it cannot be written.
     """
     run = read(run_folder)
-    text = markdown(run)
+    whole = markdown(run)
     for path in paths(run.path):
+        text = card_tuned.adapter(run) + _end(run) if path.parent.name == ADAPTER and task(run) else whole
         if not edited(path):
             durable.write_text(path, text + _seal(text))
     return run.path / CARD
 
 
 def paths(run_folder: Path) -> list[Path]:
-    """Where a run's card stands: beside the run, and in its model folder when there is one."""
-    model = run_folder / "model"
-    return [run_folder / CARD, *([model / "README.md"] if (model / "config.json").is_file() else [])]
+    """Where a run's card stands: beside the run, and in the folders of its model and its adapter where there are such."""
+    known = (("model", "config.json"), (ADAPTER, "adapter_config.json"))
+    folders = [run_folder / name for name, file in known if (run_folder / name / file).is_file()]
+    return [run_folder / CARD, *(folder / "README.md" for folder in folders)]
 
 
 def edited(path: Path) -> bool:
@@ -72,43 +75,14 @@ def _seal(text: str) -> str:
 
 
 def markdown(run: Run) -> str:
-    parts = (
-        _front(run),
-        _title(run),
-        _what(run),
-        _data(run),
-        _training(run),
-        _evaluation(run),
-        _limits(run),
-        _load(run),
-        _same(run),
-        _environment(run),
-        _end(run),
-    )
+    if task(run):
+        first, use = card_tuned.begin(run), card_tuned.use(run)
+        middle = (card_tuned.data(run), _training(run), card_tuned.evaluation(run), card_tuned.limits(run))
+    else:
+        first, use = _front(run) + "\n" + _title(run), _load(run)
+        middle = (_data(run), _training(run), _evaluation(run), _limits(run))
+    parts = (first, _what(run), *middle, use, _same(run), _environment(run), _end(run))
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
-
-
-def plain(text: object) -> str:
-    """Text as Markdown prose: on one line, its marks escaped."""
-    return _MARKUP.sub(r"\\\1", " ".join(clean(text).split()))
-
-
-def code(text: object) -> str:
-    """Text as inline code: on one line, fenced by more backticks than it holds."""
-    line = " ".join(clean(text).split()) or " "
-    fence = "`" * (1 + max((len(found) for found in re.findall(r"`+", line)), default=0))
-    pad = " " if "`" in line else ""
-    return f"{fence}{pad}{line}{pad}{fence}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns after the first are set flush right."""
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(map(_cell, row))} |" for row in rows)])
 
 
 def _family(run: Run) -> str:
@@ -152,7 +126,7 @@ def _what(run: Run) -> str:
     size = parameters(run)
     if size:
         rows.insert(0, ("parameters", code(grouped(size))))
-    return "## What it is\n\n" + _table(("", ""), rows) + "\n" if rows else ""
+    return "## What it is\n\n" + table(("", ""), rows) + "\n" if rows else ""
 
 
 def _data(run: Run) -> str:
@@ -167,7 +141,7 @@ def _data(run: Run) -> str:
             rows.append((name, *("–" if value is None else grouped(value) for value in found)))
     body = "\n".join(lines)
     if rows:
-        body += "\n\n" + _table(("", "documents", "bytes", "tokens"), rows)
+        body += "\n\n" + table(("", "documents", "bytes", "tokens"), rows)
     dropped = "; ".join(f"{count:,} {plain(reason)}" for reason, count, _ in left_out(run))
     if dropped:
         body += f"\n\nLeft out: {dropped}."
@@ -179,7 +153,8 @@ def _data(run: Run) -> str:
 def _training(run: Run) -> str:
     flat = flatten(run.recipe)
     unused = set() if flat.get("optim.name") == "muon" else {"optim.muon_lr"}
-    rows = [(code(key), code(flat[key])) for key in _RECIPE_KEYS if flat.get(key) not in (None, "") and key not in unused]
+    keys = card_tuned.KEYS if task(run) else _RECIPE_KEYS
+    rows = [(code(key), code(flat[key])) for key in keys if flat.get(key) not in (None, "", "auto") and key not in unused]
     said = []
     seen, spent = tokens_seen(run), actual_minutes(run)
     if seen:
@@ -190,7 +165,7 @@ def _training(run: Run) -> str:
     resumed = sum(event.get("what") == "resumed" for event in run.events)
     said += [f"{count} {what}{'s' if count > 1 else ''}" for count, what in ((skipped, "skipped step"), (resumed, "resume")) if count]
     body = (", ".join(said) + ".\n\n" if said else "") + (
-        _table(("recipe", ""), rows) + "\n\nThe whole recipe is `recipe.toml` of the run." if rows else ""
+        table(("recipe", ""), rows) + "\n\nThe whole recipe is `recipe.toml` of the run." if rows else ""
     )
     return f"## How it was trained\n\n{body}\n" if body else ""
 
@@ -206,7 +181,7 @@ def _evaluation(run: Run) -> str:
             )
             for name in names
         ]
-        table = _table(("bits per byte", *(said.lower() for said in HOW.values())), rows)
+        table = table(("bits per byte", *(said.lower() for said in HOW.values())), rows)
         text = "\n\nHeld-out text that the model has never seen. The compressors run at their best level, containers included; they start "
         text += "from nothing, while the model has read its training text and its own size is not counted."
         return f"## Evaluation\n\n{table}{text}\n"
@@ -216,7 +191,7 @@ def _evaluation(run: Run) -> str:
     rows = [(f"held-out {final[0].replace('_', ' ')}", f"{final[1]:.4g}")]
     if best and best[0] == final[0]:
         rows.append((f"best in the run, at step {best[2]:,}", f"{best[1]:.4g}"))
-    return "## Evaluation\n\n" + _table(("", ""), rows) + "\n"
+    return "## Evaluation\n\n" + table(("", ""), rows) + "\n"
 
 
 def _limits(run: Run) -> str:
@@ -281,12 +256,12 @@ def _same(run: Run) -> str:
         if ok is True
         else "The certificate names a difference that is too large.\n\n"
     )
-    return f"## Identity and lineage\n\n{said}{_table(('', ''), rows)}\n\n`quire verify` compares a copy with these ids.\n" if rows else ""
+    return f"## Identity and lineage\n\n{said}{table(('', ''), rows)}\n\n`quire verify` compares a copy with these ids.\n" if rows else ""
 
 
 def _environment(run: Run) -> str:
     rows = [(plain(named(key)), code(value)) for key, value in flatten(run.environment).items() if value not in (None, "")]
-    return "## Where it was trained\n\n" + _table(("", ""), rows) + "\n" if rows else ""
+    return "## Where it was trained\n\n" + table(("", ""), rows) + "\n" if rows else ""
 
 
 def _end(run: Run) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import durable
 from ..errors import DataError
-from . import folder
+from . import folder, paired, supervised
 from .chart import Chart, Series, band_note, draw
 from .curves import NAMES, STEPS, column
 from .facts import flatten
@@ -22,6 +22,7 @@ from .folder import Run, number
 from .outcome import actual_minutes, corpus_hash, parameters, tokens_seen
 from .outcome import figures as measured
 from .page import Absent, Page, Part, escape, render, table
+from .supervised import Interval
 
 MOST_RUNS = 8
 _ALIKE = 0.005  # figures closer than this are called alike: no one of them is marked as the best
@@ -35,13 +36,32 @@ class Figure:
     name: str
     values: tuple[float | None, ...]
     better: str | None = None
+    intervals: tuple[Interval | None, ...] = ()
+    metric: str = ""  # of a supervised run: decides how the values are written
+
+    def cells(self) -> list[str]:
+        """The values as text, with their intervals."""
+        if not self.metric:
+            return [say(value) for value in self.values]
+        return [
+            "–"
+            if value is None
+            else supervised.say(self.metric, value) + (f" [{supervised.between(self.metric, interval)}]" if interval else "")
+            for value, interval in zip(self.values, self.intervals, strict=True)
+        ]
 
     def best(self) -> set[int]:
+        """The best of the row; none where values are alike, or an interval of another run reaches into that of the best."""
         known = [value for value in self.values if value is not None]
         if self.better is None or len(known) < 2 or max(known) - min(known) < _ALIKE * max(map(abs, known)):
             return set()
         wanted = min(known) if self.better == "lower" else max(known)
-        return {i for i, value in enumerate(self.values) if value == wanted}
+        found = {i for i, value in enumerate(self.values) if value == wanted}
+        top = next((self.intervals[i] for i in found if self.intervals), None)
+        others = [interval for i, interval in enumerate(self.intervals) if i not in found and interval]
+        if top and any(other.high >= top.low and other.low <= top.high for other in others):
+            return set()
+        return found
 
 
 def read(folders: Sequence[Path | str]) -> list[Run]:
@@ -82,6 +102,7 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         )
         for metric in metrics
     ]
+    rows = _judged(runs) + rows
     for how, said in (("per_file", "each file alone"), ("one_stream", "as one stream")):
         rows.append(Figure(f"bits per byte, {said}", tuple(measured(run, how).get("model") for run in runs), "lower"))
     rows += [
@@ -94,6 +115,18 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
         Figure("peak memory, MB", tuple(_over(run, "memory_mb", max) for run in runs), "lower"),
     ]
     return [row for row in rows if any(value is not None for value in row.values)]
+
+
+def _judged(runs: Sequence[Run]) -> list[Figure]:
+    """What supervised runs were measured by at their end, with intervals: a row for each metric and set of rows."""
+    found = [supervised.headline(run) if supervised.task(run) else None for run in runs]
+    rows = []
+    for split, metric in dict.fromkeys((one[0].called, one[1]) for one in found if one):
+        mine = [one if one and (one[0].called, one[1]) == (split, metric) else None for one in found]
+        values, intervals = tuple(one[2] if one else None for one in mine), tuple(one[3] if one else None for one in mine)
+        better = "lower" if folder.lower_is_better(metric) else "higher"
+        rows.append(Figure(f"{split} {supervised.called(metric)}", values, better, intervals, metric))
+    return rows
 
 
 def _better(runs: Sequence[Run], metric: str) -> str:
@@ -120,6 +153,11 @@ def warnings(runs: Sequence[Run]) -> list[str]:
         said.append("The runs were measured on different text (their corpus hashes differ): their held-out figures cannot be compared.")
     if len({run.metric for run in runs if run.evals}) > 1:
         said.append("The runs are judged by different figures; each is listed in a row of its own.")
+    tuned = [run for run in runs if supervised.task(run) and any(run.answers.values())]
+    for (same, rows), run in zip(paired.shared(tuned), tuned[1:], strict=False):
+        if same < rows:
+            one, other = (names(runs)[runs.index(known)] for known in (tuned[0], run))
+            said.append(f"{other} shares {same:,} of its {rows:,} rows of evaluation with {one}: only those can be compared row by row.")
     unfinished = [f"{name} ({run.state})" for name, run in zip(names(runs), runs, strict=True) if run.state not in ("finished", "unknown")]
     if unfinished:
         said.append(f"Not finished: {', '.join(unfinished)}.")
@@ -146,8 +184,13 @@ def write(run_folders: Sequence[Path | str], out: Path | str) -> Path:
 
 def html(runs: Sequence[Run]) -> str:
     called = names(runs)
-    page = Page("Comparison of runs", "Quire", _lede(runs, called), warnings=warnings(runs), key=_key(called), warned="Before you compare")
+    pairs = paired.paired(runs)
+    page = Page(
+        "Comparison of runs", "Quire", _lede(runs, called, pairs), warnings=warnings(runs), key=_key(called), warned="Before you compare"
+    )
     page.add(_figures(runs, called))
+    if pairs:
+        page.add(_beside(pairs, called))
     page.add(_differences(runs, called))
     page.add(_curves(runs, called, "steps", "Learning curves", "step"))
     page.add(_curves(runs, called, "clock", "The same, by the clock", "minute"))
@@ -155,9 +198,11 @@ def html(runs: Sequence[Run]) -> str:
     return render(page)
 
 
-def _lede(runs: Sequence[Run], called: Sequence[str]) -> str:
+def _lede(runs: Sequence[Run], called: Sequence[str], pairs: Sequence[paired.Paired]) -> str:
     """Which runs, and which of them came out best where that can be said."""
     said = f"{', '.join(map(escape, called[:-1]))} and {escape(called[-1])}, side by side."
+    if pairs and len(runs) == 2:
+        return f"{said} On the same rows, {escape(told(pairs[0], called))}."
     found = next(iter(figures(runs)), None)
     best = found.best() if found else set()
     if found is None or len(best) != 1 or len({corpus_hash(run) for run in runs} - {""}) > 1:
@@ -187,11 +232,28 @@ def _figures(runs: Sequence[Run], called: Sequence[str]) -> Part | Absent:
     rows = []
     for figure in found:
         best = figure.best()
-        cells = (f"<b>{say(value)}</b>" if i in best else say(value) for i, value in enumerate(figure.values))
+        cells = (f"<b>{escape(cell)}</b>" if i in best else escape(cell) for i, cell in enumerate(figure.cells()))
         rows.append((escape(figure.name.replace("_", " ")), *cells))
     head = ("", *(escape(name) for name in called))
     note = '<p class="note">Bold: the best of a row. Two seeds of one recipe differ too; a small difference proves nothing.</p>'
     return Part("figures", "What came out", table(head, rows, numbers=range(1, len(called) + 1)) + note)
+
+
+def told(found: paired.Paired, called: Sequence[str]) -> str:
+    """A paired difference in words: 'b beside a: -2.1 points accuracy, 95 % interval -3.5 to -0.8, on the same 1,821 test rows'."""
+    points = supervised.FIGURES[found.figure][1]
+    size, low, high = (f"{100 * value:+.1f}" if points else f"{value:+.3f}" for value in (found.difference, found.low, found.high))
+    unit = " points" if points else ""
+    text = f"{called[found.second]} beside {called[found.first]}: {size}{unit} {supervised.called(found.figure)}, 95 % interval {low} to {high}, "
+    text += f"on the same {found.rows:,} {found.split} rows"
+    return text if found.settled else f"{text}. The interval contains 0: these rows do not tell the two apart"
+
+
+def _beside(pairs: Sequence[paired.Paired], called: Sequence[str]) -> Part:
+    """Runs on the same rows, row by row."""
+    lines = "".join(f"<li>{escape(told(pair, called))}.</li>" for pair in pairs)
+    note = "Drawn again together (bootstrap): the same rows for both runs in every draw."
+    return Part("paired", "On the same rows", f'<ul class="plain">{lines}</ul><p class="note">{note}</p>')
 
 
 def _minutes(run: Run) -> dict[int, float]:

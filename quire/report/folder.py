@@ -50,6 +50,7 @@ class Run:
     binding: Row = field(default_factory=dict)
     config: Row = field(default_factory=dict)
     data: Row = field(default_factory=dict)  # what was found in the sources, and what was left out
+    adapt: Row = field(default_factory=dict)  # of a supervised run: what of the model was trained
     train: Row = field(default_factory=dict)  # the sidecars of the token shards
     held_out: Row = field(default_factory=dict)
     steps: list[Row] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Run:
     events: list[Row] = field(default_factory=list)
     samples: list[Row] = field(default_factory=list)
     surprise: Surprise = field(default_factory=Surprise)
+    answers: dict[str, list[Row]] = field(default_factory=dict)  # of a supervised run: "held_out" and "test" -> an answer a row
     parameters: int | None = None  # counted in model.safetensors
     problems: list[str] = field(default_factory=list)
 
@@ -145,6 +147,7 @@ def read(folder: Path | str) -> Run:
         ("binding", "model/binding.json"),
         ("config", "model/config.json"),
         ("data", "data.json"),
+        ("adapt", "adapt.json"),
         ("train", "data/train.json"),
         ("held_out", "data/held_out.json"),
     ):
@@ -153,6 +156,7 @@ def read(folder: Path | str) -> Run:
     run.samples = [
         row for row in _lines(path / "samples.jsonl", run.problems) if _step(row) is not None and isinstance(row.get("text"), str)
     ]
+    run.answers = {name: _lines(path / f"answers_{name}.jsonl", run.problems) for name in ("held_out", "test")}
     run.surprise = _surprise(path / "surprise.jsonl", run.problems)
     run.parameters = _count_parameters(path / "model" / "model.safetensors", run.problems)
     return run

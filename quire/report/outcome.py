@@ -108,7 +108,8 @@ def part_of(run: Run, *keys: str) -> object:
 
 def what(run: Run) -> str:
     """'A llama decoder of 834 k parameters': HTML."""
-    family = str(part_of(run, "model", "family") or run.config.get("model_type") or "model")
+    asked, written = part_of(run, "model", "family"), run.config.get("model_type")
+    family = str(written or asked or "model") if part_of(run, "model", "start") else str(asked or written or "model")
     kind = {"bert": "encoder", "t5": "encoder-decoder", "llama": "decoder", "gpt2": "decoder"}.get(family, "")
     size = parameters(run)
     return f"A {escape(family)} {kind}".rstrip() + (
@@ -130,7 +131,7 @@ def sentence(run: Run) -> str:
     seen = tokens_seen(run)
     if seen:
         how.append(f"over {compact(seen)} tokens".replace(" k ", " thousand ").replace(" M ", " million ").replace(" B ", " billion "))
-    return f"{what(run)}, {' '.join(how)}{_result(run)}{_state(run)}"
+    return f"{what(run)}, {' '.join(how)}{_result(run)}{state(run)}"
 
 
 def _result(run: Run) -> str:
@@ -151,7 +152,8 @@ def _result(run: Run) -> str:
     return f"{text}. File by file, that is {verdict} the {best:.3f} of {escape(name)}{rank}."
 
 
-def _state(run: Run) -> str:
+def state(run: Run) -> str:
+    """What a reader must know of a run that is not finished: HTML."""
     step, steps = number(run.status.get("step")), number(run.status.get("steps"))
     place = f" at step {grouped(step)} of {grouped(steps)}" if step is not None and steps else ""
     return {

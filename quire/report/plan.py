@@ -7,6 +7,7 @@ from statistics import median
 from .folder import Run, number
 from .outcome import actual_minutes, tokens_seen
 from .page import Absent, Part, compact, escape, grouped, table
+from .supervised import method, task, trained
 
 _PARTS = ("weights", "gradients", "optimizer", "activations")
 
@@ -19,7 +20,20 @@ def part(run: Run) -> Part | Absent:
     if not rows:
         return Absent(title, "plan.json holds none of its figures.")
     html = f'<div class="plan">{table(("", "planned", "actual", "actual to planned"), rows, numbers=(1, 2))}{_choices(run)}</div>'
-    return Part("plan", title, f'<div class="grid2">{html}<div>{_memory(run)}{_parameters(run)}</div></div>')
+    return Part("plan", title, f'{_trained(run)}<div class="grid2">{html}<div>{_memory(run)}{_parameters(run)}</div></div>')
+
+
+def _trained(run: Run) -> str:
+    """What of the model a supervised run trained, as users of PEFT know it."""
+    found = trained(run) if task(run) else None
+    if found is None:
+        return ""
+    fresh = run.adapt.get("fresh")
+    new = ", ".join(f"<code>{escape(name)}</code>" for name in fresh) if isinstance(fresh, list) else ""
+    return (
+        f'<p class="say">{escape(method(run))[:1].upper()}{escape(method(run))[1:]}: {grouped(found[0])} of {grouped(found[1])} numbers '
+        f"learned, {100 * found[0] / found[1]:.4g} %.{f' New, drawn from the seed: {new}.' if new else ''}</p>"
+    )
 
 
 def _choices(run: Run) -> str:

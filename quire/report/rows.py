@@ -98,13 +98,14 @@ def _row(row: dict[str, Any]) -> str:
     tokens = [token for part in row["parts"] for token in part]
     learned = sum(token["learned"] for token in tokens)
     cut = f" · {row['cut']:,} more were cut" if row["cut"] else ""
-    answers = "" if learned or not row["answers"] else f'<output>answer <b>{escape(", ".join(row["answers"])[:200])}</b></output>'
+    answers = "" if learned or not row["answers"] else f"<output>answer <b>{escape(', '.join(row['answers'])[:200])}</b></output>"
     blocks = "".join(
         ('<p class="note">what is to be written</p>' if number else "") + f'<pre class="tokens reads">{_tokens(part)}</pre>'
         for number, part in enumerate(row["parts"])
     )
-    told = f"{len(tokens):,} tokens · {learned:,} learned{cut}"
-    return f'<figure class="row"><figcaption><code>{escape(row["where"])}</code> <span class="unit">{told}</span>{answers}</figcaption>{blocks}</figure>'
+    told = f"{len(tokens):,} tokens · {f'{learned:,} learned' if learned else 'learned as a whole'}{cut}"
+    head = f'<code>{escape(row["where"])}</code> <span class="unit">{told}</span>{answers}'
+    return f'<figure class="row"><figcaption>{head}</figcaption>{blocks}</figure>'
 
 
 def _tokens(part: Sequence[dict[str, Any]]) -> str:

@@ -9,9 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import durable
-from . import attention, curves, facts, folder, outcome, plan, samples, surprise
+from . import (
+    attention,
+    checked,
+    confusion,
+    curves,
+    facts,
+    folder,
+    measured,
+    mistakes,
+    outcome,
+    plan,
+    samples,
+    scatter,
+    supervised,
+    surprise,
+    written,
+)
 from .folder import Run, number
-from .page import Page, compact, escape, minutes, render
+from .page import Absent, Page, Part, compact, escape, minutes, render
 
 REPORT = "report.html"
 
@@ -28,8 +44,40 @@ def write(run_folder: Path | str) -> Path:
 
 
 def html(run: Run) -> str:
-    page = Page(run.name, "Quire run report", outcome.sentence(run), _facts(run), run.problems)
-    for part in (
+    if supervised.task(run):
+        page = Page(run.name, "Quire run report", supervised.sentence(run), supervised.facts(run), run.problems)
+        parts = _supervised(run)
+    else:
+        page = Page(run.name, "Quire run report", outcome.sentence(run), _facts(run), run.problems)
+        parts = _pretrained(run)
+    for part in parts:
+        page.add(part)
+    page.foot = _foot(run)
+    return render(page)
+
+
+def _supervised(run: Run) -> list[Part | Absent]:
+    """What a run on rows is about; what its task does not have is no gap."""
+    found = (
+        measured.part(run),
+        curves.part(run),
+        confusion.part(run),
+        mistakes.part(run),
+        scatter.part(run),
+        written.part(run),
+        mistakes.worst(run),
+        checked.part(run),
+        plan.part(run),
+        facts.events(run),
+        facts.certificate(run),
+        facts.environment(run),
+        facts.recipe(run),
+    )
+    return [part for part in found if part is not None]
+
+
+def _pretrained(run: Run) -> list[Part | Absent]:
+    return [
         curves.part(run),
         outcome.part(run),
         samples.part(run),
@@ -42,10 +90,7 @@ def html(run: Run) -> str:
         facts.certificate(run),
         facts.environment(run),
         facts.recipe(run),
-    ):
-        page.add(part)
-    page.foot = _foot(run)
-    return render(page)
+    ]
 
 
 def _facts(run: Run) -> list[tuple[str, str, str]]:

@@ -61,4 +61,7 @@ def _sample(row: Row) -> str:
         accepted = parses(completion, prompt)
         badge = f'<span class="badge {"yes" if accepted else "no"}">{"parses" if accepted else "does not parse"}</span>'
     more = f" [{len(completion) - _LONGEST} more characters]" if cut else ""
-    return f'<div class="sample">{badge}<pre><b class="prompt">{escape(prompt)}</b>{escape(completion[:_LONGEST])}{more}</pre></div>'
+    wanted = row.get("wanted")
+    beside = f"<p>Wanted: {escape(wanted[:_LONGEST])}</p>" if isinstance(wanted, str) else ""
+    said = f'<pre><b class="prompt">{escape(prompt)}</b>{escape(completion[:_LONGEST])}{more}</pre>'
+    return f'<div class="sample">{badge}{said}{beside}</div>'

@@ -14,6 +14,7 @@ from ..adapt.folder import CONFIG
 from ..binding import Binding, Contract
 from ..errors import RecipeError, nearest
 from ..families import ModelFolder
+from ..families.tensors import release
 from ..nn.transformer import Transformer
 from ..text.tokenizer import Tokenizer
 from .recipe import AdaptPart, TrainRecipe
@@ -49,13 +50,16 @@ class Adapter:
         """The model as it is trained. dtype: what products are made in; a frozen base is held in it where its file is."""
         part, method = self.part, self.part.method
         stored = {slot.dtype for slot in self.opened.slots.values()}
-        narrow = method != "full" and dtype == torch.bfloat16 and stored == {"BF16"}
+        narrow = stored == {"BF16"} and (method == "qlora" or (method != "full" and dtype == torch.bfloat16))
         model = self.opened.build(torch.bfloat16 if narrow else torch.float32, seed=seed)
         draw = torch.Generator().manual_seed(seed)
         if method == "full":
             freeze(model, part.frozen)
         if method == "qlora":
-            quantize_model(model, compute=dtype if dtype != torch.float32 else torch.bfloat16)
+            # One matrix after the other: what was packed gives its pages back, so the base is never in memory whole.
+            quantize_model(model, compute=dtype if dtype != torch.float32 else torch.bfloat16, dropped=release)
+            if dtype == torch.float32:
+                model.float()
         if method in LOW_RANK:
             spec = LoRA(part.rank, part.alpha, part.dropout, part.targets, part.stabilised, part.dora)
             attach(model, spec, self.opened, generator=draw)
@@ -63,6 +67,11 @@ class Adapter:
             text = tokenizer.encode(part.text) if part.text else ()
             attach_prompt(model, part.tokens, text=text, hidden=part.hidden if method == "p-tuning" else 0, generator=draw)
         return model
+
+    def _stored(self) -> torch.dtype | None:
+        """Of the merged model's file: a base of 16 bits that was adapted stays one; None is as the model is in memory."""
+        kinds = {slot.dtype for slot in self.opened.slots.values()}
+        return torch.bfloat16 if kinds == {"BF16"} and self.part.method in LOW_RANK else None
 
     def said(self, model: Transformer) -> list[str]:
         """For a person, before training."""
@@ -91,7 +100,7 @@ class Adapter:
             return None
         taken = merge(model)
         try:
-            ModelFolder.save(path, model, self.opened.config)
+            ModelFolder.save(path, model, self.opened.config, dtype=self._stored())
         finally:
             unmerge(model, taken)
         if also is not None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from ..errors import TrainingError
 from .parallel import LossScale
-from .recipe import TrainPart
+from .recipe import TrainPart, TrainRecipe
 
 _SETTLED = 20  # good steps before a norm can be called unusual
 _MEMORY = 0.95  # of the running norm
@@ -52,6 +54,31 @@ class Health:
     def load_state(self, state: dict[str, Any]) -> None:
         self.norm, self.applied = float(state["norm"]), int(state["applied"])
         self.in_a_row, self.skipped = int(state["in_a_row"]), int(state["skipped"])
+
+
+class NoMemory(TrainingError):
+    """A step did not fit into memory. The weights are those of the step before it."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's own, a GPU's, or that of torch's allocator, which has no type of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def what_would_fit(recipe: TrainRecipe, step: int, rows: int, splittable: bool) -> str:
+    """For a step that did not fit with `rows` rows a forward: what takes less memory, the cheapest first."""
+    ways = []
+    if rows > 1 and splittable:
+        ways.append(f"train.micro_batch = {rows // 2} (the same step in more parts)")
+    if not recipe.train.checkpointing:
+        ways.append("train.checkpointing = true (about a third slower)")
+    here = f" Set one in {recipe.out}/recipe.toml and go on: quire resume {recipe.out}." if ways else ""
+    smaller = {"full": "adapt.method = 'lora' or 'qlora'", "lora": "adapt.method = 'qlora'"}.get(recipe.adapt.method, "a smaller model")
+    smaller = smaller if recipe.model.start else "a smaller model"
+    return (
+        f"memory ran out in step {step}, with {rows} rows at a time; all before it is saved. Less is needed with "
+        f"{' or '.join(ways) or 'shorter rows'}.{here} A new run can take less with {smaller}, or shorter rows."
+    )
 
 
 def refuse_untrained(step: int, weights: dict[str, int]) -> None:

@@ -5,7 +5,6 @@ With a model the rows are read as it reads them; without one the checks of the r
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from ..data.readings import Reader
 from ..data.rows import RowSets
 from ..errors import ContextError, DataError, RecipeError
 from ..families import ModelFolder
+from ..recipe import replace
 from ..tasks.tuning.example import Example, SupervisedTask
 from ..tasks.tuning.make import SCHEMAS, make
 from ..tasks.tuning.schemas import Row
@@ -60,7 +60,7 @@ def _read(found: Examined, recipe: TrainRecipe, rows: list[Row]) -> None:
     start = time.perf_counter()
     folder = hub.locate(recipe.model.start)
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
-    part = dataclasses.replace(recipe.task, name=task_for(rows[0], recipe))
+    part = replace(recipe, "task.name", task_for(rows[0], recipe)).task
     context = min(recipe.data.longest or opened.model_config.context, opened.model_config.context)
     try:
         found.task = make(part, recipe.data.long, contract, context, rows, folder, opened.model_config.width)
@@ -72,7 +72,6 @@ def _read(found: Examined, recipe: TrainRecipe, rows: list[Row]) -> None:
     contract = getattr(found.task, "contract", contract)
     found.reader = Reader.of(contract)
     look_at_readings(found.ledger, recipe, rows, found.examples, found.task, contract, base)
-
 
 
 def task_for(row: Row, recipe: TrainRecipe) -> str:

@@ -67,10 +67,12 @@ class FirstSteps:
                 whole = self._loss([rows], names)
                 if self.task.splittable and len(rows) > 1:
                     self._same(whole, self._loss(rows.split(1), names), "the rows of the first batch one by one", "accumulation")
-                if supervised and not packed and rows.source is None and rows.keep is not None:
+                if supervised and not packed and rows.source is None:
                     self._same(whole, self._loss([padded(rows)], names), f"the same rows with {_PAD} columns of padding", "padding")
                 if supervised and packed:
-                    self._same(whole, self._loss(list(apart(rows)), names), "what was packed into the first rows, each by itself", "packing")
+                    self._same(
+                        whole, self._loss(list(apart(rows)), names), "what was packed into the first rows, each by itself", "packing"
+                    )
         finally:
             self.model.train()
 
@@ -88,8 +90,8 @@ class FirstSteps:
         for name, value in one.items():
             if abs(value - other[name]) > _CLOSE[self.compute.dtype] * max(abs(value), abs(other[name]), 1e-2):
                 raise TrainingError(
-                    f"the loss '{name}' of the first rows is {value:.5g}, and {other[name]:.5g} for {what}: it depends on {why}, so other "
-                    f"batch settings would train another model. This is a fault of task '{self.task.name}' or of the model, not of the rows."
+                    f"the loss '{name}' of the first rows is {value:.5g}, and {other[name]:.5g} for {what}: it depends on {why}: other "
+                    f"batch settings would train another model. The fault is in task '{self.task.name}' or in the model, not in the rows."
                 )
 
     def gradients(self, norm: float, part: OptimPart) -> None:
@@ -124,8 +126,8 @@ class FirstSteps:
         went = [name for name, before in self.still.items() if name in named and not torch.equal(before, _sample(named[name]))]
         if went:
             raise TrainingError(
-                f"step {step}: {_listed(went)} is frozen and has moved. Something besides the optimizer writes to it; the run's checkpoints "
-                "before this step are sound."
+                f"step {step}: {_listed(went)} is frozen and has moved. Something besides the optimizer writes to it; checkpoints from "
+                "before are sound."
             )
         if step == 1 and rate > 0:
             stuck = [
@@ -135,11 +137,15 @@ class FirstSteps:
                 and rate * moves > 4 * torch.finfo(named[name].dtype).eps * abs(value)  # more than rounding swallows
             ]
             if stuck:
-                raise TrainingError(f"step 1: {_listed(stuck)} has a gradient and did not move. Look at its learning rate and its precision.")
+                raise TrainingError(
+                    f"step 1: {_listed(stuck)} has a gradient and did not move. Look at its learning rate and its precision."
+                )
         if step >= 2:
             self.over = True
             zero = [
-                name for name, module in self.model.named_modules() if isinstance(module, LowRank) and not (module.a.any() and module.b.any())
+                name
+                for name, module in self.model.named_modules()
+                if isinstance(module, LowRank) and not (module.a.any() and module.b.any())
             ]
             if zero and rate > 0:
                 raise TrainingError(f"step {step}: {_listed(zero)} is still zero after two steps, so this adapter does nothing.")
@@ -193,7 +199,7 @@ def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequen
         return None
     table = model.get_parameter("embed.weight" if isinstance(model.embed, nn.Embedding) else "embed.base.weight").detach()
     used = set(np.unique(np.concatenate([example.ids for example in examples])).tolist())
-    roles = set(tokenizer.special_ids.values()) - ({tokenizer.eos} if given else set())
+    roles = set(tokenizer.special_ids.values())
     marks = [(name, id) for name, id in tokenizer.special_tokens.items() if id in used and id < len(table)]
     mean = table[:: max(1, len(table) // 4096)].float().mean(0)
     usual = float((table[:: max(1, len(table) // 4096)].float() - mean).norm(dim=1).median())

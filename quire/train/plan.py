@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import machine
+from ..adapt.nf4 import NF4Linear
 from ..nn.batch import Batch
 from ..nn.config import LMHead, MLMHead, ModelConfig, Stack
 from ..nn.transformer import Transformer
@@ -123,9 +124,12 @@ def draw_up(recipe: TrainRecipe, model: Transformer, measured: Calibration, sett
     )
 
 
-def program_memory(compute: Compute, weights: int = 0) -> int:
-    """Bytes that are in use beside the model's `weights`, with what torch's kernels load when they first run. 0 for a GPU."""
-    return machine.used_memory() - weights + _KERNELS if compute.device.type == "cpu" else 0
+def program_memory(compute: Compute, weights: int = 0, least: int = 0) -> int:
+    """Bytes that are in use beside the model's `weights`, with what torch's kernels load when they first run. 0 for a GPU.
+
+    least: what was in use before there was a model. Weights in a mapped file that nobody has read yet are not in use.
+    """
+    return max(machine.used_memory() - weights, least) + _KERNELS if compute.device.type == "cpu" else 0
 
 
 def loss_chunk(recipe: TrainRecipe, vocab: int, length: int) -> int:
@@ -152,17 +156,32 @@ def estimate_memory(model: Transformer, recipe: TrainRecipe, setting: Setting) -
     rows = max(1, min(rows, part.micro_tokens // length)) if part.micro_tokens else rows
     muon, of_kind = recipe.optim.name == "muon", kinds(model)
     hidden = sum(p.numel() for name, p in model.named_parameters() if muon and of_kind.get(name) == "hidden")
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     learned = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    whole = all(parameter.requires_grad for parameter in model.parameters())
+    kept = kept_bytes(config, rows, length, compute, part.checkpointing) if whole else _adapted_bytes(model, rows, length, compute)
     parts = {
         "program": setting.program,
-        "weights": weights,
+        "weights": weights_bytes(model),
         "gradients": learned,
         "optimizer": 2 * learned - 4 * hidden,
-        "activations": kept_bytes(config, rows, length, compute, part.checkpointing) + logits_bytes(config, rows * length, setting),
+        "activations": kept + logits_bytes(config, rows * length, setting, model.embed.weight.requires_grad),
     }
     megabytes = {name: round(size / 2**20) for name, size in parts.items()}
     return {**megabytes, "total": sum(megabytes.values())}
+
+
+def weights_bytes(model: Transformer) -> int:
+    """Parameters and what they are packed into, each as it is held."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _adapted_bytes(model: Transformer, rows: int, length: int, compute: Compute) -> float:
+    """The same as `kept_bytes` of a model that is trained in part, whose layers differ in what they keep: itself, on one row and on two."""
+    one = _saved(model, 1, length, compute)
+    kept = one + (rows - 1) * (_saved(model, 2, length, compute) - one if rows > 1 else 0)
+    # A packed matrix is unpacked for its product: both numbers of a byte in fp32, the byte's place in the table, and the result.
+    packed = [module for module in model.modules() if isinstance(module, NF4Linear)]
+    return kept + max((8 * module.in_features * module.out_features for module in packed), default=0)
 
 
 def kept_bytes(config: ModelConfig, rows: int, length: int, compute: Compute, checkpointing: bool) -> float:
@@ -193,11 +212,13 @@ def kept_bytes(config: ModelConfig, rows: int, length: int, compute: Compute, ch
 
 def _saved(model: Transformer, rows: int, length: int, compute: Compute) -> int:
     own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    tokens = torch.zeros(rows, length, dtype=torch.long)
+    training, device = model.training, model.embed.weight.device
+    tokens = torch.zeros(rows, length, dtype=torch.long, device=device)
     batch = Batch(tokens, source=Batch(tokens) if model.config.kind == "seq2seq" else None)
-    cast = torch.autocast("cpu", TORCH[compute.dtype]) if compute.dtype != "fp32" else nullcontext()
+    cast = torch.autocast(device.type, TORCH[compute.dtype]) if compute.dtype != "fp32" else nullcontext()
     with torch.random.fork_rng([]), _counting(own) as seen, cast:
         model.train()(batch)
+    model.train(training)
     return sum(size for size, _ in seen.values())
 
 
@@ -216,12 +237,12 @@ def _counting(own: set[int]) -> Iterator[dict[int, tuple[int, Any]]]:
         yield seen
 
 
-def logits_bytes(config: ModelConfig, rows: int, setting: Setting) -> int:
-    """Logits at the moment when most of their copies are there."""
+def logits_bytes(config: ModelConfig, rows: int, setting: Setting, learned: bool = True) -> int:
+    """Logits at the moment when most of their copies are there. learned: the table has a gradient of its own."""
     if not isinstance(config.head, LMHead | MLMHead):
         return 0
     table, chunk = config.vocab * config.width, setting.chunk
     if 0 < chunk < rows:  # logits, softmax and its cast, and the table's gradient that is being added up beside its own product
-        return 10 * chunk * config.vocab + 8 * table + 4 * rows * config.width
+        return 10 * chunk * config.vocab + (8 * table if learned else 0) + 4 * rows * config.width
     share = 0.15 if config.kind == "encoder" else 1.0  # masked tokens alone have logits
     return int(share * rows * config.vocab * (12 if setting.compute.dtype == "fp32" else 14))

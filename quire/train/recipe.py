@@ -79,7 +79,7 @@ class TaskPart:
     temperature: float = usual(0.0, 0.0, 20.0)  # of the softmax that is learned; 0: as usual (contrast and cosent 0.05, kl 1, teacher 2)
     symmetric: bool = False  # embed by contrast: a text is found by its positive too
     margin: float = usual(0.5, 0.0, 2.0)  # embed by triplets: how much nearer the positive is to be
-    generate_rows: int = usual(50, 0, 10_000)  # chat: held-out rows that are answered with each evaluation, beside their loss; 0: none
+    generate_rows: int = usual(200, 0, 10_000)  # chat: held-out rows that are answered at the end (while it learns, at most 50)
     teacher: str = ""  # a model folder, or a name, that the model learns to agree with beside its task; empty: none
     distil_weight: float = usual(1.0, 0.0, 100.0)  # of the teacher's logits, beside the task's own loss
     hidden_weight: float = usual(0.0, 0.0, 100.0)  # of the teacher's hidden states, layer by layer

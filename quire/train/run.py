@@ -24,7 +24,7 @@ from .folder import RunFolder, differences
 from .meters import Meters, Observer, rewind
 from .parallel import compile_layers, compute
 from .parts import Parts
-from .plan import Plan, Setting, draw_up, loss_chunk, program_memory
+from .plan import Plan, Setting, draw_up, loss_chunk, program_memory, weights_bytes
 from .prepare import Say, prepare, settle
 from .recipe import TrainRecipe
 from .trainer import Outcome, Trainer
@@ -152,12 +152,10 @@ def _sitting(
     run: RunFolder, recipe: TrainRecipe, lines: Meters, checkpoint: state.Checkpoint | None, stop_at: int, say: Say, on_plan: OnPlan | None
 ) -> Result:
     """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
-    settings = compute(recipe.train)
+    settings, least = compute(recipe.train), machine.used_memory()
     parts = prepare(run, recipe, settings, say)
-    weights = 4 * sum(parameter.numel() for parameter in parts.model.parameters())
-    setting = Setting(
-        settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program_memory(settings, weights), parts.row_tokens
-    )
+    program = program_memory(settings, weights_bytes(parts.model), least)
+    setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program, parts.row_tokens)
     watch = parts.watch(recipe)
     trainer = Trainer(run, recipe, parts.model, parts.objective, parts.loader, settings, lines, watch, setting.chunk, parts.base)
     if run.read("plan.json"):

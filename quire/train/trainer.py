@@ -29,7 +29,7 @@ from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..tasks.task import Objective
 from . import state
-from .check import Health, Patience, refuse_untrained
+from .check import Health, NoMemory, Patience, out_of_memory, refuse_untrained, what_would_fit
 from .facts import FirstSteps, refuse_no_rate
 from .folder import RunFolder
 from .meters import Meters, Row
@@ -122,6 +122,7 @@ class Trainer:
                 if not self.step and self.recipe.model.start:
                     self.on_sample()  # what a model says that is there already, before it learns
                 while self.step < end and not self.stop.signal and not self.patience.over:
+                    place = self.loader.state()
                     batch = self.loader.next()
                     if self.first is not None and not self.step:
                         self.first.before(batch)
@@ -131,7 +132,9 @@ class Trainer:
                         self.on_sample()
                     if better or self.due(self.every.save):
                         self.on_save()
-            except TrainingError:  # no skipped step has touched the weights: they are worth keeping
+            except TrainingError as error:  # no skipped step has touched the weights: they are worth keeping
+                if isinstance(error, NoMemory):
+                    self.loader.load_state(place)  # its rows are still to be learned
                 if self.step:
                     self.on_save()
                 raise
@@ -160,7 +163,13 @@ class Trainer:
         refuse_untrained(number, weights)
         if not self.model.training:
             self.model.train()
-        sums = self._gradients(batch, weights)
+        try:
+            sums = self._gradients(batch, weights)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.optimizer.zero()
+            raise NoMemory(what_would_fit(self.recipe, number, min(self.micro, len(batch)), self.task.splittable)) from None
         gradients = self.optimizer.gradients()
         names = list(sums)
         *means, norm = torch.stack([sums[name] for name in names] + [global_norm(gradients).to(self.compute.device)]).tolist()

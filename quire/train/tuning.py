@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable, hub
+from ..adapt.surgery import counted
 from ..binding import Binding, Contract, bound
 from ..data import readings, suspects
 from ..data import rows as data
@@ -26,16 +27,18 @@ from ..tasks.score import evaluating
 from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
-from ..tasks.tuning.make import KINDS, make
-from ..tasks.tuning.schemas import Row
+from ..tasks.tuning.make import KINDS, SCHEMAS, make
+from ..tasks.tuning.schemas import Row, Tagged
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
-from .adapting import Adapter
+from .adapting import PROMPTS, Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
 from .parallel import TORCH, Compute
 from .recipe import LogPart, TrainPart, TrainRecipe
+
+_SHOWN = 300  # characters of each text of a row that stand beside its answer
 
 
 @dataclass
@@ -99,8 +102,14 @@ class Tuned:
 
 
 def _write_answers(path: Path, rows: Sequence[Row], evaluation: Evaluation) -> None:
-    lines = [{"where": row.where, "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
+    """reads: the row's texts, cut, so that a report needs no file but the run's own."""
+    lines = [{"where": row.where, "reads": _shown(row), "wanted": row.answers(), **found} for row, found in zip(rows, evaluation.found)]
     durable.write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _shown(row: Row) -> list[str]:
+    texts = (" ".join(row.words),) if isinstance(row, Tagged) else row.reads()
+    return [text if len(text) <= _SHOWN else text[:_SHOWN] + "…" for text in texts[:8]]
 
 
 def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:
@@ -130,12 +139,19 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.refuse()
     adapter = Adapter(recipe.adapt, opened, base)
     model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
+    if isinstance(task, Embed):
+        task.freeze(model)
     for line in adapter.said(model):
         say(line)
-    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, contract.template is None)
-    run.write("data.json", sets.json() | {"checks": ledger.json()})
+    given = contract.template is None and getattr(task, "contract", contract).template is not None
+    ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, given)
+    notes, cut = _notes(examples), [example.cut for example in examples if example.cut]
+    told = {"examples": len(examples), "cut": {"examples": len(cut), "tokens": sum(cut)}, "notes": notes}
+    run.write("data.json", sets.json() | told | {"checks": ledger.json()})
     ledger.refuse()
-    for line in [*ledger.said(), *_notes(examples)]:
+    ours, every = counted(model)
+    run.write("adapt.json", {"method": recipe.adapt.method, "trainable": ours, "parameters": every, "fresh": list(opened.fresh)})
+    for line in [*ledger.said(), *notes]:
         say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
@@ -156,6 +172,7 @@ def load_rows(recipe: TrainRecipe) -> RowSets:
         names=part.names,
         number=True if recipe.task.labels == "number" else None,
         label_names=part.label_names,
+        among=SCHEMAS.get(recipe.task.name, ()),
         keep_repeated=part.duplicates == "keep",
         drop_overlap=part.overlap == "drop",
     )
@@ -196,6 +213,9 @@ def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
         scratch.agree(recipe)
+    if recipe.task.name == "embed" and recipe.adapt.method in PROMPTS:
+        soft = f"adapt.method = '{recipe.adapt.method}'"
+        raise RecipeError(f"{soft} cannot be part of the folder that makes the vectors. Use full, lora or qlora.")
     if not recipe.data.sources:
         raise RecipeError("there are no rows: give files with data.sources.")
 

@@ -161,7 +161,7 @@ def test_impossible_sizes_and_names() -> None:
             train(kind, [PROSE], 3)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=r"kind 'wordpeice' is not known. Allowed: bpe, .* Did you mean 'wordpiece'\?"):
         train("wordpeice", [PROSE], 300)  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match=r"task 'casual'. Allowed: causal, masked, denoise. Did you mean 'causal'\?"):
+    with pytest.raises(RecipeError, match=r"task 'casual'. Allowed: causal, masked, denoise, rewrite. Did you mean 'causal'\?"):
         train("bpe", [PROSE], 300, special="casual")
 
 

@@ -30,8 +30,8 @@ def measure(vocab: int, recipe: TrainRecipe) -> tuple[int, int]:
     stock = new_config(recipe, vocab)
     config, settings = family_for(stock).build(stock), compute(recipe.train)
     setting = Setting(settings, loss_chunk(recipe, vocab, recipe.model.context), program_memory(settings), recipe.model.context)
-    planned = estimate_memory(config, recipe, setting)["total"]
     trainer = timed_trainer(recipe, config, setting)
+    planned = estimate_memory(trainer.model, recipe, setting)["total"]
     for _ in range(2):
         trainer.learn(trainer.loader.next(), share=1.0)
     return planned, machine.peak_memory() // 2**20

@@ -18,7 +18,7 @@ from quire import recipe as recipes
 from quire.adapt import is_prompt
 from quire.binding import bound
 from quire.durable import sha256_file
-from quire.errors import CheckpointError, ModelError, RecipeError
+from quire.errors import CheckpointError, ModelError, RecipeError, TrainingError
 from quire.families import ModelFolder
 from quire.train import state
 from quire.train.recipe import TrainRecipe
@@ -147,3 +147,28 @@ def test_kills_and_the_same_bits(tuned: Callable[..., TrainRecipe], tmp_path: Pa
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert "error" not in found and found["kills"] == 5 and found["wrong"] == [], (found, done.stderr)
+
+
+def test_a_step_that_does_not_fit(tuned: Callable[..., TrainRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what would, and nothing is lost: the run goes on to the bits of one that had the memory."""
+    from quire.tasks.causal import Causal
+
+    train(tuned("lora", out=str(tmp_path / "straight")))
+    calls, terms = [0], Causal.terms
+
+    def short(self: Causal, *arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return terms(self, *arguments)
+
+    monkeypatch.setattr(Causal, "terms", short)
+    run = tmp_path / "short"
+    with pytest.raises(TrainingError, match=r"step 5, with 4 rows .* train.micro_batch = 2 .*train.checkpointing.*quire resume .*qlora"):
+        train(tuned("lora", out=str(run)))
+    found, _ = state.newest(run / "checkpoints")
+    assert found is not None and found.step == 4
+    resume(run)
+    assert left(run) == left(tmp_path / "straight")

@@ -38,8 +38,8 @@ _NOT_WHOLE = "the answer does not begin and end where tokens do; the tokens that
 class Answer:
     """`batch` has labels {"span": (B, T) int64}: BEGINS and ENDS added up where the answer does, IGNORE on padding.
 
-    The loss is the mean of both softmaxes' cross-entropies, over every token of the window. Marks stay with their tokens whatever is put
-    in front of them, which numbers of places would not.
+    The loss is the mean of both softmaxes' cross-entropies, over every token of the window; padding takes no part in it, so that it does
+    not depend on the batch that a row is in.
     """
 
     name = "answer"

@@ -38,6 +38,7 @@ _TOGETHER = 32  # answers that are written at once
 _LONGER = 2  # an answer may become so many times as long as the longest that was wanted, or _LEAST tokens
 _LEAST = 64
 _SAMPLES = 4
+_GLANCED = 50  # rows that are answered while a model learns
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Judged:
 class Chat:
     """`batch` reads rows (B, T); labels {"lm": (B, T)}, the next id where it is learned.
 
-    generate_rows: how many held-out rows are answered.
+    generate_rows: how many held-out rows are answered at the end, and at most _GLANCED of them before.
     """
 
     name = "chat"
@@ -61,7 +62,7 @@ class Chat:
     metric = "loss"
     better: Literal["lower"] = "lower"
 
-    def __init__(self, contract: Contract, context: int, rows: Sequence[Row], *, long: Long = "cut", generate_rows: int = 50) -> None:
+    def __init__(self, contract: Contract, context: int, rows: Sequence[Row], *, long: Long = "cut", generate_rows: int = 200) -> None:
         self.contract, self.context, self.long, self.generate_rows = settled(contract, rows), context, long, generate_rows
         self.reader = Reader(self.contract, context, long)
 
@@ -87,8 +88,15 @@ class Chat:
 
     # -- what a tuned model is worth ----------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation:
+        return self._evaluated(model, rows, self.generate_rows)
+
+    def glance(self, model: Transformer, rows: Sequence[Row]) -> Evaluation:
+        """The same while a model learns, with fewer answers."""
+        return self._evaluated(model, rows, min(_GLANCED, self.generate_rows))
+
+    @torch.inference_mode()
+    def _evaluated(self, model: Transformer, rows: Sequence[Row], answers: int) -> Evaluation:
         examples = self.examples(rows)
         judged: list[Judged] = by_length(examples, lambda part: self._judged(model, part), budget(model))
         tokens = [float(one.tokens) for one in judged]
@@ -97,7 +105,7 @@ class Chat:
         found: list[dict[str, Any]] = [{"loss": round(one.nats / one.tokens, 4)} for one in judged]
         figures = {"loss": loss.value, "perplexity": float(np.exp(loss.value)), "accuracy": accuracy.value}
         intervals: dict[str, Interval] = {"loss": loss, "accuracy": accuracy}
-        chosen = self._chosen(examples)
+        chosen = self._chosen(examples, answers)
         if chosen:
             written = self._written(model, [rows[place] for place in chosen], [examples[place] for place in chosen])
             for place, (done, _) in zip(chosen, written):
@@ -137,10 +145,10 @@ class Chat:
 
     # -- answers -------------------------------------------------------------------------------------------------------------------
 
-    def _chosen(self, examples: Sequence[Example]) -> list[int]:
+    def _chosen(self, examples: Sequence[Example], answers: int) -> list[int]:
         """Rows to be answered, spread evenly. One that was cut is asked with other words than it has, so it is left out."""
         whole = [place for place, one in enumerate(examples) if not one.cut]
-        take = min(len(whole), self.generate_rows)
+        take = min(len(whole), answers)
         return [whole[place] for place in np.linspace(0, len(whole) - 1, take).round().astype(int)] if take else []
 
     def _written(self, model: Transformer, rows: Sequence[Row], examples: Sequence[Example]) -> list[tuple[Completion, list[int]]]:

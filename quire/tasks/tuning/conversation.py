@@ -173,13 +173,6 @@ class Reader:
                     "as far as the model reads, or set data.long to 'head-tail', which keeps the end."
                 )
             raise DataError("no token of it is the assistant's to write, so nothing would be learned. Give it an answer.")
-        if not read.cut and not (read.trained[-1] and read.ids[-1] in self.stops):
-            last = self.tokenizer.decode([read.ids[-1]], special=True)
-            raise DataError(
-                f"its answer ends with {last!r}, at which this model does not stop, so it would learn to go on and on. The template "
-                "must write, inside its generation marks, a special token behind the answer (eos_token, or one that generation_config.json "
-                "names)."
-            )
 
     def _prove(self, row: Row, read: Ids) -> None:
         if self.template is None or read.cut or not self.template.marks_generation or turns_of(row)[0][-1].content[:1].isspace():

@@ -117,6 +117,12 @@ class Embed:
         else:
             sentence.carry(self.folder, folder)
 
+    def freeze(self, model: Transformer) -> None:
+        """Parts that no vector is made by learn nothing: a head that the file still holds, the writing side of an encoder-decoder."""
+        for part in (model.head, model.decoder if model.encoder is not None else None):
+            if part is not None:
+                part.requires_grad_(False)
+
     # -- rows to batches ---------------------------------------------------------------------------------------------------------
 
     @property

@@ -80,8 +80,15 @@ class Rewriting:
         return "words", (), {"task_specific_params": {self.verb: self._told(self.beams)}}
 
     def _told(self, beams: int) -> dict[str, Any]:
-        """How answers are written, in the words of config.json; the reference counts the id that the decoder starts with."""
-        told = {"prefix": self.prefix, "num_beams": beams, "max_length": self.longest + 1, "do_sample": False}
+        """How answers are written, in the words of config.json; the reference counts the id that the decoder starts with.
+
+        Everything is said, so that no length or penalty of the task that the base was made for goes on (BART's summaries of 56 tokens
+        and more).
+        """
+        told: dict[str, Any] = {"prefix": self.prefix, "num_beams": beams, "max_length": self.longest + 1, "min_length": 0}
+        told |= {"do_sample": False, "early_stopping": False, "no_repeat_ngram_size": 0, "repetition_penalty": 1.0}
+        new = {"max_new_tokens": self.longest, "min_new_tokens": 0}  # these come before the two above where a folder has them
+        told |= {name: value for name, value in new.items() if name in self.contract.defaults}
         return told | ({"length_penalty": self.length_penalty} if beams > 1 else {})
 
     def plan(self, vocab: int, beams: int) -> Plan:

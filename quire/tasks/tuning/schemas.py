@@ -1,7 +1,7 @@
 """The kinds of rows that supervised tasks learn from. What a file calls its columns is settled before (`data.columns`).
 
-Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`): duplicates,
-split and overlap with the evaluation set are told by these two alone, whatever the task.
+Every row knows `where` it came from ("train.jsonl:12"), what a model reads of it (`reads`) and what it is to answer (`answers`):
+duplicates, split and overlap with the evaluation set are told by these two alone, whatever the task.
 """
 
 from __future__ import annotations
@@ -122,6 +122,10 @@ class Question(Row):
     spans: tuple[tuple[str, int], ...] = ()
     id: str = ""
 
+    def side(self) -> bytes:
+        """Questions about one context lie on one side."""
+        return digest(("group", self.group or self.context))
+
     def reads(self) -> tuple[str, ...]:
         return (self.question, self.context)
 
@@ -159,6 +163,10 @@ class Similar(Row):
     def answers(self) -> tuple[str, ...]:
         return () if self.score is None else (repr(self.score),)
 
+    def side(self) -> bytes:
+        """A text with several that belong to it is one question: its rows are held out together. Scored pairs stand for themselves."""
+        return super(Similar, self).side() if self.group or self.score is not None else digest(("group", self.first))
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked(Row):
@@ -175,6 +183,10 @@ class Ranked(Row):
 
     def answers(self) -> tuple[str, ...]:
         return tuple(map(repr, self.scores))
+
+    def side(self) -> bytes:
+        """As a pair's: all rows of one text are held out together."""
+        return super(Ranked, self).side() if self.group else digest(("group", self.anchor))
 
 
 def labels_of(row: Row) -> tuple[str, ...]:

@@ -1,10 +1,14 @@
 """Labels of words: one a word, learned and measured at the word's first token (Devlin et al. 2019), as transformers' run_ner does.
 
 Words are joined by single spaces and the joined text is read as `quire tag` reads it, so the ids that are learned from are those of the
-text that is asked about later. A token belongs to the word whose characters it stands for; the first one carries the word's tag, the others
-none. A token that is only the space before a word (Unigram's lone '▁') goes on with the stretch that the word goes on with, and is O
-elsewhere: there `quire tag` sees a word of its own. A text that is too long is read in windows that overlap, and each word is learned once,
-in the window that shows more of what is around it.
+text that is asked about later. A token belongs to the word whose characters it stands for, and the first one carries the word's tag.
+
+`quire tag` is not told where words end, and sees more of them: WordPiece divides at punctuation (each part of a link is a word), and a
+token may be only the space before a word (Unigram's lone '▁'). Untaught, such tokens are given any label, and the model finds names in
+links that its evaluation by words never shows. So they are learned too, as what goes on there: I-PER within a PER, O elsewhere. All other
+tokens carry no label.
+
+A text that is too long is read in windows that overlap, and each word is learned once, in the window that shows more of what is around it.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from ...nn.transformer import Transformer
 from ..lengths import by_length
 from ..reading import Long, budget, labelled, pieces
 from ..reading import Row as Read
-from ..tag import tag, windows
+from ..tag import goes_on, tag, windows
 from ..task import Array, Term
 from .example import Evaluation, Example, collate
 from .schemas import Row, Tagged
@@ -47,14 +51,15 @@ _UNREAD = "a word becomes no token (its characters are dropped by the tokenizer)
 class Spelled:
     """Words as the tokens of their joined text.
 
-    places (W, 2): the characters [start, end) of each word. first (W,): the first token of each word, -1 where it has none. spaces: (token,
-    word) of tokens that are only the space before a word.
+    places (W, 2): the characters [start, end) of each word. first (W,): the first token of each word, -1 where it has none. inner: (token,
+    word) of tokens within a word that `quire tag` takes for words. spaces: (token, word) of tokens that are only the space before a word.
     """
 
     text: str
     ids: list[int]
     places: Array
     first: Array
+    inner: list[tuple[int, int]]
     spaces: list[tuple[int, int]]
 
 
@@ -64,8 +69,11 @@ def spell(contract: Contract, words: Sequence[str]) -> Spelled:
     ends = np.array(list(accumulate(len(word) + 1 for word in words)), dtype=np.int64) - 1
     starts = ends - np.array([len(word) for word in words], dtype=np.int64)
     read = pieces(contract, text)
-    first, spaces = np.full(len(words), -1, dtype=np.int64), []
+    first = np.full(len(words), -1, dtype=np.int64)
+    inner: list[tuple[int, int]] = []
+    spaces: list[tuple[int, int]] = []
     begins = np.array([start for start, _ in read.offsets], dtype=np.int64)
+    more = goes_on(contract.tokenizer, text, read.ids, read.offsets)
     for token, (word, (start, end)) in enumerate(zip(np.searchsorted(ends, begins, side="right").tolist(), read.offsets)):
         if word == len(words):
             continue
@@ -73,11 +81,13 @@ def spell(contract: Contract, words: Sequence[str]) -> Spelled:
             spaces.append((token, word))
         elif first[word] < 0:
             first[word] = token
-    return Spelled(text, read.ids, np.stack([starts, ends], 1), first, spaces)
+        elif not more[token]:
+            inner.append((token, word))
+    return Spelled(text, read.ids, np.stack([starts, ends], 1), first, inner, spaces)
 
 
 class Tag:
-    """`batch` has labels {"tag": (B, T) int64}, IGNORE where a token is not the first of a word."""
+    """`batch` has labels {"tag": (B, T) int64}, IGNORE on tokens that go on with a word."""
 
     name = "tag"
     schemas = ("tagged",)
@@ -132,14 +142,10 @@ class Tag:
 
     def _examples(self, row: Tagged) -> list[Example]:
         spelled = spell(self.contract, row.words)
-        labels = np.full(len(spelled.ids), IGNORE, dtype=np.int64)
-        inner = {word for _, start, end in from_tags(row.tags) for word in range(start + 1, end)}
-        for token, word in spelled.spaces:
-            labels[token] = self.numbers.get(row.tags[word] if word in inner else OUTSIDE, IGNORE)
         there = spelled.first >= 0
         if not there.any():
             raise DataError(f"{row.where}: none of its {len(row.words)} words becomes a token. Take the row out.")
-        labels[spelled.first[there]] = [self.numbers[label] for label, known in zip(row.tags, there) if known]
+        labels = self._labels(row, spelled)
         notes = (*([_LONE] if _lone(row.tags) else []), *([_UNREAD] if not there.all() else []))
         made: list[Example] = []
         before = len(self.contract.before)
@@ -149,6 +155,18 @@ class Tag:
             if (own != IGNORE).any():
                 made.append(Example(np.array(read.ids), {"tag": own}, where=row.where, notes=() if made else notes))
         return made
+
+    def _labels(self, row: Tagged, spelled: Spelled) -> Array:
+        """The label of each token of the joined text."""
+        labels = np.full(len(spelled.ids), IGNORE, dtype=np.int64)
+        within = {word for _, start, end in from_tags(row.tags) for word in range(start + 1, end)}
+        for token, word in [*spelled.inner, *((token, word) for token, word in spelled.spaces if word in within)]:
+            labels[token] = self.numbers.get(_going_on(row.tags[word]), IGNORE)
+        for token in [token for token, word in spelled.spaces if word not in within]:
+            labels[token] = self.numbers.get(OUTSIDE, IGNORE)
+        there = spelled.first >= 0
+        labels[spelled.first[there]] = [self.numbers[label] for label, known in zip(row.tags, there) if known]
+        return labels
 
     def _windows(self, spelled: Spelled, where: str) -> list[tuple[Read, int, tuple[int, int]]]:
         """Each window as a row, its first token, and the tokens [low, high) that count in it: to the middle of an overlap."""
@@ -203,23 +221,23 @@ class Tag:
         return Evaluation(figures, _interval(mine, theirs), [{"tags": tags} for tags in found], tables)
 
     def _tags(self, model: Transformer, rows: Sequence[Tagged], spelled: Sequence[Spelled]) -> tuple[list[list[str]], float]:
-        """A tag for each word of each row, and the loss a word. A word without a token is O (the first label, where there is no O)."""
+        """A tag for each word of each row, and the loss a label. A word without a token is O (the first label, where there is no O)."""
         reads = [(number, *part) for number, one in enumerate(spelled) for part in self._windows(one, rows[number].where)]
         start, before = self.contract.decoder_start, len(self.contract.before)
         logits = by_length([read for _, read, _, _ in reads], lambda part: labelled(model, part, start).numpy(), budget(model))
         whole = [np.zeros((len(one.ids), len(self.labels)), dtype=np.float32) for one in spelled]
         for (number, _, first, (low, high)), found in zip(reads, logits):
             whole[number][low:high] = found[before + low - first : before + high - first]
-        answers, seen, labels = [], [], []
+        answers, total, count = [], 0.0, 0
         for row, one, scores in zip(rows, spelled, whole):
             there = one.first >= 0
             best = np.full(len(row.words), self.numbers.get(OUTSIDE, 0))
             best[there] = scores[one.first[there]].argmax(1)
             answers.append([self.labels[number] for number in best])
-            seen.append(scores[one.first[there]])
-            labels += [self.numbers[label] for label, known in zip(row.tags, there) if known]
-        total = self._loss(torch.from_numpy(np.concatenate(seen)), torch.tensor(labels))
-        return answers, float(total) / max(1, len(labels))
+            labels = self._labels(row, one)
+            total += float(self._loss(torch.from_numpy(scores), torch.from_numpy(labels)))
+            count += int((labels != IGNORE).sum())
+        return answers, total / max(1, count)
 
     def _served(self, model: Transformer, spelled: Sequence[Spelled], mine: Sequence[Sequence[Span]]) -> dict[str, Any]:
         """Does `quire tag` find the same stretches in the joined text? Of the first rows that one window holds."""
@@ -234,6 +252,11 @@ class Tag:
             if ours != served:
                 unlike.append({"text": text, "tags": ours, "served": served})
         return {"rows": len(sample), "same": len(sample) - len(unlike), "unlike": unlike[:_EXAMPLES]}
+
+
+def _going_on(tag: str) -> str:
+    """The tag of what follows in the same stretch."""
+    return f"I-{tag[2:]}" if tag[:2] == "B-" else tag
 
 
 def _lone(tags: Sequence[str]) -> bool:

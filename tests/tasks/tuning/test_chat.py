@@ -192,18 +192,10 @@ def test_a_base_model_without_marks_is_refused_conversations() -> None:
 # -- what would teach the wrong thing -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (("{{- '<|im_end|>' }}\n        {%- endgeneration %}", "{%- endgeneration %}\n        {{- '<|im_end|>' }}"), "does not stop"),
-        (("{%- generation %}", "{{- '- ' }}{%- generation %}"), "something else before an answer"),
-    ],
-)
-def test_a_template_that_teaches_another_thing_than_it_serves(contract: Contract, change: tuple[str, str], said: str) -> None:
-    source = CHATML.replace("            {{- '<|im_end|>' }}", "{{- '<|im_end|>' }}").replace(*change)
-    assert source != CHATML
+def test_a_template_that_teaches_another_thing_than_it_serves(contract: Contract) -> None:
+    source = CHATML.replace("{%- generation %}", "{{- '- ' }}{%- generation %}")
     wrong = replace(contract, template=Template(source, contract.tokenizer.special))
-    with pytest.raises(DataError, match=rf"4 of 4 rows cannot be learned from(.|\n)*{said}"):
+    with pytest.raises(DataError, match=r"4 of 4 rows cannot be learned from(.|\n)*something else before an answer"):
         task(wrong).examples(ROWS)
 
 
@@ -340,7 +332,7 @@ def recipe(tmp_path: Path, start: Path, rows: Sequence[dict[str, object]], **cha
     made = TrainRecipe(
         out=str(tmp_path / "run"),
         model=ModelPart(start=str(start)),
-        data=DataPart(sources=(str(data),), eval=(str(data),)),
+        data=DataPart(sources=(str(data),), eval=(str(data),), allow=("test-rows-leak",)),
         task=TaskPart(name="chat"),
         adapt=AdaptPart(),
         optim=OptimPart(lr=1e-2, weight_decay=0.0, schedule="linear", final=0.0),
@@ -378,6 +370,16 @@ def test_a_tuned_base_model_answers_and_ends(tmp_path: Path, capsys: pytest.Capt
     assert "The fox.\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_an_adapter_learns_to_answer_too(tmp_path: Path, method: str) -> None:
+    start = write_model(tmp_path / "base", template=True, context=64)
+    changes = {"adapt__method": method, "adapt__tokens": 4, "train__steps": 12, "train__eval_every": 12, "optim__lr": 3e-2}
+    result = train(recipe(tmp_path, start, TALKS, **changes))
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    before = next(line["loss"] for line in lines if line["kind"] == "step")
+    assert result.evaluation["held_out"]["loss"] < before
+
+
 def test_a_resumed_run_says_its_first_samples_once(tmp_path: Path) -> None:
     from quire.train.run import resume
 
@@ -401,7 +403,7 @@ def test_questions_about_the_standard_library_are_split_by_what_they_ask_about(t
     monkeypatch.setattr(pydoc_questions, "rows", lambda: iter(rows))
     sets = load(["pydoc"], share=0.3)
     groups = [{row.group for row in side} for side in (sets.train, sets.held_out)]
-    assert len(sets.train) + len(sets.held_out) == len(rows) and groups[0] and groups[1] and not groups[0] & groups[1]
+    assert len({row.where for row in [*sets.train, *sets.held_out]}) == len(rows) and groups[0] and groups[1] and not groups[0] & groups[1]
     with pytest.raises(DataError, match=r"data\.columns does not go with the source 'pydoc'"):
         load(["pydoc"], columns=["text=body"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -173,6 +174,9 @@ def test_a_model_from_nothing_is_opened_by_others(family: str, tmp_path: Path) -
         ids = theirs.generate(**given, num_beams=1, do_sample=False, max_new_tokens=9)[0]
         greedy = ours.translate([text], Beam(1, 9, early_stopping=True))[0]
         assert greedy.text == words.decode(ids, skip_special_tokens=True)
+    (tmp_path / "again").mkdir()
+    again = train(tiny(tmp_path / "again", **{"model.start": str(made), "train.steps": 1})).model
+    assert again is not None and quire.load(again).config == ours.config
 
 
 def test_it_learns_and_the_verb_uses_what_it_has_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +218,22 @@ def test_the_plan_of_the_task_is_the_plan_of_the_folder(tmp_path: Path) -> None:
     assert isinstance(mine.plan(vocab, 3).how, Beam) and mine.plan(vocab, 3).how.length_penalty == 2.0  # type: ignore[union-attr]
 
 
+def test_lengths_of_the_base_do_not_go_on(folder: Path) -> None:
+    """BART's summaries have 56 tokens at least; a model that is tuned to short answers must be able to end."""
+    contract = dataclasses.replace(Contract.open(folder), defaults={"min_length": 56, "max_new_tokens": 3, "no_repeat_ngram_size": 3})
+    how = Rewriting(contract, 64, ROWS).plan(400, 4).how
+    assert isinstance(how, Beam) and (how.min_tokens, how.no_repeat_ngram) == (0, 0) and how.max_tokens > 3
+
+
+def test_two_sides_may_be_longer_together_than_a_context(tmp_path: Path) -> None:
+    """Plans measure a row of the longest side; both sides in one row have no positions."""
+    line = {"source": "one two three four " * 9, "target": "eins zwei drei vier " * 9}
+    recipe = tiny(tmp_path, **{"train.steps": 1, "data.test": (), "data.eval": ()})
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    assert train(recipe).model is not None
+
+
 def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -233,6 +253,7 @@ def test_a_model_that_is_there_is_tuned(folder: Path, method: str, tmp_path: Pat
     assert made is not None
     config = json.loads((made / "config.json").read_text())
     assert config["task_specific_params"]["translation"]["prefix"] == "translate English to German: "
+    assert config["task_specific_params"].keys() == {"translation"}
     assert len(quire.load(made).translate(["one"])) == 1
 
 

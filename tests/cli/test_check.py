@@ -1,0 +1,82 @@
+"""`quire check`: what it prints, writes and returns for sound and unsound rows, with a model and without."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import ours
+from benchmarks.faults.seeds import Row, chats, labelled, tagged
+from quire.cli.main import main
+
+
+def rows(path: Path, found: tuple[Row, ...]) -> str:
+    return ours.jsonl(path, found)
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[str]:
+    with ours.start("user-turns-trained") as folder:
+        yield str(folder)
+
+
+def test_rows_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", rows(tmp_path / "rows.jsonl", labelled())]) == 0
+    told = capsys.readouterr().out
+    assert "checks in " in told and "a run would begin" in told and "With --model they are looked at as that model reads them." in told
+    assert "label-spellings" in told and "near-copies-leak" in told
+
+
+def test_what_would_be_refused_is_shown_with_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spelt = (*labelled(), {"text": "one more text", "label": "Positive"})
+    code = main(["check", rows(tmp_path / "rows.jsonl", spelt), "--test", rows(tmp_path / "test.jsonl", labelled(4))])
+    told = capsys.readouterr().out
+    assert code == 2 and "2 of them would refuse a run" in told
+    assert "refused label-spellings: 1 label looks like another one in a second spelling" in told
+    assert "rows.jsonl:49) against 'positive'" in told
+    assert "refused test-rows-leak: 4 of 4 rows" in told or "refused test-rows-leak: 4 of " in told
+
+
+def test_rows_that_cannot_be_read_are_a_finding_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": \n')
+    assert main(["check", str(tmp_path / "rows.jsonl"), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)["checks"]
+    assert [(one["check"], one["outcome"]) for one in found] == [("readable", "refused")] and "rows.jsonl:2: no JSON" in found[0]["says"]
+
+
+def test_chats_are_shown_with_what_is_learned(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", rows(tmp_path / "rows.jsonl", chats(6)), "--model", model, "--show", "1"]) == 0
+    told = capsys.readouterr().out
+    row = told[told.index("rows.jsonl:1: ") :] if "rows.jsonl:1: " in told else told[told.index("rows.jsonl:") :]
+    assert " of them learned" in row
+    learned = "".join(part.partition("»")[0] for part in row.split("«")[1:]).replace("|", "")
+    assert learned.count("</s>") == 2 and "the " in learned and "what" not in learned
+
+
+def test_a_page_of_rows(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = ({"messages": [{"role": "user", "content": "<script>alert(1)</script> & more"}, {"role": "assistant", "content": "no"}]},)
+    page = tmp_path / "page.html"
+    assert main(["check", rows(tmp_path / "rows.jsonl", (*chats(4), *hostile)), "--model", model, "--html", str(page)]) == 0
+    html = page.read_text()
+    assert "Rows as the model sees them" in html and 'class="t l' in html and 'class="t r' in html
+    assert "<script>alert" not in html and 'src="http' not in html and 'href="http' not in html
+
+
+def test_a_recipe_names_rows_and_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ours.start("tags-misaligned", "MaskedLM", "bert") as folder:
+        source = rows(tmp_path / "rows.jsonl", tagged())
+        recipe = f'[model]\nstart = "{folder}"\n[data]\nsources = ["{source}"]\n[task]\nname = "tag"\n'
+        (tmp_path / "recipe.toml").write_text(recipe)
+        assert main(["check", str(tmp_path / "recipe.toml"), "--show", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["task"] == "tag" and found["train"] > 10
+    labels = {token["label"] for token in found["rows"][0]["parts"][0]}
+    assert labels == {"", "O", "B-THING"}
+
+
+def test_showing_needs_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", rows(tmp_path / "rows.jsonl", labelled()), "--show"]) == 2
+    assert "name it with --model" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""merge and export, as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import quire
+from quire.adapt import LoRA, attach, attach_prompt, save_adapter, save_prompt
+from quire.binding import bound
+from quire.cli.main import main
+from quire.families import ModelFolder, heads
+from tests.adapt.oracle import disturb
+from tests.small import write_model
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> tuple[str, str]:
+    assert main([str(word) for word in words]) == code
+    found = capsys.readouterr()
+    return found.out, found.err
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    """A run as it is left: base/, run/adapter, run/model."""
+    base = write_model(tmp_path / "base", "bert")
+    opened = ModelFolder.open(base)
+    opened = opened.with_head(heads.fields(opened, "row", ("no", "yes")))
+    model = opened.build()
+    attach(model, LoRA(2), opened)
+    disturb(model)
+    save_adapter(tmp_path / "run" / "adapter", model, opened, bound(base))
+    return tmp_path
+
+
+def test_merge_proves_what_it_made(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("merge", tuned / "base", tuned / "run" / "adapter")
+    out, _ = printed(capsys, *words, tuned / "whole")
+    assert "largest difference" in out and "the same model" in out and "NOT" not in out
+    found, wanted = (quire.load(tuned / "whole"), quire.load(tuned / "base", adapter=tuned / "run" / "adapter"))
+    assert found.classify(["def"])[0] == pytest.approx(wanted.classify(["def"])[0], abs=1e-5)
+    said = json.loads(printed(capsys, *words, tuned / "narrow", "--dtype", "bf16", "--json")[0])
+    assert said["ok"] and said["difference"] < 0.5 and said["certificate"]["ok"]
+    _, error = printed(capsys, *words, tuned / "whole", code=2)
+    assert "not an empty folder" in error
+    _, error = printed(capsys, "merge", tuned / "base", tuned / "base", tuned / "new", code=2)
+    assert "adapter_config.json" in error and not (tuned / "new").exists()
+
+
+def test_export_a_model_and_an_adapter(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tuned / "run"
+    printed(capsys, "merge", tuned / "base", run / "adapter", run / "model")
+    out, _ = printed(capsys, "export", run, tuned / "whole")
+    assert "the same model" in out and bound(tuned / "whole").weights_id == bound(run / "model").weights_id
+    out, _ = printed(capsys, "export", run, tuned / "adapter", "--adapter")
+    assert bound(tuned / "base").id[:12] in out
+    files = {"adapter_config.json", "adapter_model.safetensors", "quire_adapter.json"}
+    assert files <= {file.name for file in (tuned / "adapter").iterdir()}
+    assert quire.load(tuned / "base", adapter=tuned / "adapter").labels == {0: "no", 1: "yes"}
+    _, error = printed(capsys, "export", tuned / "base", tuned / "other", "--adapter", code=2)
+    assert "Leave --adapter out" in error
+    _, error = printed(capsys, "export", run, tuned / "other", "--adapter", "--dtype", "bf16", code=2)
+    assert "--dtype is for models" in error and not (tuned / "other").exists()
+    weights = run / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    _, error = printed(capsys, "export", run, tuned / "other", "--adapter", code=1)
+    assert "changed or exchanged" in error
+
+
+def test_a_soft_prompt_stands_beside_its_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = write_model(tmp_path / "base", "llama")
+    opened = ModelFolder.open(base)
+    model = opened.build()
+    attach_prompt(model, 3, generator=torch.Generator().manual_seed(1))
+    save_prompt(tmp_path / "run" / "adapter", model, opened, bound(base))
+    words = ("generate", base, "def", "--max-tokens", 4, "--temperature", 0, "--json")
+    plain, tuned = (json.loads(printed(capsys, *words, *more)[0]) for more in ((), ("--adapter", tmp_path / "run" / "adapter")))
+    assert plain["ids"] != tuned["ids"] and plain["model"] != tuned["model"]
+    _, error = printed(capsys, "generate", tmp_path / "run", "def", code=2)
+    assert f"--adapter {tmp_path / 'run' / 'adapter'}" in error
+    _, error = printed(capsys, "merge", base, tmp_path / "run" / "adapter", tmp_path / "whole", code=2)
+    assert "soft prompt" in error and not (tmp_path / "whole").exists()

@@ -1,0 +1,170 @@
+"""What is wrong with rows alone: each check on rows that have the fault, and on rows that may look so and have not."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire.data import overlap, suspects
+from quire.data.ledger import CHECKS, Finding, Ledger
+from quire.data.rows import RowSets, load
+from quire.errors import DataError, RecipeError
+from quire.tasks.tuning.schemas import Chat, Labelled, Prompt, Question, Row, Tagged
+from quire.types import Message
+
+
+def labelled(*pairs: tuple[str, str], name: str = "train.jsonl") -> list[Row]:
+    return [Labelled(text, (label,), where=f"{name}:{number}") for number, (text, label) in enumerate(pairs, 1)]
+
+
+def counted(**counts: int) -> list[Row]:
+    """Rows with labels in these numbers; '_' in a name stands for a space at the end."""
+    return labelled(*((f"{label} text {n}", label) for label, count in counts.items() for n in range(count)))
+
+
+def said(finding: Finding | None) -> str:
+    assert finding is not None and finding.refused
+    return "\n".join([finding.says, *finding.rows, finding.fix])
+
+
+def test_labels_in_two_spellings_are_named_with_their_counts_and_the_first_row() -> None:
+    text = said(suspects.label_spellings(counted(positive=5, Positive=1, negative=5)))
+    assert "1 label looks like another one in a second spelling" in text
+    assert "'Positive' (1 row, the first train.jsonl:6) against 'positive' (5 rows)" in text
+    assert "Write each label in one way." in text
+    rows = labelled(("a", "New York"), ("b", "new_york"), ("c", "new  york "), ("d", "new york"), ("e", "Zürich"), ("f", "Zurich"))
+    assert "4 labels look like others" in said(suspects.label_spellings(rows))
+
+
+def test_a_slip_of_the_finger_is_told_from_another_word() -> None:
+    assert "'effiel tower' (1 row" in said(suspects.label_spellings(counted(**{"eiffel tower": 40, "effiel tower": 1, "other": 9})))
+    assert "'postive'" in said(suspects.label_spellings(counted(positive=40, postive=2)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("C", "C++"), ("read", "reads"), ("reader", "readers"), ("typical", "atypical"), ("class 1", "class 2"), ("grade 10", "grade 11")],
+)
+def test_labels_that_look_alike_by_right_are_let_through(names: tuple[str, str]) -> None:
+    assert suspects.label_spellings(counted(**{names[0]: 60, names[1]: 2})) is None
+
+
+def test_frequent_labels_one_letter_apart_are_let_through() -> None:
+    assert suspects.label_spellings(counted(contract=40, contrast=30)) is None
+
+
+def test_one_label_or_tag_tells_nothing_apart() -> None:
+    assert "every training row has the label 'a' alone" in said(suspects.one_label(counted(a=3)))
+    assert "the tag 'O' alone" in said(suspects.one_label([Tagged(("a", "b"), ("O", "O"), where="x:1")]))
+    assert suspects.one_label([Labelled("t", (), where="x:1"), Labelled("u", ("a",), where="x:2")]) is None  # several may hold, or none
+
+
+def test_labels_of_the_evaluation_must_be_trained() -> None:
+    text = said(suspects.label_unknown(counted(good=3, bad=3), labelled(("x", "god"), name="test.csv")))
+    assert "1 row of the evaluation have labels that no training row has: 'god'" in text
+    assert "test.csv:1: 'god' Did you mean 'good'?" in text
+
+
+def test_empty_and_equal_answers() -> None:
+    rows = [Prompt(f"question {n}", "" if n == 3 else "an answer", where=f"p:{n}") for n in range(20)]
+    assert "1 of 20 rows (5 %) have an empty answer." in (text := said(suspects.empty_answers(rows)))
+    assert "p:3: 'question 3'" in text
+    many = [Prompt(f"question {n}", "" if n == 3 else f"answer {n}", where=f"p:{n}") for n in range(200)]
+    told = suspects.empty_answers(many)
+    assert told is not None and not told.refused
+    assert "all 20 training rows have the answer 'yes'" in said(suspects.same_answer([Prompt(str(n), "yes", where="p") for n in range(20)]))
+
+
+def test_contradictions_are_told_and_refused_above_a_tenth() -> None:
+    rows = [*labelled(("the same", "a"), ("the same", "b")), *counted(a=100)]
+    told = suspects.contradictions(rows)
+    assert told is not None and not told.refused and told.rows == ("'the same': 'a' in train.jsonl:1, 'b' in train.jsonl:2",)
+    assert "read like another row and answer otherwise" in said(suspects.contradictions(rows[:4]))
+    assert suspects.contradictions([Prompt("continue", one, where="p") for one in "ab"]) is None  # more than one is right
+
+
+def test_a_row_of_the_test_set_among_the_training_rows() -> None:
+    train = counted(a=20, b=20)
+    held = labelled(("a film that nobody needs to see", "a"), name="test.jsonl")
+    train += labelled(("a film that nobody needs to see", "a"), name="more.jsonl")
+    text = said(suspects.leaks(train, held))
+    assert "1 of 1 rows (100 %) of the evaluation are among the training rows" in text
+    assert "test.jsonl:1 is more.jsonl:1: 'a film that nobody needs to see'" in text and 'data.overlap = "drop"' in text
+
+
+def test_short_texts_stand_on_both_sides_by_chance() -> None:
+    held = labelled(("no", "a"), *((f"a longer text of the test set, {n}", "b") for n in range(200)), name="test.jsonl")
+    found = suspects.leaks(labelled(("no", "a"), ("yes", "b")), held)
+    assert found is not None and not found.refused
+
+
+LONG = "the quick brown fox jumps over the lazy dog while seven small birds look on from the old oak tree near the river"
+
+
+def test_near_copies_are_found_whatever_hides_them() -> None:
+    train = labelled((LONG.replace("the", "The").replace(" ", "  ") + "!!", "a"), *((f"{n} " * 9, "b") for n in range(40)))
+    pairs = overlap.near(train, labelled((LONG, "a"), name="test"))
+    assert [(pair.train.where, pair.held.where) for pair in pairs] == [("train.jsonl:1", "test:1")] and pairs[0].alike == 1
+    fewer = overlap.near(train, labelled((LONG.replace(" river", ""), "a"), name="test"))
+    assert len(fewer) == 1 and 0.8 <= fewer[0].alike < 1
+    left, gone = overlap.without_copies(train, labelled((LONG, "a"), name="test"))
+    assert gone == 1 and len(left) == 40
+
+
+def test_texts_that_share_a_third_are_no_copies() -> None:
+    other = LONG[:40] + " and then something else happens that has nothing to do with any of this at all, believe me"
+    assert overlap.near(labelled((other, "a")), labelled((LONG, "a"))) == []
+
+
+def test_a_form_that_all_rows_share_is_no_content() -> None:
+    def chat(n: int) -> Row:
+        question = f"{LONG} {n} what is the {n * 7919} of {n * 104729} and {n * 1299709}?"
+        return Chat((Message("system", LONG), Message("user", question), Message("assistant", "x")), where=f"c:{n}")
+
+    assert overlap.near([chat(n) for n in range(40)], [chat(n) for n in range(40, 60)]) == []
+
+
+def test_questions_about_one_context_are_copies_only_if_they_ask_the_same() -> None:
+    train = [Question("who looks on?", LONG, where="t:1")]
+    assert overlap.near(train, [Question("what jumps over it?", LONG, where="e:1")]) == []
+    assert len(overlap.near(train, [Question("Who looks on??", LONG + ".", where="e:1")])) == 1
+    assert train[0].side() == Question("what else?", LONG).side()  # a split keeps a context on one side
+
+
+def test_a_refusal_shows_all_findings_and_can_be_allowed_by_name() -> None:
+    sets = RowSets(counted(positive=5, Positive=1, negative=5), [], [])
+    ledger = Ledger()
+    suspects.look(ledger, sets, given=False)
+    with pytest.raises(DataError, match="one check refuses them") as caught:
+        ledger.refuse()
+    assert 'To train on them as they are: data.allow = ["label-spellings"].' in str(caught.value)
+    ledger = Ledger(["label-spellings"])
+    suspects.look(ledger, sets, given=False)
+    ledger.refuse()
+    assert any(line.startswith("label-spellings: 1 label looks like") for line in ledger.said())
+    assert {entry.check for entry in ledger.entries} <= set(CHECKS)
+
+
+def test_allow_names_checks() -> None:
+    with pytest.raises(RecipeError, match="data.allow names 'label-speling', which is no check. Did you mean 'label-spellings'?"):
+        Ledger(["label-speling"])
+
+
+def test_a_split_never_holds_out_a_label_alone(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"text {n},{'rare' if n == 7 else 'ab'[n % 2]}\n" for n in range(40)))
+    for share in (0.3, 0.6, 0.9):
+        sets = load([str(path)], share=share)
+        assert {label for row in sets.held_out for label in row.labels} <= {label for row in sets.train for label in row.labels}  # type: ignore[attr-defined]
+
+
+def test_label_names_stand_for_numbers(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "rows.csv"
+    path.write_text("1,some text\n2,other text\n")
+    sets = load([str(path)], share=0.0, names=("label", "text"), label_names=("1=World", "2=Sports"))
+    assert [row.answers() for row in sets.train] == [("World",), ("Sports",)]
+    with pytest.raises(DataError, match="give the names in order from 0, or each with its own number as '1=World'"):
+        load([str(path)], names=("label", "text"), label_names=("1=World", "Sports"))

@@ -1,0 +1,135 @@
+"""The first two steps of a run: what is told of a loss, a gradient or a weight that is not what it should be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.faults import ours
+from quire.errors import TrainingError
+from quire.nn.batch import Batch
+from quire.train import facts
+from quire.train.recipe import OptimPart
+from quire.train.run import train
+
+
+def fails(fault: str, meddle: Callable[[Any], object], **over: object) -> str:
+    with pytest.raises(ours.Detected) as caught, ours.trainer(fault, meddle, **over) as made:
+        made.fit()
+    return str(caught.value)
+
+
+def scaled(made: Any, wrong: Callable[[Batch, torch.Tensor], torch.Tensor]) -> None:
+    """Makes the task's loss depend on the layout of the batch."""
+    terms = made.task.terms
+
+    def changed(model: Any, batch: Batch, chunk: int = 0) -> Any:
+        return {name: (wrong(batch, total), weight) for name, (total, weight) in terms(model, batch, chunk).items()}
+
+    made.task.terms = changed
+
+
+def test_a_loss_that_is_a_mean_of_each_part_is_refused() -> None:
+    said = fails("padding-trained", lambda made: scaled(made, lambda batch, total: total / len(batch)))
+    assert "for the rows of the first batch one by one: it depends on accumulation" in said and "The fault is in task 'chat'" in said
+
+
+def test_a_loss_that_counts_padding_is_refused() -> None:
+    said = fails("padding-trained", lambda made: scaled(made, lambda batch, total: total * batch.tokens.shape[1]), train__batch=1)
+    assert "with 8 columns of padding: it depends on padding" in said or "one by one: it depends on accumulation" in said
+
+
+def test_labels_beside_padding_are_refused() -> None:
+    def trained(made: Any) -> None:
+        batch = made.task.batch
+
+        def labelled(examples: Any) -> Batch:
+            found = batch(examples)
+            found.labels["lm"][found.tokens == 0] = 5
+            return found
+
+        made.task.batch = labelled
+
+    assert "padded places of the first batch have a label" in fails("padding-trained", trained)
+
+
+def test_packed_rows_that_read_one_another_are_refused() -> None:
+    def joined(made: Any) -> None:
+        scaled(made, lambda batch, total: total if batch.segments is None else total * 1.5)
+
+    assert "it depends on packing" in fails("packed-rows-mix", joined, data__pack=True)
+
+
+def test_packed_and_grouped_runs_are_let_through() -> None:
+    for over in ({"data__pack": True}, {"train__micro_batch": 1}, {"adapt__method": "lora"}, {"train__checkpointing": True}):
+        with ours.tuned("user-turns-trained", **over) as run:
+            assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+def test_a_frozen_weight_that_moves_is_named() -> None:
+    def moved(made: Any) -> None:
+        step = made.optimizer.step
+
+        def and_more() -> None:
+            step()
+            made.model.embed.weight.data.add_(1.0)
+
+        made.optimizer.step = and_more
+
+    said = fails("frozen-weights-move", moved, adapt__frozen=("embed",))
+    assert "step 1: embed.weight is frozen and has moved" in said
+
+
+def test_an_optimizer_that_does_nothing_is_found_at_step_1() -> None:
+    def idle(made: Any) -> None:
+        made.optimizer.step = lambda: None
+
+    assert "has a gradient and did not move" in (said := fails("frozen-weights-move", idle)) and said.startswith("step 1: ")
+
+
+def test_an_adapter_that_stays_zero_is_found_at_step_2() -> None:
+    def zeroed(made: Any) -> None:
+        step = made.optimizer.step
+
+        def and_back() -> None:
+            step()
+            if made.step == 1:
+                for module in made.model.modules():
+                    if isinstance(module, facts.LowRank):
+                        module.b.data.zero_()
+
+        made.optimizer.step = and_back
+
+    said = fails("adapter-without-gradient", zeroed, train__checkpointing=False)
+    assert "is still zero after two steps, so this adapter does nothing" in said
+
+
+def test_a_schedule_without_a_rate_is_refused() -> None:
+    with pytest.raises(TrainingError, match="the learning rate is zero at all 1 steps"):
+        facts.refuse_no_rate(OptimPart(schedule="linear", final=0.0, warmup=0.0), 1)
+    facts.refuse_no_rate(OptimPart(schedule="linear", final=0.0, warmup=0.0), 2)
+
+
+def test_the_facts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    with ours.start("user-turns-trained") as folder:
+        for _ in range(2):
+            with ours.seeded("user-turns-trained", folder, train__steps=3) as recipe:
+                run = train(recipe).folder
+                found.append((run / "model" / "model.safetensors").read_bytes())
+            monkeypatch.setattr("quire.train.trainer.Trainer._first_steps", lambda self: None)
+    assert found[0] == found[1]
+
+
+def test_a_run_that_fails_at_its_first_step_leaves_no_checkpoint(tmp_path: Path) -> None:
+    with ours.start("padding-trained") as folder, ours.seeded("padding-trained", folder, out=str(tmp_path / "run")) as recipe:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingError, match="depends on"):
+            patch.setattr(facts.FirstSteps, "_same", lambda *given: (_ for _ in ()).throw(TrainingError("it depends on accumulation")))
+            train(recipe)
+        assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed" if (tmp_path / "run").exists() else True
+        assert not list((tmp_path / "run" / "checkpoints").glob("*")) if (tmp_path / "run" / "checkpoints").exists() else True
