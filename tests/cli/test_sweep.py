@@ -29,7 +29,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_model(tmp_path / "bert", "bert")
     rows = [{"text": f"The dog {number} is {label}", "label": label} for number in range(20) for label in ("quick", "lazy")]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "r.toml").write_text('[model]\nstart = "bert"\n[data]\nsources = ["rows.jsonl"]\nheld_out = 0.3\n[task]\nname = "classify"\n')
+    (tmp_path / "r.toml").write_text(
+        '[model]\nstart = "bert"\n[data]\nsources = ["rows.jsonl"]\nheld_out = 0.3\n[task]\nname = "classify"\n'
+    )
     return tmp_path / "r.toml"
 
 
