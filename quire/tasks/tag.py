@@ -107,17 +107,15 @@ def _rows(model: Transformer, rows: list[Row], start: int | None) -> list[Floats
 
 
 def _pieces(tokenizer: Tokenizer, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], values: Floats) -> list[Piece]:
-    inside = goes_on(tokenizer, text, ids, offsets)
-    return [Piece(row, start, end, more) for (start, end), row, more in zip(offsets, values, inside)]
-
-
-def goes_on(tokenizer: Tokenizer, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[bool]:
-    """For each token whether it goes on with the word of the token before it."""
-    if tokenizer.definition.model.get("continuing_subword_prefix"):
-        inside = [len(tokenizer.token(token)) != end - start for token, (start, end) in zip(ids, offsets)]
-    else:
-        inside = [start > 0 and " " not in text[start - 1 : start + 1] for start, _ in offsets]
-    return [more and token != tokenizer.unk for token, more in zip(ids, inside)]
+    marked = bool(tokenizer.definition.model.get("continuing_subword_prefix"))
+    made = []
+    for token, (start, end), row in zip(ids, offsets, values):
+        if marked:
+            inside = len(tokenizer.token(token)) != end - start
+        else:
+            inside = start > 0 and " " not in text[start - 1 : start + 1]
+        made.append(Piece(row, start, end, inside and token != tokenizer.unk))
+    return made
 
 
 def _entities(parts: list[Piece], text: str, labels: Mapping[int, str], aggregation: str) -> list[Entity]:

@@ -9,7 +9,6 @@ right as often as a real model of that size is; tables are those that the tasks 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 from typing import Any

@@ -86,7 +86,7 @@ class Reader:
             except DataError as error:
                 faults.append((row.where, str(error)))
                 continue
-            found.append(example(read, row.where))
+            found.append(example(read, row.where, self._notes(row, read)))
         if faults:
             shown = "\n  ".join(f"{where}: {reason}" for where, reason in faults[:_SHOWN])
             more = (
@@ -96,6 +96,16 @@ class Reader:
             )
             raise DataError(f"{len(faults):,} of {len(rows):,} rows cannot be learned from.\n  {shown}{more}")
         return found
+
+    def _notes(self, row: Row, read: Ids) -> tuple[str, ...]:
+        found = []
+        if self.template is not None and isinstance(row, Prompt):
+            found.append("a prompt and its completion are read as a question and its answer, through the model's chat template")
+        if read.cut:
+            ends = read.trained[-1] and read.ids[-1] in self.stops
+            lost = "the end of its answer is kept, and something before it is left out" if ends else "its answer is cut and teaches no end"
+            found.append(f"longer than {self.context:,} tokens: {lost}")
+        return tuple(found)
 
     # -- one row -----------------------------------------------------------------------------------------------------------------
 
@@ -204,13 +214,13 @@ def _without_oldest(turns: Sequence[Message]) -> Iterator[list[Message]]:
         yield [*first, *turns[number:]]
 
 
-def example(read: Ids, where: str) -> Example:
+def example(read: Ids, where: str, notes: tuple[str, ...] = ()) -> Example:
     """With labels {"lm": (T,)}: at each place the id that follows, where that is learned."""
     ids = np.array(read.ids, dtype=np.int64)
     labels = np.full(len(ids), IGNORE, dtype=np.int64)
     learned = np.array(read.trained[1:], dtype=bool)
     labels[:-1][learned] = ids[1:][learned]
-    return Example(ids, {"lm": labels}, cut=read.cut, where=where)
+    return Example(ids, {"lm": labels}, cut=read.cut, where=where, notes=notes)
 
 
 def last_answer(one: Example) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from quire import recipe as recipes
-from quire.tasks.tuning.schemas import Ranked, Similar
+from quire.tasks.tuning.schemas import Question, Ranked, Similar, Tagged
 from quire.train.recipe import DataPart, ModelPart, OptimPart, TaskPart, TrainPart, TrainRecipe
 
 _WORDS = "the quick brown fox lives near a lazy dog in south america where basin and question answer premise".split()
@@ -38,10 +38,14 @@ def similar(count: int = 24, scores: bool = True) -> list[Similar]:
 
 def write_rows(path: Path, rows: list[Any]) -> str:
     """As a file of JSON lines, without what a row does not have."""
-    names = {"first": "sentence1", "second": "sentence2"} if isinstance(rows[0], Similar) and rows[0].score is not None else {}
+    names = {"words": "tokens"} if isinstance(rows[0], Tagged) else {"spans": "answers"} if isinstance(rows[0], Question) else {}
+    if isinstance(rows[0], Similar) and rows[0].score is not None:
+        names = {"first": "sentence1", "second": "sentence2"}
     lines = []
     for row in rows:
         fields = {field.name: getattr(row, field.name) for field in dataclasses.fields(row) if field.name not in ("where", "group")}
+        if isinstance(row, Question):
+            fields |= {"id": None, "spans": [{"text": said, "answer_start": start} for said, start in row.spans]}
         lines.append({names.get(name, name): value for name, value in fields.items() if value not in (None, ())})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return str(path)

@@ -169,9 +169,9 @@ def test_a_seam_that_the_tokenizer_joins_is_read_as_it_is_served(contract: Contr
 
 def test_prompts_go_through_the_template_of_a_model_that_has_one(contract: Contract) -> None:
     row = Prompt("What jumps?", "The fox.")
-    assert (
-        task(contract, [row]).examples([row])[0].ids.tolist() == task(contract).examples([chat("What jumps?", "The fox.")])[0].ids.tolist()
-    )
+    (one,) = task(contract, [row]).examples([row])
+    assert "as a question and its answer, through the model's chat template" in one.notes[0]
+    assert one.ids.tolist() == task(contract).examples([chat("What jumps?", "The fox.")])[0].ids.tolist()
 
 
 def test_a_base_model_with_marks_of_turns_gets_a_template(tmp_path: Path) -> None:
@@ -208,13 +208,14 @@ def test_long_conversations_lose_their_oldest_turns_first(contract: Contract) ->
     assert text.startswith("<|im_start|>system\nCount.<|im_end|>\n<|im_start|>user\nQuestion 1<|im_end|>")
     assert learned(shorter, contract.tokenizer).endswith("Answer 5<|im_end|>")
     assert shorter.cut == len(whole.ids) - len(shorter.ids) > 0
+    assert "the end of its answer is kept" in shorter.notes[0] and not whole.notes
 
 
 def test_an_answer_cut_at_its_end_learns_no_end(contract: Contract) -> None:
     row = chat("Who?", "The quick brown fox jumps over the lazy dog, and over the other one.")
     (whole,) = task(contract).examples([row])
     (cut,) = task(contract, context=len(whole.ids) - 4).examples([row])
-    assert cut.cut == 4 and "<|im_end|>" not in learned(cut, contract.tokenizer)
+    assert cut.cut == 4 and "<|im_end|>" not in learned(cut, contract.tokenizer) and "teaches no end" in cut.notes[0]
     assert learned(whole, contract.tokenizer).startswith(learned(cut, contract.tokenizer))
     with pytest.raises(DataError, match=r"1 of 1 rows.*\n  rows\.jsonl:1: \d+ tokens, and 40 are read at once\. .*'cut' or 'head-tail'"):
         task(contract, context=40, long="error").examples([row])

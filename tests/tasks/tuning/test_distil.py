@@ -23,7 +23,7 @@ from quire.tasks.denoise import Denoise
 from quire.tasks.masked import Masked
 from quire.tasks.tuning.classify import Classify
 from quire.tasks.tuning.distil import Distil, divergence, layer_map
-from quire.tasks.tuning.schemas import Labelled
+from quire.tasks.tuning.schemas import Labelled, Prompt, Question, Rewrite, Tagged
 from quire.train.prepare import first_weights
 from quire.train.recipe import DataPart, LogPart, ModelPart, OptimPart, TaskPart, TrainPart, TrainRecipe
 from quire.train.run import resume, train
@@ -279,3 +279,35 @@ def test_a_teacher_of_other_words_or_labels_is_refused(tiny, tmp_path):
     )
     with pytest.raises(ModelError, match="the teacher tells 3 labels apart and the student 2"):
         Distil(Spans("tag"), two, three)
+
+
+ROWS = {
+    "tag": [Tagged(("Angela", "met", "Barack", str(n)), ("B-PER", "O", "B-PER", "O")) for n in range(12)],
+    "answer": [Question(f"Who came {n}?", "Angela met Barack in Berlin.", (("Barack", 11),)) for n in range(12)],
+    "chat": [Prompt(f"question {n}: who came?", f" Angela and Barack {n}") for n in range(12)],
+    "rewrite": [Rewrite(f"the quick brown fox {n}", f"a lazy dog {n}") for n in range(12)],
+}
+BASES = {"tag": "bert", "answer": "bert", "chat": "llama", "rewrite": "t5"}
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_tasks_on_rows_have_a_teacher(task, tuned, tmp_path):
+    """A model tuned for one step teaches one of the same task: heads, labels and words fit."""
+    base = write_model(tmp_path / "base", BASES[task], template=task == "chat", context=64)
+    ways = {"train.steps": 1, "data.longest": 64, "data.held_out": 0.0}
+    teacher = train(tuned(task, base, ROWS[task], **ways, out=str(tmp_path / "first"))).model
+    result = train(tuned(task, base, ROWS[task], **ways, **{"task.teacher": str(teacher), "task.hidden_weight": 0.1}))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    (step,) = (line for line in lines if line["kind"] == "step")
+    assert result.model is not None and step["loss_kd"] >= 0 and step["loss_hidden"] >= 0
+
+
+def test_a_teacher_of_other_label_names_is_refused(tuned, tmp_path):
+    base = write_model(tmp_path / "base", "bert")
+    ways = {"train.steps": 1, "data.held_out": 0.0}
+    teacher = train(tuned("tag", base, ROWS["tag"], **ways, out=str(tmp_path / "first"))).model
+    others = [Tagged(row.words, tuple(tag.replace("PER", "ORG") for tag in row.tags)) for row in ROWS["tag"]]
+    with pytest.raises(
+        ModelError, match="has the labels B-PER, I-PER, O; the student has B-ORG|has the labels B-PER, O; the student has B-ORG, O"
+    ):
+        train(tuned("tag", base, others, **ways, **{"task.teacher": str(teacher)}))

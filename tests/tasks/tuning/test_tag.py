@@ -84,7 +84,7 @@ def test_ids_and_labels_are_those_of_run_ner(tmp_path, kind):
         ids, labels = run_ner(theirs, row)
         assert example.ids.tolist() == ids and example.where == row.where
         spelled = spell(task.contract, row.words)
-        more = [token + 1 for token, _ in [*spelled.spaces, *spelled.inner]]
+        more = [token + 1 for token, _ in spelled.spaces]
         assert np.delete(example.labels["tag"], more).tolist() == np.delete(labels, more).tolist()
         assert sum(label != IGNORE for label in np.delete(labels, more)) == len(row.words)
 
@@ -101,7 +101,7 @@ def test_what_is_learned_from_is_what_is_served(tmp_path, kind):
         assert [text[start:end] for start, end in spelled.places] == list(row.words)
         labels = example.labels["tag"][len(contract.before) : len(example.ids) - len(contract.after)]
         assert (labels[spelled.first] == [LABELS.index(tag) for tag in row.tags]).all()
-        others = np.setdiff1d(np.arange(len(labels)), [*spelled.first, *(token for token, _ in [*spelled.inner, *spelled.spaces])])
+        others = np.setdiff1d(np.arange(len(labels)), [*spelled.first, *(token for token, _ in spelled.spaces)])
         assert (labels[others] == IGNORE).all()
         for word, token in enumerate(spelled.first):
             start, end = pieces(contract, text).offsets[token]
@@ -119,36 +119,23 @@ def test_a_lone_space_goes_on_with_the_stretch_around_it(tmp_path):
     assert [task.labels[labels[spaces[word]]] for word in (1, 2, 3)] == ["O", "I-LOC", "O"]
 
 
-def test_what_the_verb_takes_for_words_of_their_own_goes_on_with_the_stretch(tmp_path):
-    contract = Contract.open(folder_of(tmp_path / "bert", "bert"))
-    rows = [Tagged(("Angela.Merkel", "in", "x.y", "x,y"), ("B-PER", "O", "B-MISC", "I-PER"))]
-    task = Tag(contract, 64, rows)
-    (example,) = task.examples(rows)
-    said = [task.labels[label] if label != IGNORE else "" for label in example.labels["tag"]]
-    tokens = [contract.tokenizer.token(token) for token in example.ids]
-    taught = {token: label for token, label in zip(tokens, said) if label}
-    assert said[1] == "B-PER" and tokens[1].startswith("a")
-    assert [label for token, label in zip(tokens, said) if token == "."] == ["I-PER", ""], "there is no I-MISC to go on with"
-    assert taught["in"] == "O" and taught[","] == "I-PER"
-    assert not any(label for token, label in zip(tokens, said) if token.startswith("##"))
-
-
 @pytest.mark.parametrize("kind", ["bert", "roberta", "prefix", "unigram"])
 def test_a_tag_that_is_learned_by_heart_is_found_by_the_verb(tmp_path, kind):
     folder = folder_of(tmp_path / kind, kind)
     model, contract = ModelFolder.open(folder).build(), Contract.open(folder)
-    task = Tag(contract, 64, ROWS)
-    examples, optimizer = task.examples(ROWS), torch.optim.AdamW(model.parameters(), lr=5e-3)
+    plain = ROWS[:2]  # words that the tokenizer does not divide at punctuation
+    task = Tag(contract, 64, plain)
+    examples, optimizer = task.examples(plain), torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(60):
         batch = task.batch(examples)
         total, count = task.terms(model, batch)["tag"]
         optimizer.zero_grad()
         (total / count).backward()
         optimizer.step()
-    found = task.evaluate(model, ROWS)
+    found = task.evaluate(model, plain)
     assert found.figures["f1"] == found.figures["accuracy"] == 1.0 and found.figures["loss"] < 0.05
-    assert found.tables["served"] == {"rows": 3, "same": 3, "unlike": []}
-    assert [one["tags"] for one in found.found] == [list(row.tags) for row in ROWS]
+    assert found.tables["served"] == {"rows": 2, "same": 2, "unlike": []}
+    assert [one["tags"] for one in found.found] == [list(row.tags) for row in plain]
 
 
 def test_the_loss_is_the_references_and_does_not_depend_on_the_division(tmp_path):
@@ -161,7 +148,7 @@ def test_the_loss_is_the_references_and_does_not_depend_on_the_division(tmp_path
         total, count = task.terms(model, batch)["tag"]
         parts = [task.terms(model, part)["tag"] for part in batch.split(1)]
         wanted = theirs(batch.tokens, batch.keep.long(), labels=batch.labels["tag"]).loss
-    assert count == task.counts(batch)["tag"] > sum(len(row.words) for row in ROWS)
+    assert count == task.counts(batch)["tag"] == sum(len(row.words) for row in ROWS)
     assert float(total) / count == pytest.approx(float(wanted), abs=1e-5)
     assert sum(float(part) for part, _ in parts) == pytest.approx(float(total), rel=1e-5) and sum(n for _, n in parts) == count
     assert task.evaluate(model, ROWS).figures["loss"] == pytest.approx(float(wanted), abs=1e-5)
