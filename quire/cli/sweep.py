@@ -199,21 +199,21 @@ def begin(folder: Path, file: Path, entries: Sequence[Entry]) -> None:
 
     for entry in entries:
         settle(entry.recipes[0])
-    is_now = {"recipe": str(file), "runs": {Path(run.out).name: recipes.dumps(run) for entry in entries for run in entry.recipes}}
+    runs = {Path(run.out).name: recipes.dumps(run) for entry in entries for run in entry.recipes}
     place = folder / "sweep.json"
     if place.is_file():
         was = json.loads(place.read_text(encoding="utf-8"))
-        both = was["runs"].keys() & is_now["runs"].keys()
-        changed = sorted(name for name in both if was["runs"][name] != is_now["runs"][name])
+        both = was["runs"].keys() & runs.keys()
+        changed = sorted(name for name in both if was["runs"][name] != runs[name])
         if changed:
             raise RecipeError(
                 f"{folder} holds a sweep whose run '{changed[0]}' had another recipe. Give this one a folder of its own with --out."
             )
-        is_now["runs"] = was["runs"] | is_now["runs"]  # further values may join those that were tried
+        runs = was["runs"] | runs  # further values may join those that were tried
     elif folder.is_dir() and any(folder.iterdir()):
         raise RecipeError(f"{folder} is not empty and holds no sweep; choose another folder with --out")
     durable.make_folder(folder)
-    durable.write_json(place, is_now)
+    durable.write_json(place, {"recipe": str(file), "runs": runs})
 
 
 def go(entries: Sequence[Entry]) -> int:
@@ -311,8 +311,8 @@ def table(ranked: Sequence[Entry]) -> None:
     head = (*keys, f"held-out {metric}", "95 % interval" if len(ranked[0].recipes) == 1 else "mean ± 2 s.e.", "time", "run")
     strong = {(0, len(keys))} if ranked[0].figure is not None else set()
     show(head, rows, numbers={len(keys), len(keys) + 2}, strong=strong)
-    first, *others = [entry for entry in ranked if entry.figure is not None] or [None]
-    alike = [entry for entry in others if first and entry and first.interval and entry.interval and _meet(first.interval, entry.interval)]
+    first, *others = ranked
+    alike = [entry for entry in others if first.interval and entry.interval and _meet(first.interval, entry.interval)]
     if alike:
         print(f"{len(alike)} of the others lie within the interval of the first: these rows do not tell them apart.")
 

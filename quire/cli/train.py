@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 USAGE = """usage: quire train [RECIPE.toml] [--key value ...] [--dry-run] [--json]
 
   RECIPE.toml   keys as below, in tables; whatever it leaves out has its default
+                (with a task on rows: what is usual for task, way and size)
   --dry-run     print the plan (parameters, memory, tokens, time), no training
   --json        the result, or the plan, as JSON on standard output
 """

@@ -124,7 +124,8 @@ def taken_apart(argv: Sequence[str]) -> Words:
 
 def _groups(argv: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """("", the words before the first option), then each option with the words after it."""
-    option, values = "", []
+    option = ""
+    values: list[str] = []
     for word in argv:
         if word.startswith("--"):
             yield option, values
@@ -187,7 +188,8 @@ def settle(values: dict[str, Any], keys: Sequence[str]) -> tuple[TrainRecipe, st
         _fits(recipe.task.name, opened, recipe)
     sets = load_rows(recipe)
     row = sets.train[0]
-    name, why = recipe.task.name, "as asked"
+    name: str = recipe.task.name
+    why = "as asked"
     if not asked:
         name, why = task_of(row.schema, row.where, opened, folder, recipe)
     return recipes.replace(recipe, "task.name", name), why, len(sets.train)
@@ -250,7 +252,7 @@ def _plural(kinds: Sequence[str]) -> str:
 def lines(recipe: TrainRecipe, chosen: Sequence[defaults.Choice], task_why: str) -> list[tuple[str, str, str]]:
     """(key, value, why) of what was chosen, and of what was asked for instead."""
     method = {"full": "all of the model"}.get(recipe.adapt.method, f"a {recipe.adapt.method} adapter; the model itself stays as it is")
-    found = [("task.name", recipe.task.name, task_why), ("adapt.method", recipe.adapt.method, method)]
+    found: list[tuple[str, str, str]] = [("task.name", recipe.task.name, task_why), ("adapt.method", recipe.adapt.method, method)]
     for choice in defaults.left_open(recipes.replace(recipe, "train.epochs", 0.0), chosen):
         now = recipes.get(recipe, choice.key)
         found.append((choice.key, _short(now), choice.why if now == choice.value else f"as asked; usual is {_short(choice.value)}"))

@@ -90,7 +90,10 @@ def test_two_tasks_are_refused_with_both_readings(models: dict[str, str], file: 
         (["{seq2seq}", "{rows}", "--task", "tag"], "learned by encoders and decoders, and"),
         (["{encoder}", "{rewrites}"], "which encoder-decoders learn, and"),
         (["{decoder}", "{rewrites}"], "prompt=SOURCE completion=TARGET"),
-        (["{encoder}", "{rows}", "--adapt.rank", "4"], "adapt.rank = 4 has no effect with adapt.method = 'full': it is for 'lora' or 'qlora'"),
+        (
+            ["{encoder}", "{rows}", "--adapt.rank", "4"],
+            "adapt.rank = 4 has no effect with adapt.method = 'full': it is for 'lora' or 'qlora'",
+        ),
         (["{encoder}", "{rows}", "--train.steps", "3", "--train.epochs", "2"], "exactly one of"),
     ],
 )
