@@ -229,9 +229,7 @@ class Front(Protocol):
     def ids(self) -> list[int]:
         """Its ids now, beyond the vocabulary; [] where it has none, or nothing is active."""
 
-    def enter(
-        self, tokens: Tensor, ctx: AttnContext, types: Tensor | None = None
-    ) -> tuple[Tensor, AttnContext, Tensor | None, int]:
+    def enter(self, tokens: Tensor, ctx: AttnContext, types: Tensor | None = None) -> tuple[Tensor, AttnContext, Tensor | None, int]:
         """The same with the prompt before it, and how many hidden states it puts before those of the text."""
 
     def seen(self, keep: Tensor | None) -> Tensor | None:

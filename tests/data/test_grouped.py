@@ -1,4 +1,4 @@
-"""The loader of rows: every example once an epoch, like lengths together, packed rows within their length, and a place that can be gone back to."""
+"""The loader of rows: every example once an epoch, like lengths together, packed rows within their length, a place that is gone back to."""
 
 from __future__ import annotations
 

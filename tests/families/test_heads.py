@@ -1,4 +1,4 @@
-"""Another head for a model that is there: what the file holds is loaded, what is missing is named and drawn, what was the old head's is left."""
+"""Another head for a model that is there: what the file holds is loaded, what is missing is named and drawn, the old head is left."""
 
 from __future__ import annotations
 

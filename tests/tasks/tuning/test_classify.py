@@ -1,4 +1,4 @@
-"""Labels: examples are what `quire classify` reads, losses are the reference's, rare labels can count alike, figures are of the verb's answers."""
+"""Labels: examples are what `quire classify` reads, losses are the reference's, rare labels can count alike, figures are the verb's."""
 
 from __future__ import annotations
 
