@@ -174,4 +174,5 @@ def test_the_documentation_lists_every_check() -> None:
     from pathlib import Path
 
     page = (Path(__file__).parents[2] / "docs" / "checking.md").read_text()
-    assert [line for line in page.splitlines() if line.startswith("| `")] == [f"| `{name}` | {what} |" for name, what in CHECKS.items()]
+    listed = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 3]
+    assert listed == [f"| `{name}` | {what} |" for name, what in CHECKS.items()]
