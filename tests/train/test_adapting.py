@@ -162,7 +162,7 @@ def test_a_step_that_does_not_fit(tuned: Callable[..., TrainRecipe], tmp_path: P
     calls, terms = [0], Causal.terms
 
     def short(self: Causal, *arguments: Any) -> Any:
-        calls[0] += 1
+        calls[0] += torch.is_grad_enabled()  # not where the first steps are looked at
         if calls[0] == 5:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"

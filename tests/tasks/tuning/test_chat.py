@@ -374,7 +374,13 @@ def test_a_tuned_base_model_answers_and_ends(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize("method", ["lora", "prompt"])
 def test_an_adapter_learns_to_answer_too(tmp_path: Path, method: str) -> None:
     start = write_model(tmp_path / "base", template=True, context=64)
-    changes = {"adapt__method": method, "adapt__tokens": 4, "train__steps": 12, "train__eval_every": 12, "optim__lr": 3e-2}
+    changes = {
+        "adapt__method": method,
+        **({"adapt__tokens": 4} if method == "prompt" else {}),
+        "train__steps": 12,
+        "train__eval_every": 12,
+        "optim__lr": 3e-2,
+    }
     result = train(recipe(tmp_path, start, TALKS, **changes))
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     before = next(line["loss"] for line in lines if line["kind"] == "step")
