@@ -131,3 +131,11 @@ def test_as_many_labels_as_tokens_are_no_labels_of_tokens(base: Path) -> None:
     wide = Batch(torch.zeros(2, 24, dtype=torch.long), {"label": torch.ones(2, 24)}, keep=torch.arange(24) < torch.tensor([[5], [9]]))
     assert [part.labels["label"].shape for part in wide.split(1)] == [(1, 24), (1, 24)] and padding_labels(wide) == 0
     assert padded(wide, 8).labels["label"].shape == (2, 24)
+
+
+def test_numbers_that_do_not_differ_end_no_run(base: Path) -> None:
+    rows = [Labelled(f"fox {text(n)}", (), None, float(n % 3), where=f"n:{n}") for n in range(9)]
+    task, model, _ = made(base, rows)
+    found = task.evaluate(model, rows[:1])  # of one number nothing can be said
+    assert np.isnan(found.figures["spearman"]) and np.isfinite(found.figures["loss"])
+    assert np.isfinite(task.evaluate(model, rows).figures["spearman"])
