@@ -220,6 +220,11 @@ def settle(recipe: TrainRecipe) -> None:
         raise RecipeError("there are no rows: give files with data.sources.")
 
 
+def spread(rows: Sequence[Row], most: int) -> Sequence[Row]:
+    """So many rows from the whole of a list, evenly: files are often sorted by label, and their first rows are of one. 0: all."""
+    return rows if not 0 < most < len(rows) else [rows[place * len(rows) // most] for place in range(most)]
+
+
 class RowWatch:
     """The held-out figures of a supervised run, as the trainer asks for them."""
 
@@ -227,7 +232,7 @@ class RowWatch:
         self.task, self.rows, self.part, self.log = task, rows, part, log
 
     def evaluate(self, model: Transformer) -> dict[str, Any]:
-        rows = self.rows[: self.part.eval_rows or None]
+        rows = spread(self.rows, self.part.eval_rows)
         if not rows:
             return {}
         with evaluating(model):
