@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from quire.data import overlap, suspects
@@ -178,11 +180,16 @@ def test_the_documentation_lists_every_check() -> None:
     assert listed == [f"| `{name}` | {what} |" for name, what in CHECKS.items()]
 
 
-def test_a_column_of_texts_taken_for_labels_does_not_take_the_square_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(suspects, "abs", lambda number: asked.append(number) or number, raising=False)
-    assert suspects.label_spellings(labelled(*((f"text {n}", f"another sentence {n}") for n in range(300)))) is None
-    assert not asked  # no pair of rare names was looked at
+def test_a_column_of_texts_taken_for_labels_does_not_take_the_square_of_its_rows() -> None:
+    passes = []
+
+    class Counts(dict[str, int]):
+        def items(self) -> Any:
+            passes.append(1)
+            return super().items()
+
+    assert list(suspects._slips(Counts({f"another sentence {n}": 1 for n in range(300)}))) == []
+    assert len(passes) <= 2
 
 
 def test_all_copies_of_a_row_are_left_out_in_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
