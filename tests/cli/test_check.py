@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.faults import ours
 from benchmarks.faults.seeds import Row, chats, labelled, tagged
+from quire.cli import check
 from quire.cli.main import main
 
 
@@ -80,3 +81,10 @@ def test_a_recipe_names_rows_and_model(tmp_path: Path, capsys: pytest.CaptureFix
 def test_showing_needs_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", rows(tmp_path / "rows.jsonl", labelled()), "--show"]) == 2
     assert "name it with --model" in capsys.readouterr().err
+
+
+def test_the_names_of_tags_do_not_steer_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    piece = {"text": "a", "learned": True, "special": False, "label": "B-\x1b]0;title\x07"}
+    lines = check.painted({"where": "rows:1", "answers": [], "cut": 0, "parts": [[piece]]})
+    assert "\x07" not in "".join(lines) and "\x1b]" not in "".join(lines)

@@ -14,6 +14,7 @@ from benchmarks.faults import ours
 from quire.errors import TrainingError
 from quire.nn.batch import Batch
 from quire.train import facts
+from quire.train.folder import RunFolder
 from quire.train.recipe import OptimPart
 from quire.train.run import train
 
@@ -147,3 +148,9 @@ def test_a_weight_with_a_small_share_of_the_rate_may_stay_in_its_rounding() -> N
         made.first = made._first_steps()
         made.learn(made.loader.next())
         assert made.first is not None and made.step == 1
+
+
+def test_the_teacher_of_a_run_that_never_began_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "teacher.json").write_text("{}")
+    RunFolder(tmp_path).forget_unbegun()
+    assert not (tmp_path / "teacher.json").exists()
