@@ -56,6 +56,9 @@ def attach(
         if isinstance(wrapper, AdaptedEmbedding):
             draw_b(part, draw)
         wrapper.adapters[name] = part
+    for stack in (model.encoder, model.decoder):
+        if stack is not None and spec.dropout:
+            stack.random = True  # what recomputes a layer must draw the adapter's dropout again
     for target in whole:
         cast(WholeLinear, _wrapped(model, target, WholeLinear)).add(name)
     activate(model, name)

@@ -219,7 +219,7 @@ def _coloured(part: Sequence[dict[str, Any]]) -> str:
         style = "green" if token["learned"] else "dim"
         style = ("bold " if token["special"] else "underline " if place % 2 else "") + style
         text = "".join(paint(line, style) + end for line, end in _lines(token["text"]))
-        found.append(text + (paint(f"[{token['label']}]", "magenta") if token["label"] else ""))
+        found.append(text + (paint(f"[{safe(token['label'])}]", "magenta") if token["label"] else ""))
     return "".join(found)
 
 
@@ -240,5 +240,5 @@ def _marked(part: Sequence[dict[str, Any]]) -> str:
             inside = token["learned"]
         elif found:
             found.append("|")
-        found.append(safe(token["text"]) + (f"[{token['label']}]" if token["label"] else ""))
+        found.append(safe(token["text"]) + (f"[{safe(token['label'])}]" if token["label"] else ""))
     return "".join(found) + "»" * inside

@@ -96,10 +96,13 @@ def _same_question(one: Row, other: Row) -> bool:
 def without_copies(train: Sequence[Row], held: Sequence[Row]) -> tuple[list[Row], int]:
     """The training rows that are no copies of the evaluation's, exact or near, and how many were left out.
 
-    A row of the evaluation may have several copies: what is left is looked at again until there is none.
+    Each training row is held against the evaluation's, so that all copies of one go together; what is left is looked at as the check does,
+    until there is none.
     """
     digests = {row.digest() for row in held}
     left = [row for row in train if row.digest() not in digests]
+    alike = {id(pair.held) for pair in near(held, left)}
+    left = [row for row in left if id(row) not in alike]
     while copies := {id(pair.train) for pair in near(left, held)}:
         left = [row for row in left if id(row) not in copies]
     return left, len(train) - len(left)

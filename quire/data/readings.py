@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..nn.batch import IGNORE, Batch
+from ..nn.batch import IGNORE, Batch, of_tokens
 from ..tasks.task import Array
 from ..tasks.tuning.example import Example, SupervisedTask
 from ..tasks.tuning.schemas import Chat, Prompt, Row
@@ -145,7 +145,7 @@ def padding_labels(batch: Batch) -> int:
     """How many places of a batch that are not kept have a label."""
     if batch.keep is None:
         return 0
-    return sum(int(((label != IGNORE) & ~batch.keep).sum()) for label in batch.labels.values() if label.shape == batch.keep.shape)
+    return sum(int(((label != IGNORE) & ~batch.keep).sum()) for label in batch.labels.values() if of_tokens(label, batch.tokens))
 
 
 def answers_cut(examples: Sequence[Example], most: float) -> Finding | None:

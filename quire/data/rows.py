@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError
-from ..tasks.tuning.schemas import Row, labels_of
+from ..tasks.tuning.schemas import Labelled, Row, labels_of
 from . import pydoc_questions
 from .columns import rows as as_rows
 from .overlap import without_copies
@@ -75,6 +75,7 @@ def load(
     sets = RowSets(from_(sources), from_(held_out) if held_out else [], from_(test) if test else [])
     if not sets.train:
         raise DataError(f"there is no row in {', '.join(sources)}.")
+    _one_kind(sets, among)
     if not keep_repeated:
         before = len(sets.train)
         sets.train = list({row.digest(whole=True): row for row in reversed(sets.train)}.values())[::-1]
@@ -88,6 +89,20 @@ def load(
     if drop_overlap:
         sets.train, sets.overlapping = without_copies(sets.train, [*sets.held_out, *sets.test])
     return sets
+
+
+def _one_kind(sets: RowSets, among: Sequence[str]) -> None:
+    """Raises DataError for rows to evaluate on that the task of the training rows cannot read: better now than after the last step."""
+    train = sets.train[0]
+    for name, rows in (("data.eval", sets.held_out), ("data.test", sets.test)):
+        if rows and rows[0].schema not in (among or (train.schema,)):
+            raise DataError(f"{name}: {rows[0].where} is a {rows[0].schema} row, and the training rows are {train.schema} rows.")
+        if rows and isinstance(train, Labelled) and isinstance(rows[0], Labelled) and (train.number is None) != (rows[0].number is None):
+            kinds = ("a number", "a class") if train.number is None else ("a class", "a number")
+            raise DataError(
+                f"{name}: the label of {rows[0].where} is {kinds[0]}, and that of {train.where} is {kinds[1]}. Name the columns alike, or "
+                "say with task.labels = 'number' that labels are numbers."
+            )
 
 
 def _labels_trained(train: list[Row], held: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -132,8 +132,9 @@ def _same_name(counts: dict[str, int]) -> Iterator[tuple[str, str]]:
 def _slips(counts: dict[str, int]) -> Iterator[tuple[str, str]]:
     """(rare, frequent) names of which a letter inside was lost, added, changed or moved. Digits count as different names."""
     rare = [name for name, count in counts.items() if count <= _FEW and len(name) >= _LONG_NAME]
+    frequent = [(name, count) for name, count in counts.items() if count >= _RARE]  # few, whatever stands in the column
     for name in rare:
-        for usual, count in counts.items():
+        for usual, count in frequent:
             if count >= _RARE * counts[name] and abs(len(name) - len(usual)) <= 1 and _bare(name) != _bare(usual) and _slip(name, usual):
                 yield name, usual
                 break

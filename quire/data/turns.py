@@ -38,7 +38,7 @@ def messages(value: Any, name: str) -> tuple[Message, ...]:
         role = turn["role"]
         if role not in ROLES:
             like = nearest(str(role), list(ROLES)) or (
-                " Such names are ShareGPT's: 'from' and 'value' of 'conversations'." if role in SHAREGPT else ""
+                " Such names are ShareGPT's: 'from' and 'value' of 'conversations'." if str(role) in SHAREGPT else ""
             )
             raise Wrong(f"'{where}' has the role {shown(role)}; allowed: {', '.join(ROLES)}.{like}")
         calls = _calls(turn.get("tool_calls"), f"{where}.tool_calls")
@@ -60,7 +60,7 @@ def sharegpt(value: Any, name: str, system: str | None = None) -> tuple[Message,
         where = f"{name}[{number}]"
         _turn(turn, where, ("from", "value"), {"from", "value"})
         speaker = turn["from"]
-        if speaker not in SHAREGPT:
+        if not isinstance(speaker, str) or speaker not in SHAREGPT:
             like = nearest(str(speaker), list(SHAREGPT))
             raise Wrong(f"'{where}' is from {shown(speaker)}; allowed: {', '.join(SHAREGPT)}.{like}")
         said = text(turn["value"], f"{where}.value", empty=SHAREGPT[speaker] == "tool")

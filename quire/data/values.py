@@ -10,6 +10,7 @@ from ..errors import nearest
 from .problems import shown
 
 _MISSING = object()
+_LARGEST = 1e18  # of a label or score: its squared error is a number of 32 bits
 
 
 class Wrong(ValueError):
@@ -92,6 +93,8 @@ def number(value: Any, name: str) -> float:
         raise Wrong(f"'{name}' is {shown(value)}; a number is needed.")
     if not math.isfinite(found):
         raise Wrong(f"'{name}' is {found}; a finite number is needed. Take the row out, or give it its number.")
+    if abs(found) > _LARGEST:
+        raise Wrong(f"'{name}' is {found:g}, whose square no number of the model holds; allowed: to {_LARGEST:g}. Divide them all alike.")
     return found
 
 

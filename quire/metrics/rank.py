@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,6 +27,14 @@ def spearman(found: Sequence[float], wanted: Sequence[float]) -> float:
     """Pearson of the ranks; equal numbers share the mean of their ranks."""
     check(found, wanted)
     return pearson(ranks(found).tolist(), ranks(wanted).tolist())
+
+
+def likeness(found: Sequence[float], wanted: Sequence[float]) -> dict[str, float]:
+    """Both by name, while a model learns: not-a-number where one side is the same number throughout, which is no reason to end a run."""
+    try:
+        return {"spearman": spearman(found, wanted), "pearson": pearson(found, wanted)}
+    except DataError:
+        return {"spearman": math.nan, "pearson": math.nan}
 
 
 def ranks(values: Sequence[float]) -> npt.NDArray[np.float64]:

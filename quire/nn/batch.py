@@ -20,13 +20,18 @@ def rounded(width: int) -> int:
     return -(-width // step) * step
 
 
+def of_tokens(label: Tensor, tokens: Tensor) -> bool:
+    """Has a label (..) a place for each of tokens (B, T)? Fractions never do: as many classes as tokens, a number each, are of a row."""
+    return label.shape == tokens.shape and not label.is_floating_point()
+
+
 @dataclass
 class Batch:
     """Rows of tokens with everything that attention and the loss need to know about them.
 
     tokens (B, T) int64; positions (B, T) where they are not 0..T-1; segments (B, T): attention stays within equal numbers;
     keep (B, T) bool, False on padding; types (B, T) token types; source: the encoder's side of an encoder-decoder.
-    labels: one tensor a loss term, (B, T) or (B,), `IGNORE` where nothing is learned.
+    labels: one tensor a loss term, (B, T) or (B,), `IGNORE` where nothing is learned, or a fraction for each of L classes, (B, L).
     """
 
     tokens: Tensor
@@ -83,5 +88,5 @@ class Batch:
             return tensor if tensor is None or tensor.ndim < 2 or tensor.shape[1] != whole else tensor[:, :width]
 
         keep = None if bool(self.keep[:, :width].all()) else self.keep[:, :width]
-        labels = {name: label[:, :width] if label.ndim == 2 and label.shape[1] == whole else label for name, label in self.labels.items()}
+        labels = {name: label[:, :width] if of_tokens(label, self.tokens) else label for name, label in self.labels.items()}
         return Batch(self.tokens[:, :width], labels, cut(self.positions), cut(self.segments), keep, cut(self.types), source)

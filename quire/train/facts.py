@@ -22,7 +22,7 @@ from ..adapt.lora import LowRank
 from ..data.ledger import Finding, first
 from ..data.readings import padding_labels
 from ..errors import TrainingError
-from ..nn.batch import IGNORE, Batch
+from ..nn.batch import IGNORE, Batch, of_tokens
 from ..nn.transformer import Transformer
 from ..tasks.task import Objective
 from ..tasks.tuning.example import Example
@@ -125,8 +125,11 @@ class FirstSteps:
                     size *= min(1.0, part.clip / norm) if part.clip else 1.0
                     self.strongest[name] = place, float(weight.detach().flatten()[place]), size / (size + part.eps)
 
-    def moved(self, step: int, rate: float) -> None:
-        """After the optimizer's step. Raises TrainingError when a weight did not move that should, or did that should not."""
+    def moved(self, step: int, share: float) -> None:
+        """After the optimizer's step at this share of the rates. Raises TrainingError for a weight that did not move and should, or did
+        and should not.
+        """
+        rates = {name: group.lr * share for group in self.optimizer.groups for name in group.names}  # a lower layer may have a lower one
         named = dict(self.model.named_parameters())
         went = [name for name, before in self.still.items() if name in named and not torch.equal(before, _sample(named[name]))]
         if went:
@@ -134,12 +137,12 @@ class FirstSteps:
                 f"step {step}: {_listed(went)} is frozen and has moved. Something besides the optimizer writes to it; checkpoints from "
                 "before are sound."
             )
-        if step == 1 and rate > 0:
+        if step == 1:
             stuck = [
                 name
                 for name, (place, value, moves) in self.strongest.items()
                 if float(named[name].detach().flatten()[place]) == value
-                and rate * moves > 4 * torch.finfo(named[name].dtype).eps * abs(value)  # more than rounding swallows
+                and rates[name] * moves > 4 * torch.finfo(named[name].dtype).eps * abs(value)  # more than rounding swallows
             ]
             if stuck:
                 raise TrainingError(
@@ -152,7 +155,7 @@ class FirstSteps:
                 for name, module in self.model.named_modules()
                 if isinstance(module, LowRank) and not (module.a.any() and module.b.any())
             ]
-            if zero and rate > 0:
+            if zero and any(rate > 0 for rate in rates.values()):
                 raise TrainingError(f"step {step}: {_listed(zero)} is still zero after two steps, so this adapter does nothing.")
 
 
@@ -173,7 +176,7 @@ def padded(batch: Batch, columns: int) -> Batch:
         return F.pad(tensor, (0, columns), value=fill)
 
     keep = torch.ones_like(batch.tokens, dtype=torch.bool) if batch.keep is None else batch.keep
-    labels = {name: wider(label, IGNORE) if label.shape == batch.tokens.shape else label for name, label in batch.labels.items()}
+    labels = {name: wider(label, IGNORE) if of_tokens(label, batch.tokens) else label for name, label in batch.labels.items()}
     return dataclasses.replace(
         batch,
         tokens=wider(batch.tokens, 0),

@@ -93,7 +93,10 @@ class RunFolder:
         """Empties the folder of a run that failed before its plan was made, so that a mended recipe can take its place."""
         if (self.path / "plan.json").exists():
             return
-        for path in (self.recipe, *(self.path / name for name in ("data.json", "adapt.json", "tokenizer_report.json", "environment.json"))):
+        for path in (
+            self.recipe,
+            *(self.path / name for name in ("data.json", "adapt.json", "teacher.json", "tokenizer_report.json", "environment.json")),
+        ):
             path.unlink(missing_ok=True)
         for folder in (self.data, self.tokenizer, self.path / "start"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -186,7 +186,7 @@ class Trainer:
             self.optimizer.step()
             self.scale.went_well()
             if self.first is not None:
-                self.first.moved(number, self.recipe.optim.lr * share)
+                self.first.moved(number, share)
                 self.first = None if self.first.over else self.first
         del gradients
         self.optimizer.zero()

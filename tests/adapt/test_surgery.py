@@ -250,3 +250,21 @@ def test_a_tied_table_is_not_merged(bases: dict[str, Path], tmp_path: Path) -> N
     save_to.model = model
     with pytest.raises(ModelError, match="tied"):
         save_to.save(tmp_path / "merged")
+
+
+def test_recomputed_layers_draw_the_dropout_of_an_adapter_again(tmp_path: Path) -> None:
+    opened = ModelFolder.open(write_model(tmp_path / "llama", "llama"))  # without a dropout of its own
+    found = []
+    for checkpointing in (False, True):
+        model = opened.build()
+        attach(model, LoRA(4, dropout=0.5), opened)
+        model.train()
+        model.checkpointing = checkpointing
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith(".b"):
+                    weight.normal_(generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(0)
+        model(Batch(torch.arange(1, 33)[None])).square().sum().backward()
+        found.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    assert found[0] and all(torch.equal(grad, found[1][name]) for name, grad in found[0].items())

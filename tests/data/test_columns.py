@@ -259,6 +259,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"source": [], "target": "t"}, "'source' is empty"),
     ({"source": "s", "target": []}, "'target' is empty"),
     ({"anchor": "a", "positive": "b", "score": float("inf")}, "'score' is inf; a finite number"),
+    ({"messages": [{"role": {"a": 1}, "content": "x"}]}, "has the role {'a': 1}; allowed: "),
+    ({"conversations": [{"from": ["human"], "value": "x"}]}, "is from ['human']; allowed: human"),
+    ({"anchor": "a", "positive": "b", "score": 1e300}, "'score' is 1e+300, whose square no number of the model holds"),
     ({"anchor": "a", "positive": 1}, "'positive' is 1, of type int"),
     ({"anchor": "a", "positive": "b", "negatives": 1}, "'negatives' is 1, of type int; a list of texts"),
     (

@@ -176,3 +176,41 @@ def test_the_documentation_lists_every_check() -> None:
     page = (Path(__file__).parents[2] / "docs" / "checking.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 3]
     assert listed == [f"| `{name}` | {what} |" for name, what in CHECKS.items()]
+
+
+def test_a_column_of_texts_taken_for_labels_does_not_take_the_square_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(suspects, "abs", lambda number: asked.append(number) or number, raising=False)
+    assert suspects.label_spellings(labelled(*((f"text {n}", f"another sentence {n}") for n in range(300)))) is None
+    assert not asked  # no pair of rare names was looked at
+
+
+def test_all_copies_of_a_row_are_left_out_in_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"word{n}" for n in range(60)]
+    held = labelled((" ".join(words), "a"), name="test")
+    copies = [(" ".join([*words[:n], f"x{n}", *words[n + 1 :]]), "a") for n in range(20)]
+    train = labelled(*copies, *((" ".join(f"w{n}x{place}" for place in range(20)), "b") for n in range(200)))
+    passes, near = [], overlap.near
+    monkeypatch.setattr(overlap, "near", lambda one, other: passes.append(1) or near(one, other))
+    left, gone = overlap.without_copies(train, held)
+    assert gone == 20 and len(left) == 200 and near(left, held) == [] and len(passes) <= 3
+
+
+def test_the_same_turns_with_other_tools_are_another_row() -> None:
+    turns = (Message("user", "What is 2 + 2?"), Message("assistant", "4"))
+    one, other = (Chat(turns, ({"type": "function", "function": {"name": name}},)) for name in ("add", "search"))
+    assert one.digest(whole=True) != other.digest(whole=True) != Chat(turns).digest(whole=True)
+    assert one.digest() == other.digest() == Chat(turns).digest()  # what is read decides the side of a split
+
+
+def test_rows_to_evaluate_on_are_of_the_kind_that_is_trained(tmp_path: object) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    (folder / "train.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n')
+    (folder / "eval.jsonl").write_text('{"prompt": "a", "completion": "x"}\n')
+    (folder / "scored.jsonl").write_text('{"text": "a", "score": 3}\n')
+    with pytest.raises(DataError, match=r"data\.eval: .*eval\.jsonl:1 is a prompt row, and the training rows are labelled rows"):
+        load([str(folder / "train.jsonl")], [str(folder / "eval.jsonl")])
+    with pytest.raises(DataError, match=r"data\.test: the label of .*scored\.jsonl:1 is a number, and that of .*train\.jsonl:1 is a class"):
+        load([str(folder / "train.jsonl")], [], [str(folder / "scored.jsonl")], share=0)

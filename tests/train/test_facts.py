@@ -140,3 +140,10 @@ def test_a_run_that_fails_at_its_first_step_leaves_no_checkpoint(tmp_path: Path)
             train(recipe)
         assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed" if (tmp_path / "run").exists() else True
         assert not list((tmp_path / "run" / "checkpoints").glob("*")) if (tmp_path / "run" / "checkpoints").exists() else True
+
+
+def test_a_weight_with_a_small_share_of_the_rate_may_stay_in_its_rounding() -> None:
+    with ours.trainer("frozen-weights-move", optim__layer_decay=1e-4, optim__lr=1e-4) as made:
+        made.first = made._first_steps()
+        made.learn(made.loader.next())
+        assert made.first is not None and made.step == 1

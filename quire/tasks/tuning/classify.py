@@ -19,7 +19,7 @@ from ...binding.contract import Contract
 from ...errors import DataError, nearest
 from ...metrics.interval import mean_interval
 from ...metrics.labels import f1, several
-from ...metrics.rank import pearson, spearman
+from ...metrics.rank import likeness
 from ...nn.batch import Batch
 from ...nn.transformer import Transformer
 from ...types import Text
@@ -148,7 +148,7 @@ class Classify:
         loss = self._loss(found, wanted)
         if self.problem == "number":
             mine, theirs = found[:, 0].tolist(), [float(cast(float, row.number)) for row in wanted]
-            figures = {"spearman": spearman(mine, theirs), "pearson": pearson(mine, theirs), "loss": loss}
+            figures = {**likeness(mine, theirs), "loss": loss}
             return Evaluation(figures, found=[{"number": round(value, 4)} for value in mine])
         if self.problem == "several":
             chosen = [[label for label, score in zip(self.labels, row) if score > 0] for row in found]

@@ -8,6 +8,7 @@ smaller `train.batch` is another loss. Dense layers behind the pooling, where th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
 from ...metrics.interval import drawn_interval, mean_interval
-from ...metrics.rank import pearson, spearman
+from ...metrics.rank import likeness, spearman
 from ...metrics.ranking import places, recall, reciprocal
 from ...nn.batch import Batch
 from ...nn.transformer import Transformer
@@ -246,9 +247,10 @@ class Embed:
 def ordered(mine: Sequence[float], theirs: Sequence[float]) -> Evaluation:
     """Do the numbers that a model gives to pairs rise with those that were given?"""
     a, b = np.array(mine), np.array(theirs)
-    interval = drawn_interval(lambda drawn: spearman(a[drawn].tolist(), b[drawn].tolist()), len(a))
-    figures = {"spearman": interval.value, "pearson": pearson(mine, theirs)}
-    return Evaluation(figures, {"spearman": interval}, [{"score": round(value, 4)} for value in mine])
+    figures, intervals = likeness(mine, theirs), {}
+    if math.isfinite(figures["spearman"]):
+        intervals["spearman"] = drawn_interval(lambda drawn: spearman(a[drawn].tolist(), b[drawn].tolist()), len(a))
+    return Evaluation(figures, intervals, [{"score": round(value, 4)} for value in mine])
 
 
 def scores_of(row: Row) -> tuple[float, ...]:

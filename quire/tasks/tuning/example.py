@@ -102,7 +102,8 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
         batch.types = matrix(none, 0)
     for name, label in examples[0].labels.items():
         parts = [example.labels[name] for example in examples]
-        whole = label.shape == examples[0].ids.shape
+        # numbers are of a row as a whole, however many there are: as many labels as tokens are no labels of tokens
+        whole = label.shape == examples[0].ids.shape and np.issubdtype(label.dtype, np.integer)
         batch.labels[name] = matrix(parts, IGNORE) if whole else torch.from_numpy(np.stack(parts))
     if examples[0].segments is not None:
         segments = [example.segments if example.segments is not None else np.zeros(0) for example in examples]

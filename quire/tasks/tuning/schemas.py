@@ -60,6 +60,11 @@ class Chat(Row):
     def reads(self) -> tuple[str, ...]:
         return tuple(f"{turn.role}: {turn.content}" for turn in self.messages if turn.role != "assistant")
 
+    def digest(self, whole: bool = False) -> bytes:
+        """The same turns with other tools are another row, not a repeated one."""
+        own = super(Chat, self).digest(whole)
+        return digest((own.hex(), repr(self.tools))) if whole and self.tools else own
+
     def answers(self) -> tuple[str, ...]:
         spoken = [turn for turn in self.messages if turn.role == "assistant"]
         return tuple(turn.content + (repr(turn.tool_calls) if turn.tool_calls else "") for turn in spoken)

@@ -14,11 +14,14 @@ import transformers
 
 import quire
 from quire.binding import Contract
+from quire.data.readings import padding_labels
 from quire.errors import ContextError, DataError
 from quire.families import ModelFolder, heads
+from quire.nn.batch import Batch
 from quire.tasks.reading import read
 from quire.tasks.tuning.classify import Classify
 from quire.tasks.tuning.schemas import Labelled
+from quire.train.facts import padded
 from quire.train.recipe import TrainRecipe
 from quire.train.run import resume, train
 from tests.small import write_model
@@ -110,3 +113,29 @@ def test_a_run_learns_resumes_to_the_same_bits_and_is_used_by_its_labels(base: P
     again = resume(other.out)
     first, second = (ModelFolder.open(result.model).build().state_dict() for result in (whole, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_as_many_labels_as_tokens_are_no_labels_of_tokens(base: Path) -> None:
+    names = tuple("abcdefghijklmnopqrst")
+    rows = [Labelled("fox " * n, names[: 1 + n % 5] if n % 5 else names, where=f"m:{n}") for n in range(1, 22)]
+    task, model, _ = made(base, rows, problem="several")
+    examples = task.examples(rows)
+    length = sorted(examples, key=lambda example: abs(len(example.ids) - len(task.labels)))[0]
+    assert len(length.ids) == len(task.labels)  # a row with as many tokens as there are labels
+    batch = task.batch([length, examples[0]])
+    assert batch.labels["label"].shape == (2, 20) and batch.labels["label"].is_floating_point()
+    with torch.no_grad():
+        total, count = task.terms(model, batch)["label"]
+        apart = sum(float(task.terms(model, task.batch([one]))["label"][0]) for one in (length, examples[0]))
+    assert count == 2 and abs(float(total) - apart) < 1e-4
+    wide = Batch(torch.zeros(2, 24, dtype=torch.long), {"label": torch.ones(2, 24)}, keep=torch.arange(24) < torch.tensor([[5], [9]]))
+    assert [part.labels["label"].shape for part in wide.split(1)] == [(1, 24), (1, 24)] and padding_labels(wide) == 0
+    assert padded(wide, 8).labels["label"].shape == (2, 24)
+
+
+def test_numbers_that_do_not_differ_end_no_run(base: Path) -> None:
+    rows = [Labelled(f"fox {text(n)}", (), None, float(n % 3), where=f"n:{n}") for n in range(9)]
+    task, model, _ = made(base, rows)
+    found = task.evaluate(model, rows[:1])  # of one number nothing can be said
+    assert np.isnan(found.figures["spearman"]) and np.isfinite(found.figures["loss"])
+    assert np.isfinite(task.evaluate(model, rows).figures["spearman"])
