@@ -18,8 +18,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "train": {
         "quickstart": ("quickstart", "train, measure, break and prove a first model in five minutes"),
         "train": ("train", "train a model from a recipe and --key value options"),
-        "tune": ("tune", "teach a model with rows: the task and usual settings are chosen and told"),
-        "sweep": ("sweep", "try a few values of a recipe, one run after another, one table at the end"),
+        "tune": ("tune", "teach a model with rows; task and settings are chosen"),
+        "sweep": ("sweep", "try a few values of a recipe: one table at the end"),
         "resume": ("resume", "go on with a stopped run, to the same bits"),
         "check": ("check", "what is wrong with rows, and how a model reads them"),
         "plan": ("plan", "what a recipe will cost: parameters, memory, tokens, time"),

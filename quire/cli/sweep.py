@@ -28,10 +28,11 @@ from ..train.recipe import TrainRecipe
 from .tables import show
 from .train import Live, document
 
-USAGE = """usage: quire sweep RECIPE.toml --try key=value,value [--try ...] [--seeds N] [--key value ...] [--json]
+USAGE = """usage: quire sweep RECIPE.toml --try key=value,value [--try ...]
+                   [--seeds N] [--key value ...] [--json]
 
-  RECIPE.toml          what all runs have in common; --out is the folder of the sweep
-  --try key=a,b,c      values of one key; of several --try every combination is run
+  RECIPE.toml          what all runs share; --out is the folder of the sweep
+  --try key=a,b,c      values of one key; several --try: every combination
   --try 'key=[1],[2]'  values that are lists, as in TOML
   --seeds N            every combination with N seeds, judged by their mean
   --json               the table as JSON on standard output

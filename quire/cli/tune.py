@@ -24,19 +24,20 @@ from .train import Live, end, show_plan
 if TYPE_CHECKING:
     from ..families import ModelFolder
 
-USAGE = """usage: quire tune MODEL DATA... [--task T] [--lora|--qlora|--prompt|--full] [--eval FILE...]
-                  [--test FILE...] [--key value ...] [--recipe FILE] [--dry-run] [--json]
+USAGE = """usage: quire tune MODEL DATA... [--task T] [--lora|--qlora|--prompt|--full]
+                  [--eval FILE...] [--test FILE...] [--key value ...]
+                  [--recipe FILE] [--dry-run] [--json]
 
   MODEL           a folder, a run, a pulled model's name, or minilm
-  DATA            files, folders or globs of rows: JSONL, CSV, Parquet, CoNLL, SQuAD's JSON ...
-  --task T        chat, classify, tag, answer, rewrite, embed or rerank, where the rows fit several
+  DATA            files, folders or globs of rows: JSONL, CSV, CoNLL ...
+  --task T        chat, classify, tag, answer, rewrite, embed or rerank
   --full          train all of the model (what happens without a word); or
   --lora --qlora --prompt --prefix --p-tuning    one of these beside it
   --eval, --test  rows to measure on while training, and once at the end
   --recipe FILE   write the recipe to FILE, and train nothing
-  --dry-run       read and check the rows, time the model, say what it would cost
+  --dry-run       read and check the rows, time the model, tell the cost
   --json          the result, or the plan, as JSON on standard output
-  --key value     any key of a recipe (below), as in --train.epochs 5 --out runs/mine
+  --key value     any key of a recipe (below), as in --train.epochs 5
 """
 _METHODS = ("full", "lora", "qlora", "prompt", "prefix", "p-tuning")
 _SWITCHES = ("--dry-run", "--json")

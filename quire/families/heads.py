@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ModelError
 from .family import Json
-from .folder import ModelFolder
+
+if TYPE_CHECKING:
+    from .folder import ModelFolder
 
 Over = Literal["row", "token", "span", "words", "base"]
 _ENDINGS: dict[Over, tuple[str, ...]] = {

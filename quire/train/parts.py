@@ -30,6 +30,10 @@ class Data(Protocol):
 class Watcher(Protocol):
     """What is looked at while a model learns, besides its loss."""
 
+    @property
+    def before(self) -> bool:
+        """Do the figures of the model that training begins with mean something?"""
+
     def evaluate(self, model: Transformer) -> dict[str, Any]:
         """Held-out figures with "metric" and "direction"; {} when nothing was held out."""
 

@@ -121,6 +121,8 @@ class Trainer:
                 self.first = self._first_steps()
                 if not self.step and self.recipe.model.start:
                     self.on_sample()  # what a model says that is there already, before it learns
+                    if self.watch is not None and self.watch.before:
+                        self.on_eval(judged=False)
                 while self.step < end and not self.stop.signal and not self.patience.over:
                     place = self.loader.state()
                     batch = self.loader.next()
@@ -230,8 +232,8 @@ class Trainer:
             self.meters.event(self.step, "skipped", row["skipped"])
         self.meters.step(row)
 
-    def on_eval(self) -> bool:
-        """Evaluates; True when it is the best so far."""
+    def on_eval(self, judged: bool = True) -> bool:
+        """Evaluates; True when it is the best so far. What is not judged is no candidate."""
         if self.watch is None:
             return False
         self.optimizer.zero()
@@ -243,7 +245,7 @@ class Trainer:
         self.meters.eval({"step": self.step, **figures, "seconds": self.elapsed()})
         if surprise:
             self.meters.surprise({"step": self.step, **surprise})
-        better = self.patience.see(self.step, figures)
+        better = judged and self.patience.see(self.step, figures)
         self.run.status("running", self.step, self.steps, self.patience.best, self.elapsed())
         return better
 

@@ -78,7 +78,7 @@ class Tuned:
         return self.loader.steps(part.epochs) if part.epochs else 0
 
     def watch(self, recipe: TrainRecipe) -> RowWatch:
-        return RowWatch(self.task, self.sets.held_out, recipe.train, recipe.log)
+        return RowWatch(self.task, self.sets.held_out, recipe.train, recipe.log, before=not self.opened.fresh)
 
     def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
         """All held-out and test rows; every answer is written beside the figures."""
@@ -220,19 +220,17 @@ def settle(recipe: TrainRecipe) -> None:
         raise RecipeError("there are no rows: give files with data.sources.")
 
 
-def spread(rows: Sequence[Row], most: int) -> Sequence[Row]:
-    """So many rows from the whole of a list, evenly: files are often sorted by label, and their first rows are of one. 0: all."""
-    return rows if not 0 < most < len(rows) else [rows[place * len(rows) // most] for place in range(most)]
-
-
 class RowWatch:
-    """The held-out figures of a supervised run, as the trainer asks for them."""
+    """The held-out figures of a supervised run, as the trainer asks for them: of `train.eval_rows` rows, those with the lowest hashes (a
+    file may be sorted by label). before: is there something to compare with, or is the head new?"""
 
-    def __init__(self, task: SupervisedTask, rows: Sequence[Row], part: TrainPart, log: LogPart) -> None:
-        self.task, self.rows, self.part, self.log = task, rows, part, log
+    def __init__(self, task: SupervisedTask, rows: Sequence[Row], part: TrainPart, log: LogPart, before: bool) -> None:
+        self.task, self.rows, self.part, self.log, self.before = task, rows, part, log, before
+        few = len(rows) > part.eval_rows > 0
+        self.few = sorted(rows, key=lambda row: row.digest(whole=True))[: part.eval_rows] if few else rows
 
     def evaluate(self, model: Transformer) -> dict[str, Any]:
-        rows = spread(self.rows, self.part.eval_rows)
+        rows = self.few
         if not rows:
             return {}
         with evaluating(model):

@@ -32,6 +32,8 @@ _SURPRISE = (64, 400)  # tokens of the file that is coloured: at least and at mo
 class Watch:
     """The figures, samples and surprise of one run."""
 
+    before = False
+
     def __init__(self, task: Task, tokenizer: Tokenizer, held_out: Shard | None, part: TrainPart, log: LogPart) -> None:
         self.task, self.tokenizer, self.held_out, self.part, self.log = task, tokenizer, held_out, part, log
         self.file = pick_file(held_out) if held_out is not None and task.name == "causal" else None

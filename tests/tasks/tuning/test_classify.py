@@ -22,9 +22,8 @@ from quire.tasks.reading import read
 from quire.tasks.tuning.classify import Classify
 from quire.tasks.tuning.schemas import Labelled
 from quire.train.facts import padded
-from quire.train.recipe import LogPart, TrainPart, TrainRecipe
+from quire.train.recipe import TrainRecipe
 from quire.train.run import resume, train
-from quire.train.tuning import RowWatch
 from tests.small import write_model
 from tests.tasks.tuning.conftest import text
 
@@ -140,16 +139,3 @@ def test_numbers_that_do_not_differ_end_no_run(base: Path) -> None:
     found = task.evaluate(model, rows[:1])  # of one number nothing can be said
     assert np.isnan(found.figures["spearman"]) and np.isfinite(found.figures["loss"])
     assert np.isfinite(task.evaluate(model, rows).figures["spearman"])
-
-
-def test_rows_that_are_sorted_by_label_are_watched_from_end_to_end(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [Labelled(f"fox {n}", (label,), where=f"s:{n}") for label in ("bad", "good", "so so") for n in range(20)]
-    task, model, _ = made(base, rows)
-    asked: list[Any] = []
-    evaluate = task.evaluate
-    monkeypatch.setattr(task, "evaluate", lambda model, some: asked.extend(some) or evaluate(model, some))
-    assert RowWatch(task, rows, TrainPart(eval_rows=6), LogPart()).evaluate(model)["metric"] == "accuracy"
-    assert [row.labels[0] for row in asked] == ["bad", "bad", "good", "good", "so so", "so so"]
-    asked.clear()
-    RowWatch(task, rows, TrainPart(eval_rows=0), LogPart()).evaluate(model)
-    assert asked == rows
