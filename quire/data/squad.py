@@ -15,7 +15,7 @@ from .formats import open_file
 from .lines import Fault, bytes_fault, decoded
 from .problems import shown
 
-LARGEST = 1 << 30  # bytes of one JSON document; parsed it takes several times that in memory
+LARGEST = 128 << 20  # bytes of one JSON document, unpacked; parsed it can take 30 times that in memory
 
 
 class Twice(ValueError):
@@ -50,7 +50,7 @@ def document(path: Path, fault: Fault) -> Iterator[tuple[str, dict[str, Any]]]:
     if len(data) > LARGEST:
         fault(
             str(path),
-            f"a JSON document of more than {LARGEST >> 30} GB, which would have to be read whole. Write it as JSON Lines (.jsonl).",
+            f"a JSON document of more than {LARGEST >> 20} MB, which would have to be read whole. Write it as JSON Lines (.jsonl).",
         )
         return
     text = decoded(data, True)

@@ -61,7 +61,8 @@ def _read(found: Examined, recipe: TrainRecipe, rows: list[Row]) -> None:
     folder = hub.locate(recipe.model.start)
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     part = replace(recipe, "task.name", task_for(rows[0], recipe)).task
-    context = min(recipe.data.longest or opened.model_config.context, opened.model_config.context)
+    most = opened.model_config.context - recipe.adapt.positions
+    context = min(recipe.data.longest or most, most)
     try:
         found.task = make(part, recipe.data.long, contract, context, rows, folder, opened.model_config.width)
         found.examples = found.task.examples(rows)

@@ -135,6 +135,9 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     if any(opened.config.get(name) != value for name, value in head.items()):
         opened = opened.with_head(head)
     examples = task.examples(sets.train)
+    for rows in (sets.held_out, sets.test):
+        if rows:  # what cannot be read is told now and not after the last step
+            getattr(task, "check", task.examples)(rows)
     look_at_readings(ledger, recipe, sets.train, examples, task, contract, base)
     ledger.refuse()
     adapter = Adapter(recipe.adapt, opened, base)

@@ -92,6 +92,10 @@ class Answer:
                 return f"{row.where}: {str(error).replace(' of pair 0', '')}"
         raise AssertionError("no row is too long alone")
 
+    def check(self, rows: Sequence[Row]) -> None:
+        """Raises DataError for rows that cannot be measured on: an answer need not be whole in a window for that."""
+        self._read(cast(Sequence[Question], rows))
+
     def examples(self, rows: Sequence[Row]) -> list[Example]:
         """One a window, in the order of the rows. Raises DataError for answers that are no tokens, or whole in no window."""
         wanted = cast(Sequence[Question], rows)

@@ -28,7 +28,7 @@ from ..lengths import by_length
 from ..reading import Long, budget, labelled, read
 from ..reading import Row as Read
 from ..task import Term
-from .example import Evaluation, Example, collate
+from .example import Evaluation, Example, collate, refuse_long
 from .schemas import Labelled, Row
 
 Problem = Literal["single", "several", "number"]
@@ -94,7 +94,10 @@ class Classify:
         """Texts and pairs as rows of ids, and how many tokens of each were left out."""
         cut: list[int] = []
         texts: list[Text] = [row.text if row.pair is None else (row.text, row.pair) for row in rows]
-        return read(self.contract, texts, self.context, self.long, cut), cut
+        reads = read(self.contract, texts, self.context, "cut" if self.long == "error" else self.long, cut)
+        if self.long == "error":
+            refuse_long(rows, cut, self.context)
+        return reads, cut
 
     def _check_labels(self, rows: Sequence[Labelled]) -> None:
         unknown = [(row.where, label) for row in rows for label in row.labels if label not in self.numbers]

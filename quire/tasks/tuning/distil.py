@@ -58,6 +58,11 @@ class Distil:
         if isinstance(student.config.head, LabelHead) and isinstance(teacher.config.head, LabelHead):
             self._labels(student.config.head.labels, teacher.config.head.labels)
 
+    @property
+    def packs(self) -> bool:
+        """As of the task beside it. Raises AttributeError for one on running text: it has no examples."""
+        return bool(self.task.packs)  # type: ignore[attr-defined]
+
     def _labels(self, mine: int, theirs: int) -> None:
         if mine != theirs:
             raise ModelError(f"the teacher tells {theirs} labels apart and the student {mine}. Both need the same labels.")

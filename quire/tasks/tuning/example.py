@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import DataError
 from ...metrics.interval import Interval
 from ...nn.batch import IGNORE, Batch, rounded
 from ...nn.transformer import Transformer
 from ..task import Array, Objective
 from .schemas import Row
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,17 @@ class SupervisedTask(Objective, Protocol):
 
     def batch(self, examples: Sequence[Example]) -> Batch: ...
     def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation: ...
+
+
+def refuse_long(rows: Sequence[Row], cut: Sequence[int], most: int) -> None:
+    """Raises DataError where tokens of a row would be left out, naming the rows; cut: how many of each."""
+    over = [(row.where, count) for row, count in zip(rows, cut) if count]
+    if over:
+        shown = "; ".join(f"{where}: {count:,} tokens too many" for where, count in over[:_SHOWN])
+        raise DataError(
+            f"{len(over):,} {'row has' if len(over) == 1 else 'rows have'} more than {most:,} tokens ({shown}). Shorten them, raise "
+            'data.longest where the model reads more, or leave out what does not fit with data.long = "cut" or "head-tail".'
+        )
 
 
 def matrix(rows: Sequence[Array], fill: int) -> Tensor:

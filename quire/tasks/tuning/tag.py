@@ -123,10 +123,11 @@ class Tag:
 
     def examples(self, rows: Sequence[Row]) -> list[Example]:
         wanted = cast(Sequence[Tagged], rows)
-        self._check(wanted)
+        self.check(wanted)
         return [example for row in wanted for example in self._examples(row)]
 
-    def _check(self, rows: Sequence[Tagged]) -> None:
+    def check(self, rows: Sequence[Tagged]) -> None:
+        """Raises DataError for rows that cannot be measured on."""
         unknown = [(row.where, label) for row in rows for label in dict.fromkeys(row.tags) if label not in self.numbers]
         if unknown:
             shown = "; ".join(f"{where}: {label!r}{nearest(label, list(self.labels))}" for where, label in unknown[:_EXAMPLES])
@@ -196,7 +197,7 @@ class Tag:
     @torch.inference_mode()
     def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation:
         wanted = cast(Sequence[Tagged], rows)
-        self._check(wanted)
+        self.check(wanted)
         spelled = [spell(self.contract, row.words) for row in wanted]
         found, loss = self._tags(model, wanted, spelled)
         mine, theirs = [from_tags(tags) for tags in found], [from_tags(row.tags) for row in wanted]

@@ -15,7 +15,7 @@ import transformers
 import quire
 from quire.binding import Contract
 from quire.data.readings import padding_labels
-from quire.errors import ContextError, DataError
+from quire.errors import DataError
 from quire.families import ModelFolder, heads
 from quire.nn.batch import Batch
 from quire.tasks.reading import read
@@ -25,7 +25,7 @@ from quire.train.facts import padded
 from quire.train.recipe import TrainRecipe
 from quire.train.run import resume, train
 from tests.small import write_model
-from tests.tasks.tuning.conftest import text
+from tests.tasks.tuning.conftest import text, write_rows
 
 ROWS = [Labelled(text(n), (("good", "bad", "so so")[n % 3],), where=f"rows.jsonl:{n + 1}") for n in range(24)]
 
@@ -87,7 +87,7 @@ def test_long_rows(base: Path) -> None:
     task, _, _ = made(base, long, long="head-tail")
     last = task.examples(long)[-1]
     assert len(last.ids) == 64 and last.cut > 100
-    with pytest.raises(ContextError, match="text 24 has"):
+    with pytest.raises(DataError, match=r"1 row has more than 64 tokens \(rows.jsonl:25: \d+ tokens too many"):
         made(base, long, long="error")[0].examples(long)
 
 
@@ -99,6 +99,13 @@ def test_labels_that_cannot_be(base: Path) -> None:
         Classify(task.contract, 64, [Labelled("x", ("good",))] * 3)
     with pytest.raises(DataError, match="has 2 labels"):
         made(base, [Labelled("x", ("a", "b")), Labelled("y", ("b",))], problem="single")[0].examples([Labelled("x", ("a", "b"))])
+
+
+def test_rows_to_measure_on_are_read_before_the_first_step(base: Path, tmp_path: Path, tuned: Callable[..., TrainRecipe]) -> None:
+    long = write_rows(tmp_path / "test.jsonl", [Labelled("fox " * 200, ("good",)), Labelled("a fox", ("bad",))])
+    recipe = tuned("classify", base, ROWS, **{"data.test": (long,), "data.long": "error"})
+    with pytest.raises(DataError, match=r"1 row has more than 64 tokens \(.*test.jsonl:1: \d+ tokens too many"):
+        train(recipe)
 
 
 def test_a_run_learns_resumes_to_the_same_bits_and_is_used_by_its_labels(base: Path, tuned: Callable[..., TrainRecipe]) -> None:
