@@ -26,8 +26,8 @@ class Classify:
     """What stands beside each text that has no pair of its own."""
     function: Annotated[str, tyro.conf.arg(metavar="softmax|sigmoid|none", help_behavior_hint="")] = ""
     """Scores as probabilities of one label (softmax), of each label alone (sigmoid), or as they are; else as the model's config says."""
-    top: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Only the N best labels; 0: all."""
+    top: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
+    """The N best labels, a line each in a pipe; 0: all. Else JSON and a terminal have all, and a pipe the best, or all that apply."""
     long: Long = "error"
     """A text that is too long is an error, or is cut."""
     files: FilesOption = field(default_factory=Files)
@@ -62,8 +62,9 @@ def run(argv: list[str]) -> int:
         )
         for row, labels in found:
             best = dict(list(labels.items())[: options.top or None])
+            several = len(labels) > 1 and (function or model.function) == "sigmoid"
             read_fields = {"text": row.text} if row.beside is None else {"text": row.text, "pair": row.beside}
-            to.row(row, {**read_fields, "labels": best}, line, row, best, function, to)
+            to.row(row, {**read_fields, "labels": best}, line, row, best, function, to, several, options.top)
         tell_cut(cut)
     return 0
 
@@ -72,25 +73,33 @@ def _text(row: Row) -> str | tuple[str, str]:
     return row.text if row.beside is None else (row.text, row.beside)
 
 
-def line(row: Row, labels: Mapping[str, float], function: str | None, to: Sink) -> str:
-    """The best label, its score and the text; where somebody looks, every label with a bar."""
+def line(row: Row, labels: Mapping[str, float], function: str | None, to: Sink, several: bool, top: int | None) -> str:
+    """Label, score and text, a line each, of the labels that were asked for; where somebody looks, every label with a bar.
+
+    several: labels do not exclude each other, so without `top` all of them that are likelier than not are said, at least the best one.
+    """
     text = flat(row.text) + (f"  +  {flat(row.beside)}" if row.beside is not None else "")
     if not to.shows:
-        label, score = next(iter(labels.items()))
-        return f"{flat(label)}\t{score:.4f}\t{text}"
+        said = [label for i, label in enumerate(labels) if top is not None or _fits(i, labels[label], several)]
+        return "\n".join(f"{flat(label)}\t{labels[label]:.4f}\t{text}" for label in said)
     width = min(max(len(flat(label)) for label in labels), 40)
     # One label without a function is a figure (regression), not a probability.
     shares = function != "none" and (len(labels) > 1 or function is not None) and all(0.0 <= score <= 1.0 for score in labels.values())
     return "\n".join(
         [
             paint(short(text, lines=3), "bold"),
-            *(_label(flat(label), score, width, shares, not i) for i, (label, score) in enumerate(labels.items())),
+            *(_label(flat(label), score, width, shares, _fits(i, score, several)) for i, (label, score) in enumerate(labels.items())),
         ]
     )
 
 
-def _label(label: str, score: float, width: int, shares: bool, best: bool) -> str:
-    name = paint(f"{label:<{width}}", "green") if best else f"{label:<{width}}"
+def _fits(place: int, score: float, several: bool) -> bool:
+    """Is the label at this place (from the best) the model's answer, or one of them?"""
+    return place == 0 or (several and score >= 0.5)
+
+
+def _label(label: str, score: float, width: int, shares: bool, fits: bool) -> str:
+    name = paint(f"{label:<{width}}", "green") if fits else f"{label:<{width}}"
     return f"  {name}  {score:>6.1%}  {bar(score).rstrip()}" if shares else f"  {name}  {score:>8.3f}"
 
 

@@ -58,6 +58,7 @@ _CALLS = {
     "embed": 'print(model.embed(["How do I reset my password?"]).shape)',
     "rerank": 'print(model.rerank("the question", ["a text", "another text"]))',
 }
+_ALONE, _PAIRED = '"A text to be labelled."', '{"text": "A text to be labelled.", "text_pair": "The text beside it."}'
 KEYS = (
     "task.name", "task.labels", "task.loss", "task.class_weights", "data.long", "data.longest", "data.pack", "adapt.method", "adapt.rank",
     "adapt.alpha", "adapt.targets", "optim.name", "optim.lr", "optim.schedule", "optim.warmup", "optim.weight_decay", "train.batch",
@@ -203,7 +204,19 @@ def limits(run: Run) -> str:
 
 def command(run: Run, path: str) -> str:
     """The line for a terminal that uses the model at `path`."""
-    return f"quire {verb(run)} {path}{_WORDS[task(run)]}"
+    return f"quire {verb(run)} {path}{_WORDS[task(run)]}" + (' --pair "The text beside it."' if _pairs(run) else "")
+
+
+def _pairs(run: Run) -> bool:
+    """Whether the rows of a run that learned labels were pairs of texts."""
+    return task(run) == "classify" and run.data.get("pairs") is True
+
+
+def _call(run: Run) -> str:
+    """The line of Python that uses the model."""
+    if _pairs(run):
+        return 'print(model.classify([("A text to be labelled.", "The text beside it.")]))'
+    return _CALLS[task(run)].format(verb=verb(run))
 
 
 def use(run: Run) -> str:
@@ -211,7 +224,7 @@ def use(run: Run) -> str:
     pipe = "translation" if verb(run) == "translate" else "summarization" if verb(run) == "summarize" else _HUB[name][0]
     pipeline = f'from transformers import pipeline\n\nprint(pipeline("{pipe}", model="path/to/this/folder")'
     with_them = {
-        "classify": f'{pipeline}("A text to be labelled."))',
+        "classify": f"{pipeline}({_PAIRED if _pairs(run) else _ALONE}))",
         "tag": f'{pipeline}("Angela Merkel was born in Hamburg."))',
     }.get(
         name,
@@ -220,7 +233,7 @@ def use(run: Run) -> str:
     )
     return (
         f"## How to use it\n\n```sh\n{command(run, 'path/to/this/folder')}\n```\n\nFrom Python:\n\n"
-        f'```python\nimport quire\n\nmodel = quire.load("path/to/this/folder")\n{_CALLS[name].format(verb=verb(run))}\n```\n\n'
+        f'```python\nimport quire\n\nmodel = quire.load("path/to/this/folder")\n{_call(run)}\n```\n\n'
         f"With `transformers`:\n\n```python\n{with_them}\n```\n"
     )
 
@@ -272,7 +285,7 @@ With Quire, on its base:
 import quire
 
 model = quire.load("path/to/the/base", adapter="path/to/this/folder")
-{_CALLS[task(run)].format(verb=verb(run))}
+{_call(run)}
 ```
 
 With `peft`:

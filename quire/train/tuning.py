@@ -149,7 +149,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     given = contract.template is None and getattr(task, "contract", contract).template is not None
     ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, given)
     notes, cut = _notes(examples), [example.cut for example in examples if example.cut]
-    told = {"examples": len(examples), "cut": {"examples": len(cut), "tokens": sum(cut)}, "notes": notes}
+    pairs = any(getattr(row, "pair", None) is not None for row in sets.train)
+    told = {"examples": len(examples), "pairs": pairs, "cut": {"examples": len(cut), "tokens": sum(cut)}, "notes": notes}
     run.write("data.json", sets.json() | told | {"checks": ledger.json()})
     ledger.refuse()
     ours, every = counted(model)

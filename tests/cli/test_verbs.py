@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 
 import quire
+from quire.cli import classify
+from quire.cli.lines import Files, Row
 from quire.cli.main import main
 from quire.cli.paint import safe
+from quire.cli.results import Sink
 from quire.cli.rewrite import Writing
 from quire.cli.sampling import SamplingOptions
 from quire.errors import RecipeError
@@ -80,6 +84,25 @@ def test_classify_gives_labels_and_passes_the_rest_through(typed, folders, tmp_p
     assert line == f"{best}\t{labels[1][best]:.4f}\t{TEXTS[1]}  +  x\n"
     assert len(rows(typed("classify", "classify", "x", "--top", 1, "--json"))[0]["labels"]) == 1
     assert rows(typed("classify", "classify", "x", "--pair", "None", "--json"))[0]["pair"] == "None"
+
+
+def test_classify_says_as_many_labels_as_are_asked_for_or_apply(typed, folders):
+    (labels,), (alone,) = (quire.load(folders["classify"]).classify([TEXTS[0]], function) for function in (None, "sigmoid"))
+    for top, count in ((1, 1), (2, 2), (0, 3)):
+        assert typed("classify", "classify", TEXTS[0], "--top", top).splitlines() == [
+            f"{label}\t{score:.4f}\t{TEXTS[0]}" for label, score in list(labels.items())[:count]
+        ]
+    assert typed("classify", "classify", TEXTS[0]).count("\n") == 1  # labels that exclude each other: one answer
+    apply = [label for place, (label, score) in enumerate(alone.items()) if score >= 0.5 or place == 0]
+    found = typed("classify", "classify", TEXTS[0], "--function", "sigmoid").splitlines()
+    assert [line.split("\t")[0] for line in found] == apply
+
+
+@pytest.mark.parametrize(("scores", "said"), [((0.9, 0.6, 0.1), ["a", "b"]), ((0.4, 0.3, 0.1), ["a"])])
+def test_of_labels_that_do_not_exclude_each_other_all_that_apply_are_said(scores: tuple[float, ...], said: list[str]) -> None:
+    to = Sink(Files(), io.BytesIO())
+    text = classify.line(Row("x"), dict(zip("abc", scores)), None, to, True, None)
+    assert [line.split("\t")[0] for line in text.splitlines()] == said
 
 
 def test_classify_shows_bars_to_people_and_figures_as_they_are(typed, terminal):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,18 @@ def test_model_and_adapter_each_have_their_card(tmp_path: Path) -> None:
     assert "binding of the base | `" + "b9" * 32 in adapter and "150,000 of 22,860,000 (0.6562 %)" in adapter
     assert 'PeftModel.from_pretrained(base, "path/to/this/folder")' in adapter and "num_labels=2" in adapter
     assert not any(card.edited(path) for path in card.paths(folder)) and len(card.paths(folder)) == 3
+
+
+def test_a_model_that_learned_pairs_is_shown_with_one(tmp_path: Path) -> None:
+    folder = fake_tuned.make(tmp_path / "run", "classify")
+    data = json.loads((folder / "data.json").read_text())
+    (folder / "data.json").write_text(json.dumps(data | {"pairs": True}))
+    card.write(folder)
+    model, adapter = ((folder / name / "README.md").read_text() for name in ("model", "adapter"))
+    assert 'quire classify path/to/this/folder "A text to be labelled." --pair "The text beside it."\n' in model
+    assert '({"text": "A text to be labelled.", "text_pair": "The text beside it."}))' in model
+    for text in (model, adapter):
+        assert 'model.classify([("A text to be labelled.", "The text beside it.")])' in text
 
 
 @pytest.mark.parametrize(
