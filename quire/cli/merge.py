@@ -1,17 +1,23 @@
 """Merge an adapter into its base: a whole model folder that Quire and transformers open, proven to compute what the two did together.
 
 quire merge models/bert bert-adapter bert-merged
+
+quire merge runs/reviews reviews-merged
+
+A run alone stands for the base that its recipe names and the adapter that it left.
 """
 
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ..errors import RecipeError
 from .lines import Flag, parse
 from .paint import paint
 
@@ -24,12 +30,8 @@ Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
 
 @dataclass(frozen=True)
 class Merge:
-    base: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BASE")]
-    """The model folder that the adapter was trained on, or a pulled model's name."""
-    adapter: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ADAPTER")]
-    """The adapter's folder, of Quire or PEFT."""
-    out: Folder
-    """Where the model folder is written; it must be new or empty."""
+    places: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="BASE ADAPTER OUT | RUN OUT")]
+    """The model that the adapter was trained on, the adapter's folder (of Quire or PEFT), and a new or empty folder for the model."""
     dtype: Dtype = None
     """Of the weights; by default those of the base."""
     json: Flag = False
@@ -43,11 +45,29 @@ def run(argv: list[str]) -> int:
     from ..hub import locate
     from ..model import merge
 
-    merge(options.base, options.adapter, options.out, options.dtype)
-    opened = with_its_head(options.adapter, ModelFolder.open(locate(options.base)))
+    base, adapter, out = _places(options.places)
+    merge(base, adapter, out, options.dtype)
+    opened = with_its_head(adapter, ModelFolder.open(locate(base)))
     model = opened.build()
-    open_adapter(options.adapter, model, opened, None if not (options.adapter / "quire_adapter.json").exists() else _binding(options.base))
-    return proven("base and adapter", model, options.out, options.json)
+    open_adapter(adapter, model, opened, None if not (adapter / "quire_adapter.json").exists() else _binding(base))
+    return proven("base and adapter", model, out, options.json)
+
+
+def _places(given: tuple[str, ...]) -> tuple[str, Path, Path]:
+    """(base, adapter, out); of a run the base that its recipe names. Raises RecipeError."""
+    form = "The form is: quire merge BASE ADAPTER OUT, or quire merge RUN OUT"
+    if len(given) == 3:
+        return given[0], Path(given[1]), Path(given[2])
+    if len(given) != 2:
+        raise RecipeError(f"merge takes two or three folders; given: {' '.join(given) or 'none'}. {form}")
+    run, out = map(Path, given)
+    try:
+        start = tomllib.loads((run / "recipe.toml").read_text("utf-8"))["model"]["start"]
+    except (OSError, ValueError, KeyError, TypeError):
+        start = ""
+    if not isinstance(start, str) or not start:
+        raise RecipeError(f"{run} names no base: it has no recipe.toml with model.start. {form}")
+    return start, run / "adapter", out
 
 
 def _binding(base: str) -> Any:

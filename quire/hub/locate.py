@@ -35,6 +35,12 @@ def locate(path: Path | str) -> Path:
     if inside:
         more = f" ({len(inside)} such files)" if len(inside) > 1 else ""
         raise ModelError(f"{path} holds no config.json, but a {GGUF} file{more}, which is a model itself. Give it: {inside[0]}")
+    if (path / "adapter_config.json").is_file():
+        whole = f" The run that it is of has the model of both: {path.parent}" if (path.parent / "model" / "config.json").is_file() else ""
+        raise ModelError(
+            f"{path} is an adapter, not a model. Give its base, with --adapter {path} (Python: adapter=), or make one model of the two: "
+            f"quire merge BASE {path} OUT.{whole}"
+        )
     if (path / "adapter" / "adapter_config.json").is_file():
         raise ModelError(f"the run in {path} left a soft prompt, not a model. Give its base, with --adapter {path / 'adapter'}")
     if (path / "recipe.toml").is_file():

@@ -12,6 +12,7 @@ import quire
 from quire.adapt import LoRA, attach, attach_prompt, save_adapter, save_prompt
 from quire.binding import bound
 from quire.cli.main import main
+from quire.errors import ModelError
 from quire.families import ModelFolder, heads
 from tests.adapt.oracle import disturb
 from tests.small import write_model
@@ -48,6 +49,27 @@ def test_merge_proves_what_it_made(tuned: Path, capsys: pytest.CaptureFixture[st
     assert "not an empty folder" in error
     _, error = printed(capsys, "merge", tuned / "base", tuned / "base", tuned / "new", code=2)
     assert "adapter_config.json" in error and not (tuned / "new").exists()
+
+
+def test_an_adapter_alone_is_no_model(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = tuned / "run" / "adapter"
+    _, error = printed(capsys, "export", adapter, tuned / "whole", code=2)
+    assert f"{adapter} is an adapter, not a model. Give its base, with --adapter {adapter} (Python: adapter=)" in error
+    assert f"quire merge BASE {adapter} OUT" in error and "has the model of both" not in error
+    printed(capsys, "merge", tuned / "base", adapter, tuned / "run" / "model")
+    with pytest.raises(ModelError, match=f"has the model of both: {tuned / 'run'}$"):
+        quire.load(adapter)
+
+
+def test_merge_of_a_run_alone_takes_the_base_of_its_recipe(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tuned / "run"
+    _, error = printed(capsys, "merge", run, code=2)
+    assert "quire merge BASE ADAPTER OUT, or quire merge RUN OUT" in error and f"given: {run}" in error
+    _, error = printed(capsys, "merge", run, tuned / "whole", code=2)
+    assert "names no base" in error and "quire merge BASE ADAPTER OUT" in error
+    (run / "recipe.toml").write_text(f'[model]\nstart = "{tuned / "base"}"\n')
+    out, _ = printed(capsys, "merge", run, tuned / "whole")
+    assert "the same model" in out and "NOT" not in out and (tuned / "whole" / "config.json").is_file()
 
 
 def test_export_a_model_and_an_adapter(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
