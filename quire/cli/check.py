@@ -4,9 +4,10 @@ All that a training run checks before its first step, without training: repeated
 among the training rows, answers whose end is never learned, turns that the template drops, rows that are cut. Ends with 2 when a run
 would be refused. Without a model the rows alone are looked at.
 
-quire check RECIPE.toml takes rows, model and task from a recipe. Rows are split and read as `quire tune` and `quire train` would; any key of
-a recipe is an option too, as in --data.columns text=review label=stars or --data.held-out 0.2. --show prints rows as the model sees them, every token coloured by whether
-it is learned; --html writes the same as a page.
+quire check RECIPE.toml takes rows, model and task from a recipe. Rows are split and read as quire tune and quire train would; any key of a
+recipe is an option too, as in --data.columns text=review label=stars or --data.held-out 0.2.
+
+--show prints rows as the model sees them, every token coloured by whether it is learned; --html writes the same as a page.
 """
 
 from __future__ import annotations
