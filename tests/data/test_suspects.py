@@ -170,6 +170,16 @@ def test_a_split_never_holds_out_a_label_alone(tmp_path: object) -> None:
         assert {label for row in sets.held_out for label in row.labels} <= {label for row in sets.train for label in row.labels}  # type: ignore[attr-defined]
 
 
+def test_a_split_far_from_what_was_asked_says_so() -> None:
+    def last(train: int, held: int, asked: float) -> str:
+        return RowSets(counted(a=train), counted(b=held), [], asked=asked).lines()[-1]
+
+    assert "held out: 1 of 60 rows (1.7 %), where 10 % was asked for: figures on so few say little" in last(59, 1, 0.1)
+    assert "no figure will tell" in last(60, 0, 0.1)
+    assert "32 of 100 rows (32 %)" in last(68, 32, 0.1) and "stay on one side. Give rows with data.eval" in last(68, 32, 0.1)
+    assert "held out:" not in last(90, 12, 0.1) + last(60, 1, 0.0) and "held out:" in last(990, 12, 0.1)
+
+
 def test_label_names_stand_for_numbers(tmp_path: object) -> None:
     from pathlib import Path
 
