@@ -4,15 +4,17 @@ All that a training run checks before its first step, without training: repeated
 among the training rows, answers whose end is never learned, turns that the template drops, rows that are cut. Ends with 2 when a run
 would be refused. Without a model the rows alone are looked at.
 
-quire check RECIPE.toml takes rows, model and task from a recipe. --show prints rows as the model sees them, every token coloured by whether
-it is learned; --html writes the same as a page.
+quire check RECIPE.toml takes rows, model and task from a recipe. Rows are split and read as quire tune and quire train would; any key of a
+recipe is an option too, as in --data.columns text=review label=stars or --data.held-out 0.2.
+
+--show prints rows as the model sees them, every token coloured by whether it is learned; --html writes the same as a page.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +24,7 @@ import tyro
 from .. import recipe as recipes
 from ..errors import RecipeError
 from ..progress import coloured
+from ..train import defaults
 from ..train.recipe import TrainRecipe
 from .lines import Flag, parse
 from .paint import paint, safe
@@ -31,6 +34,11 @@ if TYPE_CHECKING:
     from ..data.ledger import Entry
     from ..train.examine import Examined
 
+USAGE = """usage: quire check DATA... [--model M] [--task T] [--eval FILE...] [--test FILE...]
+                   [--show [N]] [--html PAGE] [--json] [--key value ...]
+       quire check RECIPE.toml
+
+  DATA   files, folders or globs of rows: JSONL, CSV, CoNLL ...; quire check --help says more"""
 _SHOW = 3  # rows, where no number is given
 _PAGE = 12
 
@@ -58,8 +66,12 @@ class Check:
 
 
 def run(argv: list[str]) -> int:
-    options = parse(Check, "check", list(_with_number(argv)), __doc__)
-    recipe = recipe_of(options)
+    if not argv:
+        print(USAGE, file=sys.stderr)
+        return 2
+    own, keys = _divided(argv)
+    options = parse(Check, "check", list(_with_number(own)), __doc__)
+    recipe = recipe_of(options, keys)
     if (options.show or options.html) and not recipe.model.start:
         raise RecipeError("rows are shown as a model reads them: name it with --model.")
     if recipe.task.name in ("causal", "masked", "denoise") and not _of_rows(options):
@@ -84,6 +96,18 @@ def run(argv: list[str]) -> int:
     return 2 if found.ledger.refused else 0
 
 
+def _divided(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(this command's words, those for the recipe): an option with a dot in its name goes there, with the values behind it."""
+    own: list[str] = []
+    keys: list[str] = []
+    place = own
+    for word in argv:
+        if word.startswith("--"):
+            place = keys if "." in word.partition("=")[0] else own
+        place.append(word)
+    return own, keys
+
+
 def _with_number(argv: Sequence[str]) -> Iterator[str]:
     """A bare --show means a few rows."""
     for number, word in enumerate(argv):
@@ -96,19 +120,34 @@ def _of_rows(options: Check) -> bool:
     return not (len(options.data) == 1 and options.data[0].endswith(".toml"))
 
 
-def recipe_of(options: Check) -> TrainRecipe:
-    """The recipe that the options mean: the named one, or one of the rows; what else is given stands over it."""
+def recipe_of(options: Check, keys: Sequence[str] = ()) -> TrainRecipe:
+    """The recipe that the options mean: the named one, or one of the rows; what else is given stands over it, `keys` over all.
+
+    What is open is what is usual for a run on such rows, so that the split, and what leaks through it, is the run's.
+    """
+    where = "recipe"
+    if not options.data:
+        raise RecipeError("there are no rows. Name files of rows before the options: quire check reviews.csv --data.columns text=review")
     if _of_rows(options):
         if any(source.endswith(".toml") for source in options.data):
             raise RecipeError("a recipe stands alone: it names its rows itself.")
-        recipe = recipes.from_dict(TrainRecipe, {"data": {"sources": list(options.data)}})
+        values: dict[str, Any] = {"data": {"sources": list(options.data)}}
     else:
-        recipe = recipes.load(TrainRecipe, options.data[0], [], prog="quire check")
-    recipes.from_dict(TrainRecipe, {"task": {"name": options.task or recipe.task.name}})  # a task that is there
+        where = options.data[0]
+        values = recipes.read(where)
+    named = recipes.from_dict(TrainRecipe, values, where)  # strict, before anything stands over it
+    recipes.from_dict(TrainRecipe, {"task": {"name": options.task or named.task.name}})  # a task that is there
     over = {"data.eval": options.eval, "data.test": options.test, "data.longest": options.longest}
     for key, value in (over | {"model.start": options.model, "task.name": options.task}).items():
-        recipe = recipes.replace(recipe, key, value) if value else recipe
-    return recipe
+        table, _, name = key.partition(".")
+        values |= {table: {**values.get(table, {}), name: value}} if value else {}
+
+    def usual(recipe: TrainRecipe) -> Mapping[str, Any]:
+        if recipe.task.name not in defaults.SUPERVISED and not _of_rows(options):
+            return {}
+        return {choice.key: choice.value for choice in defaults.left_open(recipe, defaults.of_data(recipe.task.name))}
+
+    return recipes.over(TrainRecipe, values, keys, "quire check", usual, where)
 
 
 def _corpus(recipe: TrainRecipe, as_json: bool) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import durable
 from .. import recipe as recipes
-from ..errors import RecipeError, nearest
+from ..errors import DataError, RecipeError, nearest
 from ..train import defaults
 from ..train.recipe import TrainRecipe
 from .tables import show
@@ -179,6 +179,7 @@ def settle(values: dict[str, Any], keys: Sequence[str]) -> tuple[TrainRecipe, st
         warnings.simplefilter("ignore", recipes.RecipeWarning)  # said once, of the recipe that is run
         recipe = recipes.over(TrainRecipe, values, keys, "quire tune")
     from .. import hub
+    from ..data.columns import AmbiguousRows
     from ..families import ModelFolder
     from ..train.tuning import load_rows
 
@@ -187,13 +188,26 @@ def settle(values: dict[str, Any], keys: Sequence[str]) -> tuple[TrainRecipe, st
     asked = recipe.task.name in TASKS
     if asked:
         _fits(recipe.task.name, opened, recipe)
-    sets = load_rows(recipe)
+    try:
+        sets = load_rows(recipe)
+    except AmbiguousRows as error:
+        ways = _tasks_of(error.schemas, opened)
+        if asked or not ways:
+            raise
+        raise DataError(f"{error} Or name the task: {' or '.join(ways)}.") from error
     row = sets.train[0]
     name: str = recipe.task.name
     why = "as asked"
     if not asked:
         name, why = task_of(row.schema, row.where, opened, folder, recipe)
     return recipes.replace(recipe, "task.name", name), why, len(sets.train)
+
+
+def _tasks_of(schemas: Sequence[str], opened: ModelFolder) -> list[str]:
+    """The options that decide between kinds of rows, of the tasks that this model can learn."""
+    kind = opened.model_config.kind
+    fit = [f"--task {name}" for schema in schemas for name, (rows, kinds) in TASKS.items() if schema in rows and kind in kinds]
+    return list(dict.fromkeys(fit))
 
 
 def _fits(task: str, opened: ModelFolder, recipe: TrainRecipe) -> None:

@@ -22,6 +22,14 @@ from .values import Cells, Wrong, is_there, named
 AUTO = "auto"
 
 
+class AmbiguousRows(DataError):
+    """Rows that can be read as several schemas. schemas: these."""
+
+    def __init__(self, message: str, schemas: Sequence[str]) -> None:
+        super().__init__(message)
+        self.schemas = tuple(schemas)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How records are read. places: {our name: the file's}; keys: the first record's columns; beside: ones that may come and go.
@@ -144,7 +152,8 @@ def settle(record: Record, schema: str, columns: Mapping[str, str], reading: Rea
         ways = " or as ".join(fit.words() for fit in whole)
         schemas = list(dict.fromkeys(fit.form.schema for fit in whole))
         decide = f"data.schema to {' or '.join(map(repr, schemas))}" if len(schemas) > 1 else "data.columns, for example text=COLUMN"
-        raise DataError(f"{record.where} can be read as {ways}. Say which is meant: set {decide}.")
+        said = f"{record.where} can be read as {ways}. Say which is meant: set {decide}."
+        raise AmbiguousRows(said, schemas) if len(schemas) > 1 else DataError(said)
     for ours, clash in whole[0].clashes.items():
         options = " or ".join(f"'{ours}={place}'" for place in clash)
         raise DataError(
@@ -180,8 +189,19 @@ def _listed(fields: Mapping[str, Any]) -> str:
     return ", ".join(shown(name, 60) for name in list(fields)[:20]) or "none"
 
 
+def _separator(fields: Mapping[str, Any]) -> str:
+    """What to do about a file of tables whose only column has a name like several: its values are parted by another sign."""
+    only = next(iter(fields)) if len(fields) == 1 else ""
+    for mark, what in ((";", "semicolons: save it with commas"), ("\t", "tabs: name the file .tsv")):
+        if mark in only:
+            return f"That is one column, and its name looks like several: the values seem to be parted by {what}."
+    return ""
+
+
 def _nothing(record: Record, schema: str, columns: Mapping[str, str], fits: list[_Fit]) -> str:
     has = f"{record.where} has the columns {_listed(record.fields)}"
+    if apart := _separator(record.fields):
+        return f"{has}. {apart}"
     translation = record.fields.get("translation")
     if isinstance(translation, Mapping) and len(translation) > 1:
         one, two = list(translation)[:2]

@@ -14,8 +14,11 @@ from ..errors import DataError
 from ..tasks.tuning.schemas import Labelled, Row, labels_of
 from . import pydoc_questions
 from .columns import rows as as_rows
+from .ledger import share as share_of
 from .overlap import without_copies
 from .records import parse_columns, parse_names, read
+
+_LEAST = 10  # rows held out, below which a figure says little
 
 
 @dataclass
@@ -27,6 +30,7 @@ class RowSets:
     test: list[Row]
     repeated: dict[str, int] = field(default_factory=dict)
     overlapping: int = 0  # training rows that were left out because the evaluation reads them too
+    asked: float = 0.0  # the share that was to be held out; 0: none, or rows of its own
 
     def json(self) -> dict[str, Any]:
         sizes = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
@@ -36,7 +40,19 @@ class RowSets:
         sizes = f"{len(self.train):,} rows to train on, {len(self.held_out):,} held out, {len(self.test):,} to test on"
         left = {f"repeated {name} rows": count for name, count in self.repeated.items()}
         left["training rows that the evaluation reads too"] = self.overlapping
-        return [sizes, *(f"left out: {count:,} {what}" for what, count in left.items() if count)]
+        return [sizes, *(f"left out: {count:,} {what}" for what, count in left.items() if count), *self._far()]
+
+    def _far(self) -> list[str]:
+        """Says where the share that came out is not the one that was asked for, or too small to measure on."""
+        held, of = len(self.held_out), len(self.train) + len(self.held_out) + self.overlapping
+        if not self.asked or (held >= _LEAST and self.asked / 2 <= held / of <= self.asked * 2):
+            return []
+        why = "figures on so few say little" if held < _LEAST else "rows of one text or context stay on one side"
+        why = why if held else "no figure will tell which weights are best"
+        return [
+            f"held out: {share_of(held, of)}, where {100 * self.asked:.2g} % was asked for: {why}. Give rows with data.eval, or another "
+            "data.held_out."
+        ]
 
 
 def load(
@@ -86,6 +102,7 @@ def load(
         for row in sets.train:
             sides[int.from_bytes(row.side()[:8], "big") < cut].append(row)
         sets.train, sets.held_out = _labels_trained(*sides)
+        sets.asked = share
     if drop_overlap:
         sets.train, sets.overlapping = without_copies(sets.train, [*sets.held_out, *sets.test])
     return sets

@@ -156,14 +156,17 @@ def _slip(one: str, other: str) -> bool:
 
 
 def label_unknown(train: Sequence[Row], held: Sequence[Row]) -> Finding | None:
+    """Rows, each once with all its unknown labels: a row of tags may have the same one many times."""
     known = {label for row in train for label in labels_of(row)}
-    unknown = [(row, label) for row in held for label in labels_of(row) if label not in known] if known else []
+    lacking = ((row, [label for label in dict.fromkeys(labels_of(row)) if label not in known]) for row in held)
+    unknown = [(row, labels) for row, labels in lacking if labels] if known else []
     if not unknown:
         return None
-    names = ", ".join(map(repr, sorted({label for _, label in unknown})[:SHOWN]))
-    rows = first(f"{row.where}: {label!r}{nearest(label, sorted(known))}" for row, label in unknown)
-    says = f"{_rows(len({id(row) for row, _ in unknown}))} of the evaluation have labels that no training row has: {names}."
-    fix = f"Mend them, or add training rows with those labels. The training rows have: {', '.join(sorted(known)[:20])}."
+    names = ", ".join(map(repr, sorted({label for _, labels in unknown for label in labels})[:SHOWN]))
+    order = sorted(known)
+    rows = first(f"{row.where}: " + ", ".join(f"{label!r}{nearest(label, order)}" for label in labels[:SHOWN]) for row, labels in unknown)
+    says = f"{_rows(len(unknown))} of the evaluation have labels that no training row has: {names}."
+    fix = f"Mend them, or add training rows with those labels. The training rows have: {', '.join(order[:20])}."
     return Finding(True, says, rows, fix, len(unknown), key="A label that is never trained cannot be evaluated, so this cannot be allowed.")
 
 

@@ -78,12 +78,13 @@ _FEW, _LEAST_STEPS, _MOST_EPOCHS = 1000, 200, 20
 
 def choices(case: Case) -> list[Choice]:
     """Every setting that is usual for `case`, in the order of the recipe's tables."""
-    return [*_data(case), *_task(case), *_optim(case), *_train(case)]
+    return [*of_data(case.task), *_task(case), *_optim(case), *_train(case)]
 
 
-def _data(case: Case) -> list[Choice]:
+def of_data(task: str) -> list[Choice]:
+    """What decides how rows are split and read, which `quire check` does without training; task: '' where it is not known yet."""
     found = [Choice("data.held_out", 0.1, "a tenth of the rows tells which weights are best; give rows of your own with data.eval")]
-    if case.task == "classify":
+    if task == "classify":
         found.append(Choice("data.long", "head-tail", "of a long text its beginning and its end are read (Sun et al. 2019)"))
     return found
 

@@ -12,6 +12,8 @@ from benchmarks.faults import ours
 from benchmarks.faults.seeds import Row, chats, labelled, tagged
 from quire.cli import check
 from quire.cli.main import main
+from quire.train import defaults
+from quire.train.recipe import TrainRecipe
 
 
 def rows(path: Path, found: tuple[Row, ...]) -> str:
@@ -88,3 +90,37 @@ def test_the_names_of_tags_do_not_steer_a_terminal(monkeypatch: pytest.MonkeyPat
     piece = {"text": "a", "learned": True, "special": False, "label": "B-\x1b]0;title\x07"}
     lines = check.painted({"where": "rows:1", "answers": [], "cut": 0, "parts": [[piece]]})
     assert "\x07" not in "".join(lines) and "\x1b]" not in "".join(lines)
+
+
+def test_rows_are_split_as_a_run_splits_them(tmp_path: Path) -> None:
+    source = rows(tmp_path / "rows.jsonl", labelled())
+
+    def recipe(*words: str) -> TrainRecipe:
+        return check.recipe_of(check.Check((source,), task="classify"), words)
+
+    tuned = defaults.load(None, ["--task.name", "classify", "--data.sources", source], "quire tune")
+    assert recipe().data == tuned.data and recipe().data.held_out == 0.1
+    assert check.recipe_of(check.Check((source,))).data.held_out == 0.1  # the task is told by the rows
+    assert recipe("--data.held-out", "0.2").data.held_out == 0.2
+    (tmp_path / "recipe.toml").write_text(f'[data]\nsources = ["{source}"]\nheld_out = 0.3\n[task]\nname = "classify"\n')
+    assert check.recipe_of(check.Check((str(tmp_path / "recipe.toml"),))).data.held_out == 0.3
+
+
+def test_keys_of_a_recipe_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"a review of number {number},{'good' if number % 2 else 'bad'}\n" for number in range(30)]
+    (tmp_path / "rows.csv").write_text("review,verdict\n" + "".join(lines))
+    words = ["check", str(tmp_path / "rows.csv"), "--json"]
+    assert main(words) == 2 and "Set data.columns" in capsys.readouterr().out
+    assert main([*words, "--data.columns", "text=review", "label=verdict"]) == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "labelled"
+    (tmp_path / "rows.csv").write_text("".join(lines))
+    named = ["--data.names", "review", "verdict", "--data.columns", "text=review", "label=verdict", "--task", "classify"]
+    assert main([*words, *named]) == 0
+    assert json.loads(capsys.readouterr().out)["task"] == ""  # no model, so nothing was read as a task reads it
+
+
+def test_without_arguments_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check"]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("usage: quire check DATA...") and not told.out
+    assert main(["check", "--data.held-out", "0.1"]) == 2 and "there are no rows" in capsys.readouterr().err

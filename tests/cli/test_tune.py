@@ -78,6 +78,14 @@ def test_two_tasks_are_refused_with_both_readings(models: dict[str, str], file: 
     assert recipe.task.name == "embed" and why == "as asked"
 
 
+def test_rows_of_two_readings_are_decided_by_naming_the_task(models: dict[str, str], file: Rows) -> None:
+    rows = file({"sentence1": "a dog {}", "sentence2": "a hound {}", "score": 3.5}, 4)
+    said = refused(models, [models["encoder"], rows], DataError)
+    assert "Or name the task: " in said and "--task classify" in said and "--task embed" in said
+    for task in ("classify", "embed"):
+        assert tune.settle(tune.tables(tune.taken_apart([models["encoder"], rows, "--task", task])), [])[0].task.name == task
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

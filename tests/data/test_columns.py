@@ -323,3 +323,9 @@ def test_real_data(data_folder: Path, source: str, count: int, kind: type[Row], 
         options = options | {"label_names": columns.class_names(data_folder / "classification/ag_news/classes.txt", first=1)}
     found = list(columns.rows(read([f"{data_folder}/{source.format(f'{data_folder}/')}"], names), **options))
     assert len(found) == count and {type(row) for row in found} == {kind}
+
+
+def test_one_column_whose_name_holds_a_separator_is_said_to_be_several() -> None:
+    assert "is one column, and its name looks like several: the values seem to be parted by semicolons" in refusal({"text;label": "a;b"})
+    assert "parted by tabs: name the file .tsv" in refusal({"text\tlabel": "a\tb"}, columns={}, schema="labelled")
+    assert "looks like several" not in refusal({"text;label": "a", "other": "b"})

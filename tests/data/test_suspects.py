@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from quire.data import overlap, suspects
-from quire.data.ledger import CHECKS, Finding, Ledger
+from quire.data.ledger import CHECKS, Entry, Finding, Ledger
 from quire.data.rows import RowSets, load
 from quire.errors import DataError, RecipeError
 from quire.tasks.tuning.schemas import Chat, Labelled, Prompt, Question, Row, Tagged
@@ -64,6 +64,15 @@ def test_labels_of_the_evaluation_must_be_trained() -> None:
     text = said(suspects.label_unknown(counted(good=3, bad=3), labelled(("x", "god"), name="test.csv")))
     assert "1 row of the evaluation have labels that no training row has: 'god'" in text
     assert "test.csv:1: 'god' Did you mean 'good'?" in text
+
+
+def test_a_row_with_one_unknown_tag_many_times_is_one_row() -> None:
+    train = [Tagged(("a", "b"), ("O", "B-PER"), where="train:1")]
+    held = [Tagged(("a", "b", "c"), ("B-LOC", "B-LOC", "B-ORG"), where=f"test:{n}") for n in range(4)]
+    finding = suspects.label_unknown(train, held)
+    assert finding is not None and finding.count == 4 == len(finding.rows) and len(set(finding.rows)) == 4
+    assert "4 rows of the evaluation" in finding.says and finding.rows[0].startswith("test:0: 'B-LOC'") and "'B-ORG'" in finding.rows[0]
+    assert not any(line.startswith("  and ") for line in Entry("label-unknown", "refused", 0.0, finding).lines())
 
 
 def test_empty_and_equal_answers() -> None:
@@ -159,6 +168,16 @@ def test_a_split_never_holds_out_a_label_alone(tmp_path: object) -> None:
     for share in (0.3, 0.6, 0.9):
         sets = load([str(path)], share=share)
         assert {label for row in sets.held_out for label in row.labels} <= {label for row in sets.train for label in row.labels}  # type: ignore[attr-defined]
+
+
+def test_a_split_far_from_what_was_asked_says_so() -> None:
+    def last(train: int, held: int, asked: float) -> str:
+        return RowSets(counted(a=train), counted(b=held), [], asked=asked).lines()[-1]
+
+    assert "held out: 1 of 60 rows (1.7 %), where 10 % was asked for: figures on so few say little" in last(59, 1, 0.1)
+    assert "no figure will tell" in last(60, 0, 0.1)
+    assert "32 of 100 rows (32 %)" in last(68, 32, 0.1) and "stay on one side. Give rows with data.eval" in last(68, 32, 0.1)
+    assert "held out:" not in last(90, 12, 0.1) + last(60, 1, 0.0) and "held out:" in last(990, 12, 0.1)
 
 
 def test_label_names_stand_for_numbers(tmp_path: object) -> None:
