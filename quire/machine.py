@@ -22,12 +22,13 @@ DType = Literal["fp32", "bf16", "fp16"]
 
 @cache
 def threads() -> int:
-    """Processors that this process may use: its affinity, cut by the container's quota (cgroup v2 or v1)."""
+    """Processors that this process may use: its affinity, cut by the container's quota (cgroup v2 or v1) and by OMP_NUM_THREADS."""
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for quota, period in (_cgroup_v2_cpu(), _cgroup_v1_cpu()):
         if quota > 0 and period > 0:
             granted = min(granted, max(1, quota // period))
-    return granted
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": the second is for threads that start threads
+    return min(granted, max(1, int(asked))) if asked.isdecimal() else granted
 
 
 def _read(path: str) -> str:

@@ -15,6 +15,16 @@ def test_the_container_quota_cuts_the_threads(monkeypatch: pytest.MonkeyPatch) -
     machine.threads.cache_clear()
 
 
+def test_fewer_threads_that_were_asked_for_are_kept_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
+    monkeypatch.setattr(machine, "_read", lambda path: "")
+    for asked, granted in (("1", 1), ("3,2", 3), ("9", 4), ("0", 1), ("", 4), ("many", 4)):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        machine.threads.cache_clear()
+        assert machine.threads() == granted
+    machine.threads.cache_clear()
+
+
 def test_memory_is_what_the_system_says() -> None:
     total, available = machine.memory()
     assert 0 < available <= total

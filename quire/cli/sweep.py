@@ -159,7 +159,7 @@ def combinations(file: Path, tries: dict[str, list[Any]], seeds: int, words: Seq
         raise RecipeError(
             f"{len(grid)} combinations with {seeds} seeds are {len(grid) * seeds:,} runs; at most {_MOST} are run in one sweep."
         )
-    written = recipes.read(file)
+    written = defaults.replaced(recipes.read(file), [*words, *(f"--{key}={values[0]}" for key, values in tries.items())])
     entries = []
     for values in grid:
         tried = recipes.above({}, values)

@@ -12,7 +12,7 @@ et al. 2020 (few rows), Raffel et al. 2020 (T5), Vaswani et al. 2017, Karpukhin 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,4 +181,23 @@ def usual(recipe: TrainRecipe) -> dict[str, Any]:
 
 def load(path: Path | str | None, words: Sequence[str], prog: str) -> TrainRecipe:
     """A recipe file with `--key value` options over it, and below both what is usual for such a run."""
-    return recipes.load(TrainRecipe, path, words, prog, usual)
+    return recipes.over(TrainRecipe, replaced(recipes.read(path), words) if path else {}, words, prog, usual, str(path))
+
+
+def replaced(values: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The tables of a recipe file without its budget where an option gives another. Two that stand in the file stay, to be refused."""
+    part = values.get("train")
+    if not isinstance(part, Mapping) or not _budgets(words):
+        return dict(values)
+    given = [name for name in BUDGETS if part.get(name)]
+    return {**values, "train": {name: value for name, value in part.items() if [name] != given}}
+
+
+def _budgets(words: Sequence[str]) -> list[str]:
+    """The budgets that options give; 0 gives none."""
+    found = []
+    for word, after in zip(words, [*words[1:], ""]):
+        key, equals, value = word.partition("=")
+        if key.startswith("--train.") and key.removeprefix("--train.") in BUDGETS and (value if equals else after).strip("0."):
+            found.append(key)
+    return found

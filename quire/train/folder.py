@@ -9,6 +9,7 @@ metrics.jsonl samples.jsonl surprise.jsonl evaluation.json data/ tokenizer/ chec
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import shutil
@@ -100,6 +101,15 @@ class RunFolder:
             path.unlink(missing_ok=True)
         for folder in (self.data, self.tokenizer, self.path / "start"):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def leave(self, made: bool) -> None:
+        """Removes the lock of a run that never began, and with it the folder where it was `made` for the run and nothing is in it."""
+        if any(inside.name != "LOCK" for inside in self.path.iterdir()):
+            return
+        (self.path / "LOCK").unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):  # somebody put something there
+                self.path.rmdir()
 
     def read_recipe(self) -> TrainRecipe:
         with warnings.catch_warnings():

@@ -79,6 +79,7 @@ def train(
     """
     recipe = settle(recipe)
     hooks = meters.trackers(recipe.log.hooks)
+    made = not Path(recipe.out).exists()
     run = RunFolder.fresh(recipe.out)
     with run.lock():
         RunFolder.fresh(recipe.out)  # nobody came first while we waited for the lock
@@ -87,6 +88,7 @@ def train(
             return _sitting(run, recipe, Meters(run.path, observers, hooks), None, stop_at, say, on_plan)
         except QuireError:
             run.forget_unbegun()
+            run.leave(made)
             raise
 
 

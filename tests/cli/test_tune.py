@@ -152,6 +152,16 @@ def test_a_recipe_file_and_options_stand_over_what_is_usual(models: dict[str, st
     assert (found.optim.lr, found.optim.warmup, found.optim.final) == (1e-4, 0.5, 0.3)
     assert (found.train.steps, found.train.epochs, found.data.held_out) == (7, 0.0, 0.1)
     assert defaults.load(path, ["--adapt.method", "lora"], "quire train").optim.lr == 1e-3
+    for words, budget in (
+        (["--train.epochs", "3"], (0, 3.0)),
+        (["--train.epochs=0"], (7, 0.0)),
+        (["--train.epochs", "0", "--train.steps=9"], (9, 0.0)),
+        (["--train.steps=9", "--train.epochs", "3"], (9, 3.0)),  # two at one place are refused later
+    ):
+        found = defaults.load(path, words, "quire train")
+        assert (found.train.steps, found.train.epochs) == budget
+    both = {"train": {"steps": 7, "epochs": 2.0}}
+    assert defaults.replaced(both, ["--train.minutes", "3"]) == both
     path.write_text("[train]\nsteps = 7\n")
     assert defaults.load(path, [], "quire train") == recipes.load(TrainRecipe, path)  # running text has its own
 

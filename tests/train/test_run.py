@@ -258,6 +258,11 @@ def test_a_corpus_smaller_than_a_batch_is_refused_with_numbers(tiny: Tiny, tmp_p
     (tmp_path / "small.txt").write_text("too little text\n" * 3)
     with pytest.raises(DataError, match=r"smaller than one batch: it has 14 tokens.* a batch needs 4 rows \(128 tokens\)"):
         train(tiny(**{"data.sources": (str(tmp_path / "small.txt"),)}))
+    assert not (tmp_path / "run").exists(), "nothing is left of a run that never began"
+    (tmp_path / "run").mkdir()
+    with pytest.raises(DataError, match="smaller than one batch"):
+        train(tiny(**{"data.sources": (str(tmp_path / "small.txt"),)}))
+    assert not list((tmp_path / "run").iterdir()), "a folder that was there stays, empty as it was"
     assert train(tiny(), stop_at=1).outcome.step == 1, "a run that never began leaves its folder free"
 
 

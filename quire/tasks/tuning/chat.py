@@ -38,7 +38,7 @@ _TOGETHER = 32  # answers that are written at once
 _LONGER = 2  # an answer may become so many times as long as the longest that was wanted, or _LEAST tokens
 _LEAST = 64
 _SAMPLES = 4
-_GLANCED = 50  # rows that are answered while a model learns
+_GLANCED = 16  # rows that are answered while a model learns: an answer costs as much as several steps
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,11 @@ class Chat:
         examples = self.examples(rows)
         judged: list[Judged] = by_length(examples, lambda part: self._judged(model, part), budget(model))
         tokens = [float(one.tokens) for one in judged]
-        loss = ratio_interval([one.nats for one in judged], tokens)
+        nats = [one.nats for one in judged]
+        if not np.isfinite(nats).all():  # such a model writes nothing, and there is no interval around what is no number
+            gone = sum(nats) / sum(tokens)
+            return Evaluation({"loss": gone, "perplexity": float(np.exp(gone))}, found=[{} for _ in judged])
+        loss = ratio_interval(nats, tokens)
         accuracy = ratio_interval([float(one.right) for one in judged], tokens)
         found: list[dict[str, Any]] = [{"loss": round(one.nats / one.tokens, 4)} for one in judged]
         figures = {"loss": loss.value, "perplexity": float(np.exp(loss.value)), "accuracy": accuracy.value}

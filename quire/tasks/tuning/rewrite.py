@@ -7,6 +7,7 @@ beams, the longest answer) goes into the model's config.json, and the figures of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,7 +35,7 @@ from .schemas import Rewrite, Row
 
 Best = Literal["loss", "bleu", "rouge"]
 _FIGURE = {"loss": "loss", "bleu": "bleu", "rouge": "rougeL"}
-_GLANCED = 100  # rows that are written out while a model learns, where its loss decides
+_GLANCED = 32  # rows that are written out while a model learns, where its loss decides
 _SHOWN = 4  # rows of which a person sees the answers
 _LONGER = 1.5  # an answer may be so many times as long as the longest that was learned
 
@@ -173,6 +174,8 @@ class Rewriting:
 
     def _evaluated(self, model: Transformer, rows: Sequence[Rewrite], beams: int, most: int) -> Evaluation:
         losses, counts = self._losses(model, rows)
+        if not np.isfinite(losses).all():  # such a model writes nothing, and there is no interval around what is no number
+            return Evaluation({self.metric: math.nan, "loss": sum(losses) / sum(counts)}, found=[{} for _ in rows])
         shown = rows[:most]
         found = self._written(model, shown, beams)
         texts, wanted = [one.text for one in found], [row.target for row in shown]

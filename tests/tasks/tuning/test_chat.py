@@ -308,6 +308,14 @@ def test_answers_are_those_of_the_opened_model(folder: Path, contract: Contract,
     assert set(none.figures) == {"loss", "perplexity", "accuracy"} and all("answer" not in one for one in none.found)
 
 
+def test_a_model_that_gives_no_numbers_has_a_figure_that_is_none(folder: Path, contract: Contract) -> None:
+    model = ModelFolder.open(folder).build()
+    with torch.no_grad():
+        model.decoder.norm.weight.fill_(float("nan"))  # type: ignore[union-attr]
+    found = task(contract).evaluate(model, ROWS)
+    assert np.isnan(found.figures["loss"]) and not found.intervals and len(found.found) == len(ROWS)
+
+
 def test_rows_to_be_answered_are_spread_and_whole(contract: Contract, model: Transformer) -> None:
     rows: list[Row] = [chat(f"Count to {number}", f"{number}") for number in range(9)]
     long = chat("Who? " * 4, "The quick brown fox jumps over the lazy dog. " * 8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,16 @@ def test_the_loss_that_is_reported_is_without_smoothing(folder: Path) -> None:
     assert found.figures["loss"] == pytest.approx(float(total) / count, rel=1e-4)
     assert len(found.found) == len(ROWS) and {"bleu", "rougeL", "ended"} <= found.figures.keys()
     assert smooth.describe() != plain.describe()
+
+
+@pytest.mark.parametrize("best", ["loss", "bleu"])
+def test_a_model_that_gives_no_numbers_has_a_figure_that_is_none(folder: Path, best: Any) -> None:
+    model = ModelFolder.open(folder).build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    found = task(folder, best=best).evaluate(model, ROWS)
+    assert math.isnan(found.figures["loss"]) and math.isnan(found.figures[best]) and not found.intervals
 
 
 # -- runs ----------------------------------------------------------------------------------------------------------------------------
