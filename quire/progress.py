@@ -25,11 +25,17 @@ def duration(seconds: float) -> str:
 
 
 def count(number: float) -> str:
-    """1234567 -> '1.23M'."""
+    """1234567 -> '1.23M', 322.374 -> '322': three digits."""
+    number = float(f"{number:.3g}")  # first, so that 999,999 is 1M
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= limit:
             return f"{number / limit:.3g}{unit}"
     return f"{number:g}"
+
+
+def many(number: int, word: str) -> str:
+    """(1, 'row') -> '1 row', (1200, 'row') -> '1,200 rows'."""
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
 def coloured(out: TextIO) -> bool:

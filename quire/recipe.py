@@ -7,6 +7,7 @@ value outside a field's `usual` range is allowed with a warning that says the ra
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import typing
 import warnings
@@ -140,14 +141,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def check_usual(recipe: Any, prefix: str = "") -> None:
-    """Warns of each value that lies outside its field's usual range."""
+    """Warns of each value that lies outside its field's usual range, unless whoever reads the recipe refuses it anyway."""
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         if dataclasses.is_dataclass(value):
             check_usual(value, f"{prefix}{field.name}.")
         elif "usual" in field.metadata:
             low, high = field.metadata["usual"]
-            if value != field.default and not low <= value <= high:
+            if value != field.default and not low <= value <= high and value > field.metadata.get("above", -math.inf):
                 warnings.warn(f"{prefix}{field.name} = {value} lies outside the usual range {low} to {high}", RecipeWarning, stacklevel=3)
 
 

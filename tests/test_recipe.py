@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,10 @@ def test_a_misspelt_option_names_the_nearest(capsys: pytest.CaptureFixture[str])
         recipe.load(TrainRecipe, None, ["--train.stepz", "5"])
     assert stopped.value.code == 2
     assert "--train.steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--train.batch", "0"], ["--optim.lr", "0"], ["--optim.lr", "-1"]])
+def test_what_is_an_error_is_not_warned_of_as_well(words: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipe.override(TrainRecipe(), words)

@@ -122,7 +122,9 @@ def _no_match(target: str, model: Transformer, known: dict[str, nn.Module], plac
         )
     ours, theirs = list(known), [places.ours[name].theirs for name in known]
     words = [ALL, *dict.fromkeys([*map(_short, ours), *(name.rpartition(".")[2] for name in theirs)])]
-    near = _nearest(target, [*words, *ours, *theirs])
+    bare = re.sub(r"proj|[_-]", "", target.lower())  # 'q_proj' of another family is the 'q' of 'attn.q'
+    alike = [word for word in words if word.rpartition(".")[2] == bare]
+    near = _nearest(target, [*words, *ours, *theirs]) or _nearest(alike[0] if alike else "", alike)
     return f"the target {target!r} matches no layer.{near} Allowed: {', '.join(words)}; patterns with *."
 
 

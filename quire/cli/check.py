@@ -23,7 +23,7 @@ import tyro
 
 from .. import recipe as recipes
 from ..errors import RecipeError
-from ..progress import coloured
+from ..progress import coloured, many
 from ..train import defaults
 from ..train.recipe import TrainRecipe
 from .lines import Flag, parse
@@ -206,7 +206,7 @@ def _table(found: Examined) -> None:
         print(line)
     refused = len(found.ledger.refused)
     end = f"{refused} of them would refuse a run" if refused else "a run would begin"
-    print(f"{len(found.ledger.entries)} checks in {found.seconds:.1f} s, reading included: {end}")
+    print(f"{many(len(found.ledger.entries), 'check')} in {found.seconds:.1f} s, reading included: {end}")
     if found.sets and not found.examples and not refused:
         print("The rows alone were looked at. With --model they are looked at as that model reads them.")
 

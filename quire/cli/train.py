@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import durable
-from ..progress import Progress, count
+from ..progress import Progress, count, many
 from ..report.supervised import called, say
 from ..train import defaults
 from ..train.recipe import TrainRecipe
@@ -108,7 +108,7 @@ def tuned(result: Result) -> list[str]:
         said = [f"{words.called(name, words.task(run))} {words.say(name, split.figures[name])}" for name in names if name in split.figures]
         if said and first in split.intervals:
             said[0] += f" (95 % interval {words.between(first, split.intervals[first])})"
-        lines.append(f"{split.called}, {split.rows:,} rows: {', '.join(said)}")
+        lines.append(f"{split.called}, {many(split.rows, 'row')}: {', '.join(said)}")
     if not lines:
         lines.append("nothing was held out, so there is no held-out figure")
     adapter = result.folder / "adapter"

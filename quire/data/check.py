@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import DataError, RecipeError
+from ..progress import many
 from .sources import Source, Tally, read, split
 
 _SHOWN = 2  # examples a line; the report in the run folder has more
@@ -62,13 +63,13 @@ class Report:
     def lines(self) -> list[str]:
         """For the terminal."""
         out = [
-            f"{_count(self.documents, 'document')}, {_size(self.bytes)} of text from {_count(self.files, 'file')}; "
+            f"{many(self.documents, 'document')}, {_size(self.bytes)} of text from {many(self.files, 'file')}; "
             f"the longest is {self.longest_name} with {_size(self.longest)}"
         ]
         if len(self.sources) > 1:
-            out += [f"  {s.name}: {_count(s.documents, 'document')}, {_size(s.bytes)}, weight {s.weight:g}" for s in self.sources]
+            out += [f"  {s.name}: {many(s.documents, 'document')}, {_size(s.bytes)}, weight {s.weight:g}" for s in self.sources]
         share = self.held_out_bytes / self.bytes
-        out.append(f"held out: {_count(self.held_out_documents, 'document')}, {_size(self.held_out_bytes)} ({share:.1%} of the text)")
+        out.append(f"held out: {many(self.held_out_documents, 'document')}, {_size(self.held_out_bytes)} ({share:.1%} of the text)")
         if self.pieces:
             out.append(f"long texts were cut at blank lines into {self.pieces:,} documents")
         if self.duplicates.count:
@@ -150,7 +151,3 @@ def _size(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}" + ("" if number == 1 else "s")

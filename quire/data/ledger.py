@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import DataError, RecipeError, nearest
+from ..progress import many
 
 Outcome = Literal["ok", "told", "allowed", "refused"]
 
@@ -125,7 +126,7 @@ class Ledger:
         """What a run tells before it begins: the findings, and one line on the rest."""
         found = [line for entry in self.entries if entry.outcome in ("told", "allowed") for line in entry.lines()]
         sound = sum(entry.outcome == "ok" for entry in self.entries)
-        return [*found, f"checked: {sound} of {len(self.entries)} checks of the rows found nothing, in {self.seconds:.1f} s"]
+        return [*found, f"checked: {sound} of {many(len(self.entries), 'check')} of the rows found nothing, in {self.seconds:.1f} s"]
 
     def json(self) -> list[dict[str, Any]]:
         return [entry.json() for entry in self.entries]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import DataError
+from ..progress import many
 from ..tasks.tuning.schemas import Labelled, Row, labels_of
 from . import pydoc_questions
 from .columns import rows as as_rows
@@ -37,10 +38,10 @@ class RowSets:
         return {**sizes, "repeated": self.repeated, "overlapping": self.overlapping}
 
     def lines(self) -> list[str]:
-        sizes = f"{len(self.train):,} rows to train on, {len(self.held_out):,} held out, {len(self.test):,} to test on"
-        left = {f"repeated {name} rows": count for name, count in self.repeated.items()}
-        left["training rows that the evaluation reads too"] = self.overlapping
-        return [sizes, *(f"left out: {count:,} {what}" for what, count in left.items() if count), *self._far()]
+        sizes = f"{many(len(self.train), 'row')} to train on, {len(self.held_out):,} held out, {len(self.test):,} to test on"
+        left = [many(count, f"repeated {name} row") for name, count in self.repeated.items() if count]
+        left += [f"{many(self.overlapping, 'training row')} that the evaluation reads too"] * bool(self.overlapping)
+        return [sizes, *(f"left out: {what}" for what in left), *self._far()]
 
     def _far(self) -> list[str]:
         """Says where the share that came out is not the one that was asked for, or too small to measure on."""

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..errors import nearest
+from ..progress import many
 from ..tasks.tuning.schemas import Chat, Labelled, Prompt, Question, Rewrite, Row, Tagged, labels_of
 from . import overlap
 from .ledger import SHOWN, Finding, Ledger, first, share
@@ -200,7 +201,7 @@ def duplicates(rows: Sequence[Row], left_out: int) -> Finding | None:
     if not twice and not left_out:
         return None
     lines = first(f"{row.where} repeats {before.where}: {_read(row)}" for before, row in twice)
-    said = [f"{left_out:,} repeated rows were left out."] * bool(left_out)
+    said = [f"{many(left_out, 'repeated row')} {'was' if left_out == 1 else 'were'} left out."] * bool(left_out)
     said += [f"{share(len(twice), len(rows))} repeat another one, and are kept."] * bool(twice)
     return Finding(False, " ".join(said), lines, count=left_out + len(twice))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..progress import many
 from .checked import checks, left_out
 from .folder import Row, Run, number
 from .outcome import parameters, part_of
@@ -96,12 +97,12 @@ def _title(run: Run, what: str) -> str:
     how = f"tuned from {code(Path(str(start)).name)}" if start else "trained from nothing"
     rows = number(run.data.get("train"))
     way = f" ({plain(method(run))})" if start else ""
-    learned = f"{how} {TASKS[task(run)][0]}" + (f", on {grouped(rows)} rows" if rows else "") + f"{way}, with Quire."
+    learned = f"{how} {TASKS[task(run)][0]}" + (f", on {many(int(rows), 'row')}" if rows else "") + f"{way}, with Quire."
     found = headline(run)
     result = ""
     if found:
         split, name, value, interval = found
-        result = f" On {grouped(split.rows)} {split.called} rows it has **{say(name, value)} {plain(called(name, task(run)))}**"
+        result = f" On {many(split.rows, split.called + ' row')} it has **{say(name, value)} {plain(called(name, task(run)))}**"
         result += f" ({100 * interval.level:.0f} % interval: {between(name, interval)})." if interval else "."
     state = "" if run.state in ("finished", "unknown") else f"\n\n> This run is {plain(run.state)}; the figures are of the state it was in."
     return f"# {plain(run.name)}\n\n{what}, {learned}{result}{state}\n"
@@ -125,7 +126,8 @@ def data(run: Run) -> str:
     told = [row for row in found if row.get("outcome") != "ok"]
     if found:
         lines.append(
-            f"- {len(found)} checks of the rows ran before the first step: " + ("none found anything" if not told else f"{len(told)} did:")
+            f"- {many(len(found), 'check')} of the rows ran before the first step: "
+            + ("none found anything" if not told else f"{len(told)} did:")
         )
         lines += [f"  - {code(row['check'])} ({plain(row.get('outcome', ''))}): {plain(row.get('says', ''))}" for row in told]
     return "## What it learned from\n\n" + "\n\n".join(part for part in (body, "\n".join(lines)) if part) + "\n" if body or lines else ""
@@ -150,7 +152,7 @@ def evaluation(run: Run) -> str:
         said = plain(called(name, task(run)))
         cells = [_ranged(split.intervals.get(name), name, split.figures.get(name)) for split in found]
         rows.append((f"**{said}**" if name == first else said, *cells))
-    body = table(("", *(f"{split.called}, {grouped(split.rows)} rows" for split in found)), rows)
+    body = table(("", *(f"{split.called}, {many(split.rows, 'row')}" for split in found)), rows)
     said_ = ["In brackets: the 95 % interval, by drawing the rows again (bootstrap)."] if any(split.intervals for split in found) else []
     guess, before = commonest(found[0]), base(run, first)
     if guess:
@@ -194,7 +196,7 @@ def limits(run: Run) -> str:
         )
     split = judged(run)
     measured = (
-        f"It was measured on {grouped(split.rows)} {SPLITS[split.name]} rows of the same kind as it learned from"
+        f"It was measured on {many(split.rows, SPLITS[split.name] + ' row')} of the same kind as it learned from"
         if split
         else "It was not measured"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..progress import many
 from .folder import Row, Run, number
 from .page import Absent, Part, escape, grouped, table
 from .supervised import sources
@@ -20,9 +21,9 @@ def left_out(run: Run) -> list[str]:
     repeated = run.data.get("repeated")
     for name, raw in repeated.items() if isinstance(repeated, dict) else ():
         if count := number(raw):
-            said.append(f"{grouped(count)} repeated {name} rows were left out")
+            said.append(f"{many(int(count), 'repeated ' + name + ' row')} {'was' if count == 1 else 'were'} left out")
     if count := number(run.data.get("overlapping")):
-        said.append(f"{grouped(count)} training rows were left out because the evaluation reads them too")
+        said.append(f"{many(int(count), 'training row')} {'was' if count == 1 else 'were'} left out because the evaluation reads them too")
     cut = run.data.get("cut")
     rows, tokens = (number(cut.get(key)) for key in ("examples", "tokens")) if isinstance(cut, dict) else (None, None)
     if rows:
@@ -63,7 +64,7 @@ def _findings(found: list[Row]) -> str:
     told = [row for row in found if row.get("outcome") != "ok"]
     quiet = [str(row["check"]) for row in found if row.get("outcome") == "ok"]
     seconds = sum(number(row.get("seconds")) or 0 for row in found)
-    head = f"{len(found)} checks of the rows ran before the first step and took {seconds:.2g} s; "
+    head = f"{many(len(found), 'check')} of the rows ran before the first step and took {seconds:.2g} s; "
     head += f"{len(told)} had something to say." if told else "none had anything to say."
     names = ", ".join(f"<code>{escape(name)}</code>" for name in quiet)
     return f'<p class="say checks">{head}</p>{"".join(map(_finding, told))}' + (

@@ -22,6 +22,7 @@ from ..adapt.nf4 import NF4Linear
 from ..nn.batch import Batch
 from ..nn.config import LMHead, MLMHead, ModelConfig, Stack
 from ..nn.transformer import Transformer
+from ..progress import many
 from .optimizer import kinds
 from .parallel import TORCH, Compute
 from .recipe import TrainRecipe
@@ -89,8 +90,8 @@ class Plan:
         return [
             f"parameters  {self.parameters:,} ({parts})",
             f"memory      {self.memory_mb['total']:,} MB ({memory})",
-            f"work        {self.steps:,} steps of {self.batch} x {self.context} tokens: {self.tokens:,} tokens{epochs}{time}",
-            f"compute     {self.device}, {self.dtype}, {self.threads} threads{compiled}",
+            f"work        {many(self.steps, 'step')} of {self.batch} x {self.context} tokens: {self.tokens:,} tokens{epochs}{time}",
+            f"compute     {self.device}, {self.dtype}, {many(self.threads, 'thread')}{compiled}",
             *self.notes,
         ]
 

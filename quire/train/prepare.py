@@ -108,11 +108,11 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
     adapting.settle(recipe)
     if recipe.task.name in SUPERVISED:
         tuning.settle(recipe)
-    if recipe.optim.lr <= 0 or not 0 <= recipe.optim.warmup <= 1 or not 0 <= recipe.optim.decay <= 1:
-        raise RecipeError(
-            f"optim.lr = {recipe.optim.lr} must be above 0; optim.warmup = {recipe.optim.warmup} and optim.decay = {recipe.optim.decay} "
-            "must be shares of the steps between 0 and 1"
-        )
+    if recipe.optim.lr <= 0:
+        raise RecipeError(f"optim.lr = {recipe.optim.lr} must be above 0")
+    for name, value in (("warmup", recipe.optim.warmup), ("decay", recipe.optim.decay)):
+        if not 0 <= value <= 1:
+            raise RecipeError(f"optim.{name} = {value} must be a share of the steps, from 0 to 1")
     if not recipe.model.start and recipe.task.name not in SUPERVISED:
         _agree(recipe, recipe.model.family)
         # Sizes that no model can have are refused before a corpus is read; the vocabulary's true size comes with the tokenizer.

@@ -6,13 +6,14 @@ the comment says so, and what was decided is written into the run's own recipe.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
-def usual(default: Any, low: float, high: float) -> Any:
-    """A field whose values outside [low, high] are allowed but warned about."""
-    return field(default=default, metadata={"usual": (low, high)})
+def usual(default: Any, low: float, high: float, above: float = -math.inf) -> Any:
+    """A field whose values outside [low, high] are allowed but warned about. above: lower ones, and this one, are an error elsewhere."""
+    return field(default=default, metadata={"usual": (low, high), "above": above})
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class AdaptPart:
 @dataclass(frozen=True)
 class OptimPart:
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = usual(1e-3, 1e-6, 1e-1)
+    lr: float = usual(1e-3, 1e-6, 1e-1, above=0)
     muon_lr: float = usual(0.02, 1e-4, 0.2)  # for hidden matrices when name = muon; the rest uses lr with AdamW
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -130,7 +131,7 @@ class TrainPart:
     tokens: int = 0
     epochs: float = 0.0
     minutes: float = 0.0  # measured and turned into steps before the first one
-    batch: int = usual(16, 1, 65536)  # rows a step
+    batch: int = usual(16, 1, 65536, above=0)  # rows a step
     micro_batch: int = 0  # rows a forward at most; 0: the whole batch
     micro_tokens: int = 0  # tokens a forward at most, padding included; 0: no limit, or 4096 for rows of unequal length on a CPU
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -131,6 +131,9 @@ def test_targets(bases: dict[str, Path]) -> None:
     assert attach(opened.build(), LoRA(4, targets=("embed", "attn.o")), opened)[0] == "embed"
     with pytest.raises(ModelError, match=r"the target 'q_porj' matches no layer. Did you mean 'q_proj'.* Allowed: all-linear, .*attn.q"):
         attach(opened.build(), LoRA(4, targets=("attn.v", "q_porj")), opened)
+    bert = ModelFolder.open(bases["bert"])  # its own words for it are far from those of another family
+    with pytest.raises(ModelError, match=r"the target 'qproj' matches no layer. Did you mean 'attn.q'\? Allowed"):
+        attach(bert.build(), LoRA(4, targets=("qproj",)), bert)
     for wrong in ({"rank": 0}, {"alpha": float("nan")}, {"dropout": 1.0}, {"targets": "attn.q"}, {"targets": ()}):
         with pytest.raises(RecipeError):
             LoRA(**wrong)

@@ -50,7 +50,7 @@ def test_a_dry_plan_writes_nothing_and_leaves_the_generator_alone(tiny: Tiny, tm
     assert not list(tmp_path.iterdir())
     assert plan.epochs == pytest.approx(2.0, abs=0.01) and plan.steps > 0 and (plan.tokens_per_s or 0) > 0 and (plan.minutes or 0) > 0
     text = "\n".join(plan.lines())
-    assert f"parameters  {plan.parameters:,} (embedding 9,600" in text and "tokens/s" in text and "cpu, fp32, 1 threads" in text
+    assert f"parameters  {plan.parameters:,} (embedding 9,600" in text and "tokens/s" in text and "cpu, fp32, 1 thread" in text
     assert any("40 documents" in line for line in said) and any("bytes a token are assumed" in line for line in said)
     assert json.loads(json.dumps(plan.json())) == plan.json()
 
