@@ -6,6 +6,7 @@ and never trained could not be answered. Whatever else is wrong with rows is tol
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from .ledger import share as share_of
 from .overlap import without_copies
 from .records import parse_columns, parse_names, read
 
+_FEW = 50  # rows to hold out, below which a threshold of hashes may miss the share by far
 _LEAST = 10  # rows held out, below which a figure says little
 
 
@@ -98,11 +100,7 @@ def load(
         sets.train = list({row.digest(whole=True): row for row in reversed(sets.train)}.values())[::-1]
         sets.repeated["training"] = before - len(sets.train)
     if not held_out and share:
-        cut = int(share * 2.0**64)
-        sides: tuple[list[Row], list[Row]] = [], []
-        for row in sets.train:
-            sides[int.from_bytes(row.side()[:8], "big") < cut].append(row)
-        sets.train, sets.held_out = _labels_trained(*sides)
+        sets.train, sets.held_out = _labels_trained(*_divided(sets.train, share))
         sets.asked = share
     if drop_overlap:
         sets.train, sets.overlapping = without_copies(sets.train, [*sets.held_out, *sets.test])
@@ -121,6 +119,31 @@ def _one_kind(sets: RowSets, among: Sequence[str]) -> None:
                 f"{name}: the label of {rows[0].where} is {kinds[0]}, and that of {train.where} is {kinds[1]}. Name the columns alike, or "
                 "say with task.labels = 'number' that labels are numbers."
             )
+
+
+def _divided(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
+    """(rows to train on, rows held out), picked by the hash of what must stay together.
+
+    Of many rows those whose hash lies below a threshold: rows that are added then move no others. Of few a threshold holds out now one row,
+    now twelve of sixty, so the groups with the lowest hashes are taken as long as they bring the share nearer.
+    """
+    cut, wanted = int(share * 2.0**64), share * len(rows)
+    sides = [row.side() for row in rows]
+    if wanted >= _FEW:
+        low = {side for side in sides if int.from_bytes(side[:8], "big") < cut}
+    else:
+        sizes = Counter(sides)
+        low, held = set[bytes](), 0
+        for side in sorted(sizes):
+            if held + sizes[side] < len(rows) and held + sizes[side] - wanted < wanted - held:
+                low.add(side)
+                held += sizes[side]
+        if not low and len(sizes) > 1:  # each group is more than twice what was asked for
+            low = {min(sizes, key=lambda side: (sizes[side], side))}
+    found: tuple[list[Row], list[Row]] = [], []
+    for row, side in zip(rows, sides, strict=True):
+        found[side in low].append(row)
+    return found
 
 
 def _labels_trained(train: list[Row], held: list[Row]) -> tuple[list[Row], list[Row]]:

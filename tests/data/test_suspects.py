@@ -8,7 +8,7 @@ import pytest
 
 from quire.data import overlap, suspects
 from quire.data.ledger import CHECKS, Entry, Finding, Ledger
-from quire.data.rows import RowSets, load
+from quire.data.rows import RowSets, _divided, load
 from quire.errors import DataError, RecipeError
 from quire.tasks.tuning.schemas import Chat, Labelled, Prompt, Question, Row, Tagged
 from quire.types import Message
@@ -168,6 +168,24 @@ def test_a_split_never_holds_out_a_label_alone(tmp_path: object) -> None:
     for share in (0.3, 0.6, 0.9):
         sets = load([str(path)], share=share)
         assert {label for row in sets.held_out for label in row.labels} <= {label for row in sets.train for label in row.labels}  # type: ignore[attr-defined]
+
+
+def test_few_rows_are_split_near_the_share_and_by_what_they_say() -> None:
+    for number in range(20):
+        found = labelled(*((f"text {number} {n}", "ab"[n % 2]) for n in range(60)))
+        train, held = _divided(found, 0.1)
+        assert len(held) == 6 and len(train) == 54
+        assert {row.digest() for row in _divided(found[::-1], 0.1)[1]} == {row.digest() for row in held}
+    questions: list[Row] = [Question(f"who {n}?", f"context {n // 20}", where=f"q:{n}") for n in range(60)]
+    train, held = _divided(questions, 0.1)
+    assert len(held) == 20 and not {row.side() for row in train} & {row.side() for row in held}  # a whole context, and never none
+    assert _divided(questions[:20], 0.1)[1] == []  # one context is not divided
+
+
+def test_many_rows_keep_their_side_when_some_are_added() -> None:
+    found = labelled(*((f"text {n}", "ab"[n % 2]) for n in range(700)))
+    before, after = ({row.digest() for row in _divided(rows, 0.1)[1]} for rows in (found[:600], found))
+    assert before <= after and not (after - before) & {row.digest() for row in found[:600]}
 
 
 def test_a_split_far_from_what_was_asked_says_so() -> None:
