@@ -6,6 +6,7 @@ comes every few seconds, so logs stay short. `NO_COLOR` is honoured.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -63,7 +64,8 @@ class Progress:
         self.live = self.out.isatty() and os.environ.get("TERM") != "dumb"
         self.started = time.monotonic()
         self.first: float | None = None  # work that was done before we started (a resumed run)
-        self._last = 0.0
+        self._last = self._paused = -math.inf
+        self._doing: list[str] = []
         self._lines = 0
         self._text: list[str] = []
         self._block: list[str] = []
@@ -78,6 +80,18 @@ class Progress:
         self._last = now
         self._text = self._parts(done, now, fields)
         self._draw()
+
+    def pause(self, doing: str) -> None:
+        """Says what is done while no work goes on ("": it does again). On a plain stream a line, unless another came shortly before."""
+        now = time.monotonic()
+        if not self.live:
+            if doing and now - self._paused >= _EVERY_PLAIN:
+                self._paused = now
+                print(f"{self.label}  {doing} ...", file=self.out, flush=True)
+            return
+        self._doing = [f"{doing} ..."] if doing else []
+        if self._text or doing:
+            self._draw()
 
     def block(self, text: str, lines: int = 8) -> None:
         """Shows text below the live line until it is replaced; on a plain stream it is left out (see `note`)."""
@@ -128,7 +142,7 @@ class Progress:
         columns = shutil.get_terminal_size().columns - 1
         dim, plain = ("\x1b[2m", "\x1b[0m") if coloured(self.out) else ("", "")
         self._erase()
-        lines = wrapped(self._text, columns)
+        lines = wrapped((self._text or [self.label]) + self._doing, columns)
         for line in lines:
             self.out.write(line + "\n")
         for line in self._block:

@@ -59,6 +59,31 @@ def test_a_log_file_gets_plain_lines_with_the_end_always() -> None:
     assert len(text.splitlines()) < 5
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_pause_says_what_is_done_and_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    out = Terminal()
+    line = progress.Progress(100, "training", out)
+    line.pause("evaluating")
+    assert out.getvalue() == "training  evaluating ...\n"
+    line.pause("")
+    line.update(1, loss="2")
+    line.pause("evaluating")
+    assert "evaluating ..." in out.getvalue().splitlines()[-1] and "loss 2" in out.getvalue().splitlines()[-1]
+    line.pause("")
+    assert "evaluating" not in out.getvalue().splitlines()[-1]
+    plain = io.StringIO()
+    line = progress.Progress(100, "training", plain)
+    for doing in ("evaluating", "", "evaluating", ""):
+        line.pause(doing)
+    assert plain.getvalue() == "training  evaluating ...\n"
+
+
 def test_a_narrow_terminal_still_shows_the_time_left() -> None:
     parts = ["training", "━━━━━━──────", "50%", "step 1,234/2,974", "loss 2.345", "tokens/s 31k", "MB 481", "1:04 left"]
     for columns in (20, 40, 79, 200):

@@ -197,6 +197,10 @@ class Live:
         else:
             self.metric, self.held_out = f"held-out {called(metric)}", say(metric, value)
 
+    def on_pause(self, doing: str) -> None:
+        if self.progress is not None:
+            self.progress.pause(doing)
+
     def note(self, line: str) -> None:
         """A line that stays, above the live one."""
         if self.progress is None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +21,10 @@ LINES = ("metrics.jsonl", "samples.jsonl", "surprise.jsonl")
 
 
 class Observer(Protocol):
-    """Whatever wants to see a run while it happens. The dictionaries are the lines of the run folder."""
+    """Whatever wants to see a run while it happens. The dictionaries are the lines of the run folder.
+
+    One that has `on_pause(doing: str)` is told what is done while no step is taken ("evaluating"), and "" when that is over.
+    """
 
     def on_step(self, row: Row) -> None: ...
     def on_eval(self, row: Row) -> None: ...
@@ -56,6 +60,18 @@ class Meters:
         for observer in self.observers:
             observer.on_eval(row)
         self._track("eval", row)
+
+    @contextmanager
+    def pause(self, doing: str) -> Iterator[None]:
+        """Around work during which no step is taken."""
+        told = [observer.on_pause for observer in self.observers if hasattr(observer, "on_pause")]
+        for tell in told:
+            tell(doing)
+        try:
+            yield
+        finally:
+            for tell in told:
+                tell("")
 
     def sample(self, row: Row) -> None:
         self._write("samples.jsonl", row)

@@ -34,6 +34,14 @@ class Watcher(Protocol):
     def before(self) -> bool:
         """Do the figures of the model that training begins with mean something?"""
 
+    @property
+    def measures(self) -> bool:
+        """Is anything held out?"""
+
+    @property
+    def writes(self) -> bool:
+        """Are there samples to be written?"""
+
     def evaluate(self, model: Transformer) -> dict[str, Any]:
         """Held-out figures with "metric" and "direction"; {} when nothing was held out."""
 

@@ -247,7 +247,8 @@ def _finish(
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
     if isinstance(parts.objective, Distil):
         parts.objective.detach(trainer.model)
-    evaluation = parts.evaluate(trainer.model, run)
+    with trainer.meters.pause("evaluating what is kept"):
+        evaluation = parts.evaluate(trainer.model, run)
     run.write("evaluation.json", evaluation)
     lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.corpus}
     model = parts.write(run.model, trainer.model, lineage)

@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -234,10 +233,10 @@ class Trainer:
 
     def on_eval(self, judged: bool = True) -> bool:
         """Evaluates; True when it is the best so far. What is not judged is no candidate."""
-        if self.watch is None:
+        if self.watch is None or not self.watch.measures:
             return False
         self.optimizer.zero()
-        with self.compute.autocast():
+        with self.meters.pause("evaluating"), self.compute.autocast():
             figures = self.watch.evaluate(self.model)
             surprise = self.watch.surprise(self.model)
         if not figures:
@@ -250,7 +249,11 @@ class Trainer:
         return better
 
     def on_sample(self) -> None:
-        for row in self.watch.sample(self.model) if self.watch else ():
+        if self.watch is None or not self.watch.writes:
+            return
+        with self.meters.pause("writing samples"):
+            rows = self.watch.sample(self.model)
+        for row in rows:
             self.meters.sample({"step": self.step, **row})
 
     def on_save(self) -> None:
@@ -300,7 +303,7 @@ def step_seed(seed: int, step: int) -> int:
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the first lets the step end and the state be saved, a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM: the first lets the step or evaluation end and the state be saved, a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -321,5 +324,5 @@ class Stop:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        if number == signal.SIGINT and sys.stderr.isatty():
-            os.write(2, b"\nthis step ends, then everything is saved; Ctrl-C again stops at once\n")  # print is not safe in here
+        with suppress(OSError):  # nobody reads; print is not safe in here
+            os.write(2, b"\nstopping: what is under way (a step, an evaluation) ends, then everything is saved; Ctrl-C stops at once\n")

@@ -230,6 +230,7 @@ class RowWatch:
 
     def __init__(self, task: SupervisedTask, rows: Sequence[Row], part: TrainPart, log: LogPart, before: bool) -> None:
         self.task, self.rows, self.part, self.log, self.before = task, rows, part, log, before
+        self.measures, self.writes = bool(rows), bool(rows) and hasattr(task, "samples")
         few = len(rows) > part.eval_rows > 0
         self.few = sorted(rows, key=lambda row: row.digest(whole=True))[: part.eval_rows] if few else rows
 

@@ -38,6 +38,7 @@ class Watch:
         self.task, self.tokenizer, self.held_out, self.part, self.log = task, tokenizer, held_out, part, log
         self.file = pick_file(held_out) if held_out is not None and task.name == "causal" else None
         self._tokens_told = False
+        self.measures, self.writes = held_out is not None, task.name == "causal" and bool(log.prompts)
 
     def evaluate(self, model: Transformer, limit: int | None = None) -> dict[str, Any]:
         """The task's held-out figures; {} when nothing was held out. `limit`: tokens, or what the recipe says."""

@@ -253,6 +253,43 @@ def test_a_signal_ends_the_step_and_saves(tiny: Tiny, tmp_path: Path) -> None:
         assert signal.getsignal(number) is before
 
 
+def test_a_signal_during_an_evaluation_is_answered_at_once(tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    class Slow:
+        before, measures, writes, said = False, True, True, ""
+
+        def evaluate(self, model: Any) -> dict[str, Any]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.said = capfd.readouterr().err
+            return {}
+
+        def surprise(self, model: Any) -> None:
+            return None
+
+        def sample(self, model: Any) -> list[dict[str, Any]]:
+            return []
+
+        def told(self) -> None:
+            pass
+
+    class Told:
+        def __init__(self) -> None:
+            self.pauses: list[str] = []
+
+        def on_step(self, row: dict[str, Any]) -> None:
+            pass
+
+        on_eval = on_sample = on_step
+
+        def on_pause(self, doing: str) -> None:
+            self.pauses.append(doing)
+
+    made, watch, told = trainer(tiny(**{"train.eval_every": 2}), tmp_path), Slow(), Told()
+    made.watch = watch
+    made.meters.observers.append(told)
+    assert made.fit().step == 2 and "stopping: what is under way" in watch.said
+    assert told.pauses == ["evaluating", "", "writing samples", ""]
+
+
 def test_a_second_ctrl_c_stops_at_once_and_saves_nothing_half_done(tiny: Tiny, tmp_path: Path) -> None:
     made = trainer(tiny(**{"train.save_every": 2}), tmp_path)
     terms = made.task.terms
