@@ -46,7 +46,7 @@ _VALUES = ("--task", "--eval", "--test", "--recipe")
 TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "chat": (("chat", "prompt"), ("decoder",)),
     "classify": (("labelled",), ("encoder", "decoder", "seq2seq")),
-    "tag": (("tagged",), ("encoder", "decoder")),
+    "tag": (("tagged",), ("encoder",)),
     "answer": (("question",), ("encoder",)),
     "rewrite": (("rewrite",), ("seq2seq",)),
     "embed": (("similar", "ranked"), ("encoder", "decoder")),

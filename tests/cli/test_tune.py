@@ -95,7 +95,7 @@ def test_rows_of_two_readings_are_decided_by_naming_the_task(models: dict[str, s
         (["{encoder}", "{rows}", "--lroa"], "no option --lroa. Did you mean '--lora'?"),
         (["{encoder}", "{rows}", "--task", "clasify"], "Did you mean 'classify'?"),
         (["{encoder}", "{rows}", "--task"], "--task takes one value"),
-        (["{seq2seq}", "{rows}", "--task", "tag"], "learned by encoders and decoders, and"),
+        (["{seq2seq}", "{rows}", "--task", "tag"], "learned by encoders, and"),
         (["{encoder}", "{rewrites}"], "which encoder-decoders learn, and"),
         (["{decoder}", "{rewrites}"], "prompt=SOURCE completion=TARGET"),
         (
