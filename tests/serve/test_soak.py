@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,15 @@ def loaded(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_nothing_grows_in_a_minute_of_load(loaded: tuple[Running, float]) -> None:
     running, rate = loaded
-    asyncio.run(soak(running.port, running.process.pid, 0.6 * rate, 10))  # warm
+    asyncio.run(soak(running.port, running.process.pid, 2 * rate, 10))  # warm: as many on their way as are ever taken
     answers, held = asyncio.run(soak(running.port, running.process.pid, 0.6 * rate, 50))
     odd = [answer.error for answer in answers if not answer.whole and not (answer.status == 503 and answer.retry)]
     assert odd == [] and sum(answer.whole for answer in answers) > len(answers) / 2  # a machine that slows down may refuse some, by name
     for one in held:
-        assert one.memory[-1] - one.memory[len(one.memory) // 3] < 3 << 20, one.memory
+        # What leaks grows with every answer, so in every second. A machine that stops for a while has more answers on their way at once
+        # and their memory is kept: steps, of which the largest tenth are left out.
+        steps = sorted(after - before for before, after in pairwise(one.memory[len(one.memory) // 3 :]))
+        assert sum(steps[: -(len(steps) // 10)]) < 3 << 20, one.memory
         assert one.descriptors[-1] <= one.descriptors[0] + 70  # what is on its way; none is left behind, below
 
 
