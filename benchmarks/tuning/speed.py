@@ -108,7 +108,7 @@ def classifier(place: Path, padded: bool) -> tuple[Any, Any, list[dict[str, Any]
 
 
 def tutorial(place: Path, batch: int) -> None:
-    """Padding to max_length and the Trainer's defaults."""
+    """Padding to max_length, as the guide for text classification has it."""
     import transformers
 
     model, _, rows = classifier(place, padded=True)
@@ -369,7 +369,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--ways", nargs="*", default=[], help="classify: tutorial, well-set, quire; lora: peft, quire; all by default")
     parser.add_argument("--rows", type=int, default=GROUPED * BATCH, help=f"classify: a multiple of {BATCH}")
     parser.add_argument("--rounds", type=int, default=0, help="steps of each way; 0: all rows of classify, 7 of lora")
-    parser.add_argument("--tutorial-batch", type=int, default=8, help="8 is the Trainer's default")
+    parser.add_argument("--tutorial-batch", type=int, default=16, help="16 is that of the documentation's guides")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, help="append the figures to this file, a line each")
     parser.add_argument("--side", help=argparse.SUPPRESS)

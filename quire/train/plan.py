@@ -87,10 +87,12 @@ class Plan:
         time = "" if self.minutes is None else f", about {self.minutes:.1f} minutes at {self.tokens_per_s:,.0f} tokens/s"
         epochs = "" if self.epochs is None else f" ({self.epochs:.2f} epochs)"
         compiled = ", compiled" if self.compile else ""
+        full = self.tokens == self.steps * self.batch * self.context
+        rows = f"{self.batch} x {self.context} tokens" if full else f"{many(self.batch, 'row')} of at most {self.context} tokens"
         return [
             f"parameters  {self.parameters:,} ({parts})",
             f"memory      {self.memory_mb['total']:,} MB ({memory})",
-            f"work        {many(self.steps, 'step')} of {self.batch} x {self.context} tokens: {self.tokens:,} tokens{epochs}{time}",
+            f"work        {many(self.steps, 'step')} of {rows}: {self.tokens:,} tokens{epochs}{time}",
             f"compute     {self.device}, {self.dtype}, {many(self.threads, 'thread')}{compiled}",
             *self.notes,
         ]

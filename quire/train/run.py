@@ -156,6 +156,7 @@ def _sitting(
     """One sitting of a run, from preparing to its end or its next stop. The lock is held."""
     settings, least = compute(recipe.train), machine.used_memory()
     parts = prepare(run, recipe, settings, say)
+    machine.return_memory()
     program = program_memory(settings, weights_bytes(parts.model), least)
     setting = Setting(settings, loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens), program, parts.row_tokens)
     watch = parts.watch(recipe)
@@ -208,6 +209,7 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
     part = recipe.train
     deadline = time.perf_counter() + 60 * part.minutes
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(part, steps=part.steps or parts.steps(part)))
+    a_step, epoch = parts.loader.tokens_per_step, parts.loader.tokens_per_epoch  # before a step: later it is the last batch's
     measured = calibrate(trainer, recipe.train, deadline)
     setting = dataclasses.replace(setting, compute=trainer.compute)  # with the threads that were found best
     settled = dataclasses.replace(
@@ -224,7 +226,6 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
         loss_chunk=setting.chunk,
         eval_every=part.eval_every or measured.eval_every,
     )
-    a_step, epoch = parts.loader.tokens_per_step, parts.loader.tokens_per_epoch
     recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, micro_tokens=trainer.micro_tokens))
     plan = draw_up(recipe, parts.model, measured, setting, a_step, epoch)
     recipe = dataclasses.replace(recipe, train=settled)
