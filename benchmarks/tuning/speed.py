@@ -12,7 +12,8 @@ function with the 50 batches that it sorts together in a large set. The tutorial
 their spread tells how steady the machine was. Equal for all: threads, AdamW in torch's fused kernel, dropout, no evaluation, no saving.
 Not timed: reading, tokenizing, checks, and the first step of the peers; Quire's first step counts, for it is the longest of its batches.
 
-lora: random bf16 weights of Qwen2.5-0.5B's shape with 32,000 tokens, rank 8 on the query and value projections.
+lora: random bf16 weights of Qwen2.5-0.5B's shape with 32,000 tokens, rank 8 on the query and value projections; `nf4` is the same on a base
+packed to four bits (QLoRA).
 
 Peak memory is of a process alone: the largest proportional set size (file pages counted) from its start through its longest batch. The
 three ways of classify together need 20 GB that are free.
@@ -179,13 +180,13 @@ def quire_classify(place: Path) -> None:
     quire(recipe, Gate(0))
 
 
-def quire_lora(place: Path) -> None:
+def quire_lora(place: Path, method: str = "lora") -> None:
     recipe = {
         "out": str(place / f"run-{os.getpid()}"),
         "model": {"start": str(place / "model")},
         "data": {"sources": [str(place / "rows.jsonl")], "held_out": 0.0, "longest": LENGTH, "long": "cut", "most_cut": 1.0},
         "task": {"name": "chat"},
-        "adapt": {"method": "lora", "rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"]},
+        "adapt": {"method": method, "rank": 8, "alpha": 16.0, "targets": ["q_proj", "v_proj"]},
         "optim": {"lr": 5e-5, "betas": [0.9, 0.999], "weight_decay": 0.0, "schedule": "linear", "warmup": 0.0, "final": 0.0},
         "train": {"steps": 1000, "batch": LORA_ROWS, "dtype": "bf16"},
     }
@@ -205,7 +206,11 @@ class Way:
 def ways(work: str, batch: int) -> dict[str, Way]:
     if work == "lora":
         tokens = LORA_ROWS * LENGTH
-        return {"peft": Way("peft + Trainer, bf16", peft_lora, tokens), "quire": Way("Quire, bf16", quire_lora, tokens)}
+        return {
+            "peft": Way("peft + Trainer, bf16", peft_lora, tokens),
+            "quire": Way("Quire, bf16", quire_lora, tokens),
+            "nf4": Way("Quire, NF4 (QLoRA)", lambda place: quire_lora(place, "qlora"), tokens),
+        }
     return {
         "tutorial": Way(f"Trainer, padded to {LENGTH}, fp32, batch {batch}", lambda place: tutorial(place, batch), batch),
         "well-set": Way(f"Trainer, grouped, bf16, batch {BATCH}", well_set, BATCH),
@@ -347,9 +352,10 @@ def tell(known: dict[str, Way], seconds: dict[str, list[float]], chosen: argpars
         record(chosen, name, {"unit": unit, "rate": rate, "rounds": len(seconds[name])})
     low, middle, high = statistics.quantiles(next(iter(seconds.values())), n=4)
     print(f"a step of the first: {middle:.2f} s, middle half {low:.2f} to {high:.2f}", flush=True)
-    if chosen.work == "lora" and len(seconds) == 2:
-        low, middle, high = statistics.quantiles([a / b for a, b in zip(*seconds.values(), strict=True)], n=4)
-        print(f"neighbouring steps, {' to '.join(seconds)}: {middle:.2f}, middle half {low:.2f} to {high:.2f}", flush=True)
+    if chosen.work == "lora" and len(seconds) > 1:
+        first, second = list(seconds)[:2]
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(seconds[first], seconds[second], strict=True)], n=4)
+        print(f"neighbouring steps, {first} to {second}: {middle:.2f}, middle half {low:.2f} to {high:.2f}", flush=True)
 
 
 def tell_memory(known: dict[str, Way], peaks: dict[str, float], chosen: argparse.Namespace) -> None:
@@ -366,7 +372,7 @@ def record(chosen: argparse.Namespace, name: str, figures: dict[str, Any]) -> No
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=["classify", "lora"])
-    parser.add_argument("--ways", nargs="*", default=[], help="classify: tutorial, well-set, quire; lora: peft, quire; all by default")
+    parser.add_argument("--ways", nargs="*", default=[], help="classify: tutorial, well-set, quire; lora: peft, quire, nf4; all by default")
     parser.add_argument("--rows", type=int, default=GROUPED * BATCH, help=f"classify: a multiple of {BATCH}")
     parser.add_argument("--rounds", type=int, default=0, help="steps of each way; 0: all rows of classify, 7 of lora")
     parser.add_argument("--tutorial-batch", type=int, default=16, help="16 is that of the documentation's guides")
