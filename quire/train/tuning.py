@@ -118,9 +118,9 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     named = hub.locate(recipe.model.start) if recipe.model.start else None
     ledger = Ledger(part.allow)
     sets = load_rows(recipe)
+    suspects.look(ledger, sets, given=bool(part.eval))
     for line in sets.lines():
         say(line)
-    suspects.look(ledger, sets, given=bool(part.eval))
     ledger.refuse()
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.faults import ours
 from quire.errors import TrainingError
 from quire.nn.batch import Batch
+from quire.nn.config import LMHead
+from quire.nn.heads import LMHeadModule
+from quire.tasks.tuning.example import Example
 from quire.train import facts, state
 from quire.train.folder import RunFolder
 from quire.train.recipe import OptimPart
@@ -205,3 +210,30 @@ def test_a_scaled_loss_shows_the_same_as_it_is() -> None:
             found.append(made.first.strongest)
     one, other = found
     assert one.keys() == other.keys() and all(abs(one[name][2] - other[name][2]) < 1e-3 for name in one)
+
+
+MARKS = ("<|im_start|>", "<|im_end|>")
+
+
+def marked(rows: torch.Tensor) -> Any:
+    """What is found for a decoder whose first tokens, two reserved marks among them, have these rows, in a chat that uses both."""
+    made: Any = torch.nn.Module()
+    table = torch.randn(96, 32, generator=torch.Generator().manual_seed(0))
+    table[: len(rows)] = rows
+    made.embed = torch.nn.Embedding.from_pretrained(table)  # frozen
+    made.head = LMHeadModule(LMHead(), made.embed)
+    tokenizer: Any = SimpleNamespace(special_tokens={"</s>": 0, MARKS[0]: 1, MARKS[1]: 2}, special_ids={"eos": 0})
+    row = Example(np.array([1, 30, 40, 2, 0]), {}, where="talk.jsonl:1")
+    return facts.new_tokens_frozen(made, tokenizer, [row], given=False)
+
+
+def test_marks_that_no_text_had_are_known_by_their_twins() -> None:
+    """Pre-training pushes every token that it never meets the same way: their rows point where one another point."""
+    draw = torch.Generator().manual_seed(1)
+    pushed = torch.randn(32, generator=draw) * 3 + 0.1 * torch.randn(8, 32, generator=draw)
+    found = marked(pushed)
+    assert found is not None and found.refused and found.rows == ("talk.jsonl:1",)
+    assert "'<|im_start|>', '<|im_end|>', which this model never learned" in found.says and '"embed"' in found.fix
+    met = pushed.clone()
+    met[2] += torch.randn(32, generator=draw)  # one of both was written often enough
+    assert marked(met) is None and marked(torch.randn(8, 32, generator=draw)) is None

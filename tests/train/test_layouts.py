@@ -79,7 +79,9 @@ def test_vectors_with_padding_in_them_are_refused(tmp_path: Path, monkeypatch: p
     """A mean over all places of a row, padding among them: the fault of many a pooling."""
     monkeypatch.setattr(embed, "pooled", lambda model, batch, how, skip: model(batch).mean(1))
     rows = [*similar(5), *[similar(6)[5].__class__("dog", "fox " * 20, 0.5, where="rows.jsonl:6")]]
-    with pytest.raises(TrainingError, match="the vector of text .* it depends on (padding|what stands beside it). The fault is in task 'embed'"):
+    with pytest.raises(
+        TrainingError, match="the vector of text .* it depends on (padding|what stands beside it). The fault is in task 'embed'"
+    ):
         first(*embedding(tmp_path, rows), rows[::-1])
 
 
