@@ -48,8 +48,8 @@ class RowSets:
             found = [row for row in rows if known.issuperset(labels_of(row))]
             if rows and not found:
                 raise DataError(
-                    f"every row of the evaluation from {rows[0].where} on has a label that no training row has: there is nothing to measure "
-                    f"on. The training rows have: {', '.join(sorted(known)[:20])}."
+                    f"every row of the evaluation from {rows[0].where} on has a label that no training row has: there is nothing to "
+                    f"measure on. The training rows have: {', '.join(sorted(known)[:20])}."
                 )
             self.unknown += len(rows) - len(found)
             return found

@@ -34,7 +34,7 @@ _LEAVE_OUT = 'No answer to them could be right; to evaluate without these rows: 
 def look(ledger: Ledger, sets: RowSets, *, given: bool) -> None:
     """Runs every check of the rows alone. given: the evaluation's rows are files of their own, not a share of the sources.
 
-    Where labels that are never trained are allowed, their rows are taken out of `sets`. Raises DataError when no row is left to evaluate on.
+    Where labels that are never trained are allowed, their rows are taken out of `sets`. Raises DataError when none is left to evaluate on.
     """
     train, held = sets.train, [*sets.held_out, *sets.test]
     every = [*train, *held]

@@ -197,9 +197,14 @@ class Local:
         *,
         progress: Progress = None,
     ) -> list[list[Answer]]:
-        """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean."""
+        """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean.
+
+        How sure "no answer" must be is what the folder records (0 where it says nothing).
+        """
         self._labels("span")
-        return answer.answer(self.model, self.contract, texts_of(pairs, "pairs"), top, length, stride, longest, no_answer, progress)
+        threshold = answer.threshold_of(self._settings)
+        texts = texts_of(pairs, "pairs")
+        return answer.answer(self.model, self.contract, texts, top, length, stride, longest, no_answer, progress, threshold)
 
     # -- vectors -----------------------------------------------------------------------------------------------------------------
 

@@ -68,7 +68,9 @@ def test_labels_of_the_evaluation_must_be_trained() -> None:
 
 def test_rows_with_labels_that_are_never_trained_may_be_left_out() -> None:
     def sets() -> RowSets:
-        return RowSets(counted(good=9, bad=9), labelled(("x", "god"), ("y", "bad"), name="eval.csv"), labelled(("z", "good"), name="test.csv"))
+        return RowSets(
+            counted(good=9, bad=9), labelled(("x", "god"), ("y", "bad"), name="eval.csv"), labelled(("z", "good"), name="test.csv")
+        )
 
     refusing = Ledger()
     suspects.look(refusing, sets(), given=True)
