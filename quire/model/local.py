@@ -175,16 +175,18 @@ class Local:
     def tag(
         self,
         texts: Sequence[str],
-        aggregation: str = "simple",
+        aggregation: str | None = None,
         *,
         stride: int | None = None,
         ignore: Sequence[str] = ("O",),
         progress: Progress = None,
     ) -> list[list[Entity]]:
         """The stretches of each text that have a label, in order; `tasks.tag` says what the aggregations (none, simple, first, average,
-        max) do. stride: a text that is too long is read in windows that overlap by so many tokens; None refuses it (ContextError).
+        max, words) do. None is what the folder says: words for a model that was tuned here, else simple. stride: a text that is too long is
+        read in windows that overlap by so many tokens; None refuses it (ContextError).
         """
-        return tag.tag(self.model, self.contract, texts_of(texts), self._labels("token"), aggregation, stride, ignore, progress)
+        labels, way = self._labels("token"), aggregation or tag.aggregation_of(self._settings)
+        return tag.tag(self.model, self.contract, texts_of(texts), labels, way, stride, ignore, progress)
 
     def answer(
         self,
