@@ -195,13 +195,18 @@ def _finding(entry: Entry) -> list[str]:
 
 
 def _table(found: Examined) -> None:
+    """What was found by whom; of the checks that found nothing their number alone."""
     from ..data.ledger import CHECKS
 
+    entries = found.ledger.entries
     rows = [
-        (entry.check, CHECKS[entry.check], entry.outcome, f"{entry.finding.count:,}" if entry.finding else "", f"{entry.seconds:.2f}")
-        for entry in found.ledger.entries
+        (entry.check, CHECKS[entry.check], entry.outcome, f"{entry.finding.count:,}", f"{entry.seconds:.2f}")
+        for entry in entries
+        if entry.finding
     ]
-    show(("check", "looks for", "outcome", "found", "s"), rows, numbers={3, 4})
+    if rows:
+        show(("check", "looks for", "outcome", "found", "s"), rows, numbers={3, 4})
+    print(f"{len(entries) - len(rows)} of {many(len(entries), 'check')} found nothing (--json names them)")
     for line in found.sets.lines() if found.sets else ():
         print(line)
     refused = len(found.ledger.refused)

@@ -33,8 +33,11 @@ class Tag:
     """A model folder."""
     texts: Texts = ()
     """Texts; '-' or nothing reads standard input, one a line."""
-    aggregation: Literal["none", "simple", "first", "average", "max"] = "simple"
-    """How tokens become entities: none keeps every token; first, average and max decide over whole words."""
+    aggregation: Annotated[Literal["none", "simple", "first", "average", "max", "words"] | None, tyro.conf.arg(help_behavior_hint="")] = (
+        None
+    )
+    """How tokens become entities: none keeps every token; first, average and max decide over whole words; words divides the text itself, at
+    spaces and punctuation. Without it: what the model's folder says (words, where it was tuned here), else simple."""
     stride: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Read a text that is too long in windows that share so many tokens; without it, such a text is an error."""
     files: FilesOption = field(default_factory=Files)

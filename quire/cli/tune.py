@@ -10,12 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import durable
 from .. import recipe as recipes
-from ..errors import DataError, RecipeError, nearest
+from ..errors import DataError, QuireError, RecipeError, nearest
 from ..train import defaults
 from ..train.recipe import TrainRecipe
 from .tables import show
@@ -39,6 +40,7 @@ USAGE = """usage: quire tune MODEL DATA... [--task T] [--lora|--qlora|--prompt|-
   --json          the result, or the plan, as JSON on standard output
   --key value     any key of a recipe (below), as in --train.epochs 5
 """
+_SMALL = 22_000_000  # parameters of the model whose defaults --help shows where none is named
 _METHODS = ("full", "lora", "qlora", "prompt", "prefix", "p-tuning")
 _SWITCHES = ("--dry-run", "--json")
 _VALUES = ("--task", "--eval", "--test", "--recipe")
@@ -68,18 +70,9 @@ class Words:
 
 def run(argv: list[str]) -> int:
     if any(word in ("-h", "--help") for word in argv):
-        print(USAGE)
-        defaults.load(None, ["--help"], prog="quire tune")
+        helped([word for word in argv if word not in ("-h", "--help")])
     words = taken_apart(argv)
-    values = tables(words)
-    recipe, task_why, rows = settle(values, words.keys)
-    values = recipes.above(values, {"task.name": recipe.task.name})
-    chosen = defaults.choices(defaults.case_of(recipe, rows))
-
-    def usual(given: TrainRecipe) -> Mapping[str, Any]:
-        return {choice.key: choice.value for choice in defaults.left_open(given, chosen)}
-
-    recipe = recipes.over(TrainRecipe, values, words.keys, "quire tune", usual)
+    recipe, chosen, task_why = settled(words)
     told(recipe, chosen, task_why, sys.stdout if "--recipe" in words.options else sys.stderr)
     if file := words.options.get("--recipe"):
         write(Path(file[0]), recipe, chosen, task_why)
@@ -91,6 +84,36 @@ def run(argv: list[str]) -> int:
 
     live = Live(recipe.log.prompts)
     return end(train(recipe, observers=[live], say=live.say, on_plan=live.plan), live, as_json="--json" in words.switches)
+
+
+def helped(argv: Sequence[str]) -> None:
+    """Prints the options with the values that would be used, and leaves: of the run that is named, or else of a small model's."""
+    try:
+        recipe, _, _ = settled(taken_apart(argv))
+        whose = "Defaults are those of this run."
+    except QuireError:
+        task = next((name for word, name in pairwise(argv) if word == "--task" and name in TASKS), "classify")
+        method = next((word[2:] for word in argv if word.startswith("--") and word[2:] in _METHODS), "full")
+        case = defaults.Case(task, method, TASKS[task][1][0], _SMALL)
+        values = {"task.name": task, "adapt.method": method} | {choice.key: choice.value for choice in defaults.choices(case)}
+        recipe = recipes.from_dict(TrainRecipe, recipes.above({}, values))
+        kind = {"full": "all", "lora": "a LoRA", "qlora": "a QLoRA"}.get(method, f"a {method} adapter")
+        whose = f"Defaults are those for {kind} of {_a(case.kind)} of {_SMALL // 10**6} million parameters that learns '{task}'."
+    print(f"{USAGE}\n{whose} They follow task, way, model and rows:\nwith MODEL and DATA before --help they are those of that run.\n")
+    recipes.override(recipe, ["--help"], "quire tune")
+
+
+def settled(words: Words) -> tuple[TrainRecipe, list[defaults.Choice], str]:
+    """(the recipe that is run, what was chosen for it, why this task). Reads the rows; raises what `settle` raises."""
+    values = tables(words)
+    recipe, task_why, rows = settle(values, words.keys)
+    values = recipes.above(values, {"task.name": recipe.task.name})
+    chosen = defaults.choices(defaults.case_of(recipe, rows))
+
+    def usual(given: TrainRecipe) -> Mapping[str, Any]:
+        return {choice.key: choice.value for choice in defaults.left_open(given, chosen)}
+
+    return recipes.over(TrainRecipe, values, words.keys, "quire tune", usual), chosen, task_why
 
 
 # -- the command line ----------------------------------------------------------------------------------------------------------------

@@ -154,13 +154,14 @@ def _instead(answer: str, start: int, context: str) -> str:
 
 
 def _rewrite(row: Cells, reading: Reading, where: str) -> Row:
-    """Sentences in a list are one source (an empty one says nothing); of several targets the first is learned."""
+    """Sentences in a list are one source (an empty one says nothing); of several targets the first is learned, and all are references."""
     source, target = row.value("source"), row.value("target")
+    name = row.places["target"]
     if isinstance(source, list | tuple):
         source = " ".join(part for part in (text(part, row.places["source"], empty=True) for part in source) if part.strip())
-    if isinstance(target, list | tuple):
-        target = target[0] if target else ""
-    return Rewrite(text(source, row.places["source"]), text(target, row.places["target"]), where=where)
+    targets = list(target) if isinstance(target, list | tuple) else [target]
+    first, *others = dict.fromkeys(text(one, name) for one in targets or [""])
+    return Rewrite(text(source, row.places["source"]), first, tuple(others), where=where)
 
 
 def _similar(row: Cells, reading: Reading, where: str) -> Row:

@@ -33,16 +33,35 @@ class RowSets:
     test: list[Row]
     repeated: dict[str, int] = field(default_factory=dict)
     overlapping: int = 0  # training rows that were left out because the evaluation reads them too
+    unknown: int = 0  # rows of the evaluation that were left out because of labels that are never trained
     asked: float = 0.0  # the share that was to be held out; 0: none, or rows of its own
 
     def json(self) -> dict[str, Any]:
         sizes = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
-        return {**sizes, "repeated": self.repeated, "overlapping": self.overlapping}
+        return {**sizes, "repeated": self.repeated, "overlapping": self.overlapping, "unknown": self.unknown}
+
+    def leave_out_unknown(self) -> None:
+        """Takes rows out of the evaluation that have a label which no training row has. Raises DataError when none is left of a file's."""
+        known = {label for row in self.train for label in labels_of(row)}
+
+        def kept(rows: list[Row]) -> list[Row]:
+            found = [row for row in rows if known.issuperset(labels_of(row))]
+            if rows and not found:
+                raise DataError(
+                    f"every row of the evaluation from {rows[0].where} on has a label that no training row has: there is nothing to "
+                    f"measure on. The training rows have: {', '.join(sorted(known)[:20])}."
+                )
+            self.unknown += len(rows) - len(found)
+            return found
+
+        if known:
+            self.held_out, self.test = kept(self.held_out), kept(self.test)
 
     def lines(self) -> list[str]:
         sizes = f"{many(len(self.train), 'row')} to train on, {len(self.held_out):,} held out, {len(self.test):,} to test on"
         left = [many(count, f"repeated {name} row") for name, count in self.repeated.items() if count]
         left += [f"{many(self.overlapping, 'training row')} that the evaluation reads too"] * bool(self.overlapping)
+        left += [f"{many(self.unknown, 'row')} of the evaluation with labels that are never trained"] * bool(self.unknown)
         return [sizes, *(f"left out: {what}" for what in left), *self._far()]
 
     def _far(self) -> list[str]:

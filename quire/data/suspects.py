@@ -28,10 +28,14 @@ _FEW = 5  # rows of a label that may be a slip
 _WORDS = 5  # a text of fewer words stands on both sides by chance
 _NEAR = 0.01  # of the evaluation's rows may have a near copy among the training rows; a random split of one source ten times as many
 _NEAR_SPLIT = 0.1
+_LEAVE_OUT = 'No answer to them could be right; to evaluate without these rows: data.allow = ["label-unknown"].'
 
 
 def look(ledger: Ledger, sets: RowSets, *, given: bool) -> None:
-    """Runs every check of the rows alone. given: the evaluation's rows are files of their own, not a share of the sources."""
+    """Runs every check of the rows alone. given: the evaluation's rows are files of their own, not a share of the sources.
+
+    Where labels that are never trained are allowed, their rows are taken out of `sets`. Raises DataError when none is left to evaluate on.
+    """
     train, held = sets.train, [*sets.held_out, *sets.test]
     every = [*train, *held]
     ledger.look("empty-answers", empty_answers, every)
@@ -39,6 +43,9 @@ def look(ledger: Ledger, sets: RowSets, *, given: bool) -> None:
     ledger.look("one-label", one_label, train)
     ledger.look("label-spellings", label_spellings, every)
     ledger.look("label-unknown", label_unknown, train, held)
+    if "label-unknown" in ledger.allow:
+        sets.leave_out_unknown()
+        held = [*sets.held_out, *sets.test]
     ledger.look("contradictions", contradictions, train)
     ledger.look("duplicates", duplicates, train, sum(sets.repeated.values()))
     ledger.look("test-rows-leak", leaks, train, held)
@@ -168,7 +175,7 @@ def label_unknown(train: Sequence[Row], held: Sequence[Row]) -> Finding | None:
     rows = first(f"{row.where}: " + ", ".join(f"{label!r}{nearest(label, order)}" for label in labels[:SHOWN]) for row, labels in unknown)
     says = f"{_rows(len(unknown))} of the evaluation have labels that no training row has: {names}."
     fix = f"Mend them, or add training rows with those labels. The training rows have: {', '.join(order[:20])}."
-    return Finding(True, says, rows, fix, len(unknown), key="A label that is never trained cannot be evaluated, so this cannot be allowed.")
+    return Finding(True, says, rows, fix, len(unknown), key=_LEAVE_OUT)
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import string
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from .labels import check, harmonic
 
@@ -50,6 +52,32 @@ def answer_f1(found: Sequence[str], wanted: Sequence[Sequence[str]]) -> float:
     """The mean F1 of the words of each answer with the nearest of those wanted."""
     check(found, wanted)
     return sum(max(_overlap(text, one) for one in answers or [""]) for text, answers in zip(found, wanted)) / len(wanted)
+
+
+def best_threshold(margins: Sequence[float], scores: Sequence[float], answered: Sequence[bool]) -> float:
+    """From which margin on "there is no answer" should be said, so that the mean score over these questions is highest.
+
+    margins: by how much "no answer" is surer than the best answer; scores: what the best answer is worth, from 0 to 1; answered: whether
+    the question has an answer. It is left unanswered where its margin is above the threshold, which is worth 1 where it has no answer.
+    The threshold lies in the middle between two margins; of equally good ones it is the nearest to 0, and 0 where that is as good as any.
+    As `find_best_thresh` of SQuAD 2.0's evaluation (Rajpurkar et al. 2018), which takes the margin itself.
+    """
+    check(margins, scores)
+    order = sorted(range(len(margins)), key=lambda number: margins[number])
+    sums = [sum(not there for there in answered) * 1.0]  # every question is left unanswered
+    for number in order:
+        sums.append(sums[-1] + (scores[number] if answered[number] else -1.0))
+    sorted_margins = [margins[number] for number in order]
+    places = [sorted_margins[0] - 1.0, *((low + high) / 2 for low, high in pairwise(sorted_margins)), sorted_margins[-1] + 1.0]
+    at_zero = sums[bisect_right(sorted_margins, 0.0)]
+    # between two equal margins there is no threshold
+    ways = [(total, place) for number, (total, place) in enumerate(zip(sums, places)) if _apart(sorted_margins, number)]
+    most = max(total for total, _ in ways)
+    return 0.0 if at_zero >= most - 1e-9 else min((place for total, place in ways if total >= most - 1e-9), key=abs)
+
+
+def _apart(margins: Sequence[float], number: int) -> bool:
+    return number in (0, len(margins)) or margins[number - 1] < margins[number]
 
 
 def _overlap(found: str, wanted: str) -> float:

@@ -175,16 +175,18 @@ class Local:
     def tag(
         self,
         texts: Sequence[str],
-        aggregation: str = "simple",
+        aggregation: str | None = None,
         *,
         stride: int | None = None,
         ignore: Sequence[str] = ("O",),
         progress: Progress = None,
     ) -> list[list[Entity]]:
         """The stretches of each text that have a label, in order; `tasks.tag` says what the aggregations (none, simple, first, average,
-        max) do. stride: a text that is too long is read in windows that overlap by so many tokens; None refuses it (ContextError).
+        max, words) do. None is what the folder says: words for a model that was tuned here, else simple. stride: a text that is too long is
+        read in windows that overlap by so many tokens; None refuses it (ContextError).
         """
-        return tag.tag(self.model, self.contract, texts_of(texts), self._labels("token"), aggregation, stride, ignore, progress)
+        labels, way = self._labels("token"), aggregation or tag.aggregation_of(self._settings)
+        return tag.tag(self.model, self.contract, texts_of(texts), labels, way, stride, ignore, progress)
 
     def answer(
         self,
@@ -197,9 +199,14 @@ class Local:
         *,
         progress: Progress = None,
     ) -> list[list[Answer]]:
-        """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean."""
+        """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean.
+
+        How sure "no answer" must be is what the folder records (0 where it says nothing).
+        """
         self._labels("span")
-        return answer.answer(self.model, self.contract, texts_of(pairs, "pairs"), top, length, stride, longest, no_answer, progress)
+        threshold = answer.threshold_of(self._settings)
+        texts = texts_of(pairs, "pairs")
+        return answer.answer(self.model, self.contract, texts, top, length, stride, longest, no_answer, progress, threshold)
 
     # -- vectors -----------------------------------------------------------------------------------------------------------------
 

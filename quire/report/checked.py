@@ -24,6 +24,10 @@ def left_out(run: Run) -> list[str]:
             said.append(f"{many(int(count), 'repeated ' + name + ' row')} {'was' if count == 1 else 'were'} left out")
     if count := number(run.data.get("overlapping")):
         said.append(f"{many(int(count), 'training row')} {'was' if count == 1 else 'were'} left out because the evaluation reads them too")
+    if count := number(run.data.get("unknown")):
+        said.append(
+            f"{many(int(count), 'row')} of the evaluation {'was' if count == 1 else 'were'} left out: their labels are never trained"
+        )
     cut = run.data.get("cut")
     rows, tokens = (number(cut.get(key)) for key in ("examples", "tokens")) if isinstance(cut, dict) else (None, None)
     if rows:

@@ -3,22 +3,25 @@
 Question and context are read as a pair; a context that is too long in windows that overlap. In each window two softmaxes over the context's
 tokens (and the first token, which stands for "no answer") give every token a share as the beginning and as the end; a span scores the
 product of the two. Spans grow to whole words; the same words found twice are one answer with the sum of both scores. The score of "no
-answer" is the first token's, the smallest over the windows.
+answer" is the first token's, the smallest over the windows. It is said where the logarithm of its score is above that of the best answer by
+more than a threshold: 0, or what a tuned model's folder records (`tuning.answer`; as SQuAD 2.0's evaluation, Rajpurkar et al. 2018).
 
 Algorithm: transformers 4.57, `QuestionAnsweringPipeline` (removed in version 5), after DrQA (Chen et al. 2017).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..binding.contract import Contract
-from ..errors import ContextError, RecipeError
+from ..errors import ContextError, ModelError, RecipeError
 from ..nn.transformer import Transformer
 from ..text.rows import Encoded
 from ..types import Answer
@@ -27,6 +30,18 @@ from .reading import Row, budget, labelled, pieces
 from .tag import windows
 
 Floats = npt.NDArray[np.float64]
+PARAMETERS = "question-answering"  # the table of task_specific_params in config.json that is about this task
+_LEAST = 1e-30  # a smaller score has no logarithm worth comparing
+
+
+def threshold_of(config: Mapping[str, Any]) -> float:
+    """The threshold that a folder's config.json records; 0 without one. Raises ModelError for what is no number."""
+    tables = config.get("task_specific_params") or {}
+    table = tables.get(PARAMETERS) if isinstance(tables, Mapping) else None
+    found = table.get("no_answer_threshold", 0.0) if isinstance(table, Mapping) else 0.0
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        raise ModelError(f"task_specific_params of config.json has no_answer_threshold = {str(found)[:80]!r}; allowed is a number of nats.")
+    return float(found)
 
 
 @dataclass(frozen=True)
@@ -54,18 +69,20 @@ def answer(
     longest: int = 15,
     no_answer: bool = False,
     progress: Callable[[int], None] | None = None,
+    threshold: float = 0.0,
 ) -> list[list[Answer]]:
     """The `top` best answers to each (question, context), best first; fewer where the context has fewer.
 
     length: tokens of a window, question included (at most the model's positions); stride: by how many context tokens windows overlap (at
-    most half a window); longest: tokens of an answer. no_answer: that there is none may be an answer too: an empty text, start = end = 0.
+    most half a window); longest: tokens of an answer. no_answer: that there is none may be an answer too: an empty text, start = end = 0,
+    the first one where it is surer than the best other by `threshold` (nats).
     Raises ContextError before any work when a question leaves no room for context, RecipeError for a number outside its range.
     """
     for name, value, low in (("top", top, 1), ("length", length, 1), ("stride", stride, 0), ("longest", longest, 1)):
         if value < low:
             raise RecipeError(f"{name} is {value}; allowed is {low} and more.")
     read = Read(contract, pairs, min(length, model.config.context), stride)
-    return read.best(read.logits(model, progress), top, longest, no_answer)
+    return read.best(read.logits(model, progress), top, longest, no_answer, threshold)
 
 
 class Read:
@@ -87,12 +104,37 @@ class Read:
         """Logits (T, 2) of each window."""
         return by_length(self.windows, lambda part: _rows(model, part, self.contract.decoder_start), budget(model), progress)
 
-    def best(self, logits: Sequence[npt.NDArray[np.float32]], top: int, longest: int, no_answer: bool) -> list[list[Answer]]:
+    def best(
+        self, logits: Sequence[npt.NDArray[np.float32]], top: int, longest: int, no_answer: bool, threshold: float = 0.0
+    ) -> list[list[Answer]]:
         """The answers to each pair, best first."""
-        found: list[list[Answer]] = [[] for _ in self.pairs]
-        for number, group in groupby(zip(self.windows, logits), key=lambda pair: pair[0].number):
-            found[number] = _best(list(group), self.pairs[number][1], self.contexts[number], top, longest, no_answer)
+        found = []
+        for answers, nothing in self._spans(logits, top, longest):
+            rank = [(one.score, one) for one in answers]
+            if no_answer:
+                rank.append((nothing * math.exp(-threshold), Answer("", nothing, 0, 0)))
+            found.append([one for _, one in sorted(rank, key=lambda pair: -pair[0])[:top]])
         return found
+
+    def margins(self, logits: Sequence[npt.NDArray[np.float32]], longest: int) -> list[tuple[str, float]]:
+        """The best answer to each pair, and by how much "no answer" is surer than it (nats): what a threshold is held against."""
+        return [
+            (
+                max(answers, key=lambda one: one.score).text if answers else "",
+                _log(nothing) - _log(max((a.score for a in answers), default=0)),
+            )
+            for answers, nothing in self._spans(logits, 1, longest)
+        ]
+
+    def _spans(self, logits: Sequence[npt.NDArray[np.float32]], top: int, longest: int) -> Iterator[tuple[list[Answer], float]]:
+        """The answers to each pair, and the score of "no answer"."""
+        groups = {number: list(group) for number, group in groupby(zip(self.windows, logits), key=lambda pair: pair[0].number)}
+        for number, (_, text) in enumerate(self.pairs):
+            yield _spans_of(groups.get(number, []), text, self.contexts[number], top, longest)
+
+
+def _log(score: float) -> float:
+    return math.log(max(score, _LEAST))
 
 
 def _rows(model: Transformer, windows: list[Window], start: int | None) -> list[npt.NDArray[np.float32]]:
@@ -142,9 +184,9 @@ def shares(logits: npt.NDArray[np.float32], window: Window) -> tuple[Floats, Flo
     return values[:, 0], values[:, 1], none
 
 
-def _best(
-    rows: list[tuple[Window, npt.NDArray[np.float32]]], text: str, context: Encoded, top: int, longest: int, no_answer: bool
-) -> list[Answer]:
+def _spans_of(
+    rows: list[tuple[Window, npt.NDArray[np.float32]]], text: str, context: Encoded, top: int, longest: int
+) -> tuple[list[Answer], float]:
     answers: dict[str, Answer] = {}  # by their words, whatever their case
     nothing = 1.0
     for window, logits in rows:
@@ -157,10 +199,7 @@ def _best(
             answers[words.lower()] = (
                 Answer(words, score, begin, stop) if known is None else Answer(known.text, known.score + score, known.start, known.end)
             )
-    listed = list(answers.values())
-    if no_answer:
-        listed.append(Answer("", nothing, 0, 0))
-    return sorted(listed, key=lambda found: -found.score)[:top]
+    return list(answers.values()), nothing
 
 
 def _whole(context: Encoded, window: Window, first: int, last: int) -> tuple[int, int]:

@@ -3,6 +3,9 @@
     none     each token with its likeliest label
     simple   neighbours with the same label are one stretch; B- begins a new one, I- goes on
     first, average, max   the tokens of a word agree first: on the first token's label, the mean of all scores, the surest token's
+    words    the text is divided into words first, as corpora of tagged words are, and read as they are taught (`spelled`); each word has
+             the label of its first token, so that a stretch never begins or ends inside one. Models that are tuned here on words say so
+             in their config.json, and then it is what is usual; elsewhere `simple` is.
 
 Which tokens go on with a word: those whose spelling is longer than their text (WordPiece's ##), or, where the vocabulary has no such mark,
 those without a space at their beginning. Offsets count characters of the text as it was given. A text that is too long is refused, or read
@@ -14,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +30,10 @@ from ..types import Entity
 from .classify import scores
 from .lengths import by_length
 from .reading import Row, budget, labelled, pieces, several
+from .spelled import divided, spell
 
-AGGREGATIONS = ("none", "simple", "first", "average", "max")
+AGGREGATIONS = ("none", "simple", "first", "average", "max", "words")
+PARAMETERS = "token-classification"  # the table of task_specific_params in config.json that is about this task
 Floats = npt.NDArray[np.float32]
 
 
@@ -39,6 +45,13 @@ class Piece:
     start: int
     end: int
     inside: bool = False
+
+
+def aggregation_of(config: Mapping[str, Any]) -> str:
+    """How the tokens of this model become stretches, as its config.json says; 'simple' where it says nothing."""
+    tables = config.get("task_specific_params") or {}
+    table = tables.get(PARAMETERS) if isinstance(tables, Mapping) else None
+    return str(table.get("aggregation", "simple")) if isinstance(table, Mapping) else "simple"
 
 
 def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
@@ -78,15 +91,15 @@ def tag(
     room = model.config.context - len(before) - len(after)
     rows: list[Row] = []
     owners: list[tuple[int, int, int]] = []  # (text, first token, last) of each row
-    read = [pieces(contract, text) for text in texts]
-    for number, piece in enumerate(read):
-        if len(piece.ids) > room and stride is None:
+    read = [(_by_words if aggregation == "words" else _by_tokens)(contract, text) for text in texts]
+    for number, (ids, _) in enumerate(read):
+        if len(ids) > room and stride is None:
             raise ContextError(
-                f"text {number} has {len(piece.ids):,} tokens; this model reads {room:,} at once. "
+                f"text {number} has {len(ids):,} tokens; this model reads {room:,} at once. "
                 "Divide it, or give a stride (32, say): it is then read in windows that overlap by so many tokens."
             )
-        for start, end in windows(len(piece.ids), room, stride or 0):
-            rows.append(Row([*before, *piece.ids[start:end], *after]))
+        for start, end in windows(len(ids), room, stride or 0):
+            rows.append(Row([*before, *ids[start:end], *after]))
             owners.append((number, start, end))
     logits = by_length(rows, lambda part: _rows(model, part, contract.decoder_start), budget(model), progress)
     found: list[list[Entity]] = [[] for _ in texts]
@@ -94,7 +107,7 @@ def tag(
         parts = list(group)
         for (_, start, end), row in parts:
             values = scores(row[len(before) : len(before) + end - start], "softmax")
-            made = _pieces(contract.tokenizer, texts[number], read[number].ids[start:end], read[number].offsets[start:end], values)
+            made = read[number][1](start, end, values)
             found[number] += [entity for entity in _entities(made, texts[number], labels, aggregation) if entity.label not in ignore]
         if len(parts) > 1:
             found[number] = _without_overlap(found[number])
@@ -104,6 +117,31 @@ def tag(
 def _rows(model: Transformer, rows: list[Row], start: int | None) -> list[Floats]:
     """Logits (T, labels) of each row, without its padding."""
     return [logits[: len(row)] for row, logits in zip(rows, labelled(model, rows, start).numpy())]
+
+
+Maker = Callable[[int, int, Floats], list[Piece]]  # of tokens [start, end) and their scores
+
+
+def _by_tokens(contract: Contract, text: str) -> tuple[Sequence[int], Maker]:
+    """The ids that a text is read as, and its tokens as pieces."""
+    read = pieces(contract, text)
+
+    def made(start: int, end: int, values: Floats) -> list[Piece]:
+        return _pieces(contract.tokenizer, text, read.ids[start:end], read.offsets[start:end], values)
+
+    return read.ids, made
+
+
+def _by_words(contract: Contract, text: str) -> tuple[Sequence[int], Maker]:
+    """The ids that the words of a text are read as, and those of its words as pieces whose first token is there."""
+    places = divided(text)
+    spelled = spell(contract, [text[start:end] for start, end in places])
+    words = [(int(token), low, high) for token, (low, high) in zip(spelled.first, places) if token >= 0]
+
+    def made(start: int, end: int, values: Floats) -> list[Piece]:
+        return [Piece(values[token - start], low, high) for token, low, high in words if start <= token < end]
+
+    return spelled.ids, made
 
 
 def _pieces(tokenizer: Tokenizer, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], values: Floats) -> list[Piece]:

@@ -29,7 +29,7 @@ from ..nn.transformer import Transformer
 from ..tasks.task import Objective
 from . import state
 from .check import Health, NoMemory, Patience, out_of_memory, refuse_untrained, what_would_fit
-from .facts import FirstSteps, refuse_no_rate
+from .facts import LOOKED_AT, FirstSteps, refuse_no_rate
 from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
@@ -93,6 +93,7 @@ class Trainer:
         self.scale, self.health = LossScale(compute.dtype), Health(part)
         self.patience = Patience(task.metric, task.better, part.patience)
         self.first: FirstSteps | None = None
+        self.looked_at = 0  # applied steps that `first` has seen
         self.stop = Stop()
         self.step = self.tokens = 0
         self.seconds = 0.0  # of earlier sittings
@@ -145,11 +146,13 @@ class Trainer:
         return Outcome("finished" if finished else "stopped", self.step, self.steps, why, self.stop.signal, self.patience.best)
 
     def _first_steps(self) -> FirstSteps | None:
-        """The facts of a run that begins here."""
-        if self.step:
+        """The facts of a run that begins here, or that an earlier sitting has not seen all of."""
+        if not self.step:
+            refuse_no_rate(self.recipe.optim, self.steps)
+        if self.looked_at >= LOOKED_AT:
             return None
-        refuse_no_rate(self.recipe.optim, self.steps)
-        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.chunk, self.recipe.adapt.positions)
+        taken = self.recipe.adapt.positions
+        return FirstSteps(self.model, self.optimizer, self.task, self.compute, self.chunk, taken, self.looked_at)
 
     def due(self, every: int) -> bool:
         return bool(every) and (self.step % every == 0 or self.step == self.steps)
@@ -178,7 +181,7 @@ class Trainer:
         skipped = self.health.judge(number, loss, norm, self.scale)
         if not skipped:
             if self.first is not None:
-                self.first.gradients(norm, self.recipe.optim)
+                self.first.gradients(norm, self.recipe.optim, self.scale.value)
             clip = self.recipe.optim.clip
             scale_all(gradients, (min(1.0, clip / norm) if clip and norm else 1.0) / self.scale.value)
             self.optimizer.rate(share)
@@ -186,6 +189,7 @@ class Trainer:
             self.scale.went_well()
             if self.first is not None:
                 self.first.moved(number, share)
+                self.looked_at = self.first.applied
                 self.first = None if self.first.over else self.first
         del gradients
         self.optimizer.zero()
@@ -269,6 +273,7 @@ class Trainer:
             "patience": self.patience.state(),
             "environment": machine.environment(),
             "base": self.base,
+            "looked_at": self.looked_at,
         }
         state.save(self.run.checkpoints, self.step, state.weights_of(self.model), self.optimizer.tensors(), facts)
         self.saved_at = self.step
@@ -290,6 +295,7 @@ class Trainer:
         self.scale.load_state(facts["scale"])
         self.health.load_state(facts["health"])
         self.patience.load_state(facts["patience"])
+        self.looked_at = facts.get("looked_at", LOOKED_AT)  # a checkpoint that does not say is of a run whose first steps are long over
         self.step, self.tokens, self.seconds = checkpoint.step, facts["tokens"], facts["seconds"]
         self.saved_at = checkpoint.step
 

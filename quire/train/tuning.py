@@ -25,6 +25,7 @@ from ..families import ModelFolder, heads
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
 from ..tasks.task import Objective
+from ..tasks.tuning.answer import Answer
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
 from ..tasks.tuning.make import KINDS, SCHEMAS, make
@@ -86,8 +87,13 @@ class Tuned:
         for name, rows in (("held_out", self.sets.held_out), ("test", self.sets.test)):
             if not rows:
                 continue
+            look = self.task.evaluate
+            if (
+                isinstance(self.task, Answer) and name == "held_out" and self.adapter.part.method not in PROMPTS
+            ):  # there is a folder to tell
+                look = self.task.evaluate_last
             with evaluating(model):
-                evaluation = self.task.evaluate(model, rows)
+                evaluation = look(model, rows)
             _write_answers(run.path / f"answers_{name}.jsonl", rows, evaluation)
             figures: dict[str, Any] = dict(evaluation.figures)
             figures["intervals"] = {key: dataclasses.asdict(value) for key, value in evaluation.intervals.items()}
@@ -97,7 +103,7 @@ class Tuned:
         return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
 
     def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
-        also = self.task.write if isinstance(self.task, Embed) else None
+        also = self.task.write if isinstance(self.task, Embed | Answer) else None
         return self.adapter.leave(path, model, self.contract, lineage, also)
 
 
@@ -118,9 +124,9 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     named = hub.locate(recipe.model.start) if recipe.model.start else None
     ledger = Ledger(part.allow)
     sets = load_rows(recipe)
+    suspects.look(ledger, sets, given=bool(part.eval))
     for line in sets.lines():
         say(line)
-    suspects.look(ledger, sets, given=bool(part.eval))
     ledger.refuse()
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)

@@ -30,14 +30,15 @@ def test_rows_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", rows(tmp_path / "rows.jsonl", labelled())]) == 0
     told = capsys.readouterr().out
     assert "checks in " in told and "a run would begin" in told and "With --model they are looked at as that model reads them." in told
-    assert "label-spellings" in told and "near-copies-leak" in told
+    assert "10 of 10 checks found nothing (--json names them)" in told and "label-spellings" not in told
 
 
 def test_what_would_be_refused_is_shown_with_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spelt = (*labelled(), {"text": "one more text", "label": "Positive"})
     code = main(["check", rows(tmp_path / "rows.jsonl", spelt), "--test", rows(tmp_path / "test.jsonl", labelled(4))])
     told = capsys.readouterr().out
-    assert code == 2 and "2 of them would refuse a run" in told
+    assert code == 2 and "2 of them would refuse a run" in told and " of 10 checks found nothing" in told
+    assert "one label in two spellings" in told and "rows that answer nothing" not in told
     assert "refused label-spellings: 1 label looks like another one in a second spelling" in told
     assert "rows.jsonl:49) against 'positive'" in told
     assert "refused test-rows-leak: 4 of 4 rows" in told or "refused test-rows-leak: 4 of " in told

@@ -242,3 +242,24 @@ def test_help_names_our_options_and_the_keys(capsys: pytest.CaptureFixture[str])
         main(["tune", "--help"])
     out = capsys.readouterr().out
     assert "--lora" in out and "--recipe FILE" in out and "--optim.lr" in out
+
+
+def shown_default(out: str, key: str) -> str:
+    return " ".join(out[out.index(f"--{key} ") :].split()).partition("(default: ")[2].partition(")")[0]
+
+
+def test_help_shows_the_defaults_that_are_used(models: dict[str, str], file: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the run that is named; without one those of a small model, and whose they are is said."""
+    for words, whose in (
+        (["tune", "--help"], "those for all of an encoder of 22 million parameters that learns 'classify'"),
+        (["tune", "--task", "chat", "--lora", "--help"], "those for a LoRA of a decoder of 22 million parameters that learns 'chat'"),
+        (["tune", models["encoder"], both_labels(file), "--train.batch", "7", "--help"], "those of this run"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        out = capsys.readouterr().out
+        assert f"Defaults are {whose}." in out
+        lora = "chat" in words
+        assert float(shown_default(out, "optim.lr")) == (5e-3 if lora else 1e-4)
+        assert shown_default(out, "optim.weight-decay") == ("0.0" if lora else "0.01")
+    assert shown_default(out, "train.batch") == "7"

@@ -65,7 +65,7 @@ FORMS: list[tuple[dict[str, Any], Row]] = [
     (SPAN | {"answers": [{"text": "Jack", "answer_start": 3}], "is_impossible": False}, Question("q", "ab Jack", (("Jack", 3),), "7")),
     (SPAN | {"answers": {"text": [], "answer_start": []}}, Question("q", "ab Jack", (), "7")),
     ({"source": "s", "target": "t"}, Rewrite("s", "t")),
-    ({"source": ["s.", "", "u"], "target": ["t", "v"]}, Rewrite("s. u", "t")),
+    ({"source": ["s.", "", "u"], "target": ["t", "v", "t"]}, Rewrite("s. u", "t", ("v",))),
     ({"article": "s", "summary": "t"}, Rewrite("s", "t")),
     ({"anchor": "a", "positive": "b"}, Similar("a", "b")),
     ({"anchor": "a", "positive": "b", "score": 0.5}, Similar("a", "b", 0.5)),

@@ -66,6 +66,26 @@ def test_labels_of_the_evaluation_must_be_trained() -> None:
     assert "test.csv:1: 'god' Did you mean 'good'?" in text
 
 
+def test_rows_with_labels_that_are_never_trained_may_be_left_out() -> None:
+    def sets() -> RowSets:
+        return RowSets(
+            counted(good=9, bad=9), labelled(("x", "god"), ("y", "bad"), name="eval.csv"), labelled(("z", "good"), name="test.csv")
+        )
+
+    refusing = Ledger()
+    suspects.look(refusing, sets(), given=True)
+    with pytest.raises(DataError, match=r'to evaluate without these rows: data\.allow = \["label-unknown"\]'):
+        refusing.refuse()
+    ledger, found = Ledger(("label-unknown",)), sets()
+    suspects.look(ledger, found, given=True)
+    ledger.refuse()
+    assert [row.where for row in found.held_out] == ["eval.csv:2"] and len(found.test) == 1 and found.json()["unknown"] == 1
+    assert "left out: 1 row of the evaluation with labels that are never trained" in found.lines()
+    assert any("eval.csv:1: 'god'" in line for line in ledger.said())
+    with pytest.raises(DataError, match=r"every row of the evaluation from eval\.csv:1 on .* The training rows have: bad, good"):
+        suspects.look(Ledger(("label-unknown",)), RowSets(counted(good=9, bad=9), labelled(("x", "god"), name="eval.csv"), []), given=True)
+
+
 def test_a_row_with_one_unknown_tag_many_times_is_one_row() -> None:
     train = [Tagged(("a", "b"), ("O", "B-PER"), where="train:1")]
     held = [Tagged(("a", "b", "c"), ("B-LOC", "B-LOC", "B-ORG"), where=f"test:{n}") for n in range(4)]

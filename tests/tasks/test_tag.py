@@ -30,7 +30,7 @@ def same(found, wanted, text):
 def test_entities_are_the_pipelines(tmp_path, kind):
     folder = write(tmp_path, "TokenClassification", kind, length=96, labels=LABELS)
     model = quire.load(folder)
-    for aggregation in AGGREGATIONS:
+    for aggregation in AGGREGATIONS[:-1]:  # the last is not among theirs
         found = model.tag(TEXTS, aggregation)
         for text, entities in zip(TEXTS, found):
             same(entities, expected(folder, text, aggregation), text)

@@ -3,12 +3,18 @@ it begins, and one for where it ends. A window that does not hold the answer poi
 
 Windows are those of `quire answer` (`tasks.answer.Read`): the question first, the context behind it, read on with a stride if it is long.
 Of several answers the first one is learned, as in transformers' run_qa; every one counts as right when a model is measured.
+
+How sure "no answer" must be is no matter of training: where the held-out rows have such questions, the threshold that gives the highest F1
+on them is looked for once, at the end, and recorded in the model's folder, which `quire answer` reads. Figures are those at the threshold,
+and beside them those at 0; on the held-out rows the former are a little too good, on test rows they are not.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -16,14 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import durable
 from ...binding.contract import Contract
 from ...errors import ContextError, DataError
-from ...metrics.interval import mean_interval
-from ...metrics.spans import answer_f1, exact_match, plain
+from ...metrics.interval import Interval, mean_interval
+from ...metrics.spans import answer_f1, best_threshold, exact_match, plain
 from ...nn.batch import IGNORE, Batch
 from ...nn.transformer import Transformer
 from ...text.rows import Encoded
-from ..answer import Read, Window
+from ..answer import PARAMETERS, Read, Window
 from ..reading import Long
 from ..task import Array, Term
 from .example import Evaluation, Example, collate
@@ -31,6 +38,7 @@ from .schemas import Question, Row
 
 LONGEST = 30  # tokens of an answer, as run_qa looks for it
 BEGINS, ENDS = 1, 2  # what a label says of a token; 0: neither
+CONFIG = "config.json"
 _EXAMPLES = 5
 _NOT_WHOLE = "the answer does not begin and end where tokens do; the tokens that hold it are learned"
 
@@ -52,6 +60,7 @@ class Answer:
         """long: "error" refuses a row that one window does not hold. Raises DataError where "no answer" cannot be said and must be."""
         self.contract, self.context, self.long, self.stride = contract, context, long, stride
         self.no_answer = any(not row.spans for row in rows)
+        self.threshold = 0.0
         layout, cls = contract.pair_layout, contract.tokenizer.cls
         self.can_refuse = cls is not None and layout[0][0] == cls
         if self.no_answer and not self.can_refuse:
@@ -151,26 +160,45 @@ class Answer:
 
     # -- what a tuned model is worth ----------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation:
         """What `quire answer` finds, "no answer" among it where the training rows had such; exact match and F1 as SQuAD counts them."""
         wanted = cast(Sequence[Question], rows)
         read = self._read(wanted)
-        logits = read.logits(model)
-        best = read.best(logits, 1, LONGEST, self.no_answer)
+        return self._evaluated(read, self._logits(read, model), wanted)
+
+    def evaluate_last(self, model: Transformer, rows: Sequence[Row]) -> Evaluation:
+        """The same of held-out rows at the end of a run: sets the threshold first."""
+        wanted = cast(Sequence[Question], rows)
+        read = self._read(wanted)
+        logits = self._logits(read, model)
+        there = [bool(row.spans) for row in wanted]
+        if self.no_answer and any(there) and not all(there):
+            texts, margins = zip(*read.margins(logits, LONGEST))
+            scores = [answer_f1([text], [row.answers()]) for text, row in zip(texts, wanted)]
+            self.threshold = best_threshold(margins, scores, there)
+        return self._evaluated(read, logits, wanted)
+
+    def write(self, folder: Path) -> None:
+        """Records in the folder's config.json what `quire answer` needs to know."""
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        told = {name: table for name, table in (config.get("task_specific_params") or {}).items() if name != PARAMETERS}
+        told |= {PARAMETERS: {"no_answer_threshold": self.threshold}} if self.threshold else {}
+        config.pop("task_specific_params", None)
+        durable.write_json(folder / CONFIG, config | ({"task_specific_params": told} if told else {}))
+
+    @torch.inference_mode()
+    def _logits(self, read: Read, model: Transformer) -> list[Array]:
+        return list(read.logits(model))
+
+    def _evaluated(self, read: Read, logits: Sequence[Array], wanted: Sequence[Question]) -> Evaluation:
+        best = read.best(logits, 1, LONGEST, self.no_answer, self.threshold)
         found = [answers[0].text if answers else "" for answers in best]
-        golds = [row.answers() for row in wanted]
-        exact = [exact_match([text], [gold]) for text, gold in zip(found, golds)]
-        overlap = [answer_f1([text], [gold]) for text, gold in zip(found, golds)]
-        parts = {"": range(len(wanted)), "has_answer_": [], "no_answer_": []}
-        parts["has_answer_"] = [number for number, gold in enumerate(golds) if gold]
-        parts["no_answer_"] = [number for number, gold in enumerate(golds) if not gold]
-        figures, intervals = {}, {}
-        for name, numbers in parts.items():
-            if len(numbers) and (name == "" or len(numbers) < len(wanted)):
-                for metric, values in (("exact", exact), ("f1", overlap)):
-                    interval = mean_interval([values[number] for number in numbers])
-                    figures[name + metric], intervals[name + metric] = interval.value, interval
+        figures, intervals = _figures(found, wanted)
+        if self.threshold:
+            plain_best = read.best(logits, 1, LONGEST, self.no_answer)
+            at_zero, around = _figures([answers[0].text if answers else "" for answers in plain_best], wanted)
+            figures |= {f"{name}_at_0": at_zero[name] for name in ("exact", "f1")} | {"threshold": self.threshold}
+            intervals |= {f"{name}_at_0": around[name] for name in ("exact", "f1")}
         return Evaluation(
             figures | {"loss": self._held_out_loss(read, logits, wanted)},
             intervals,
@@ -190,6 +218,22 @@ class Answer:
                 total += float(_loss(torch.from_numpy(np.asarray(values))[None], label[None]))
                 count += 2
         return total / max(1, count)
+
+
+def _figures(found: Sequence[str], rows: Sequence[Question]) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Exact match and F1 over all rows, and over those with and without an answer where there are both."""
+    golds = [row.answers() for row in rows]
+    exact = [exact_match([text], [gold]) for text, gold in zip(found, golds)]
+    overlap = [answer_f1([text], [gold]) for text, gold in zip(found, golds)]
+    there = [number for number, gold in enumerate(golds) if gold]
+    parts = {"": list(range(len(rows))), "has_answer_": there, "no_answer_": sorted(set(range(len(rows))) - set(there))}
+    intervals = {
+        name + metric: mean_interval([values[number] for number in numbers])
+        for name, numbers in parts.items()
+        for metric, values in (("exact", exact), ("f1", overlap))
+        if numbers and (name == "" or len(numbers) < len(rows))
+    }
+    return {name: interval.value for name, interval in intervals.items()}, intervals
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:

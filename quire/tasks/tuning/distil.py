@@ -63,6 +63,10 @@ class Distil:
         """As of the task beside it. Raises AttributeError for one on running text: it has no examples."""
         return bool(self.task.packs)  # type: ignore[attr-defined]
 
+    def begins(self, batch: Batch) -> Tensor:
+        """As of the task beside it, where its batches are not split."""
+        return cast(Tensor, cast(Any, self.task).begins(batch))
+
     def _labels(self, mine: int, theirs: int) -> None:
         if mine != theirs:
             raise ModelError(f"the teacher tells {theirs} labels apart and the student {mine}. Both need the same labels.")

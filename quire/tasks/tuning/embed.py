@@ -166,18 +166,35 @@ class Embed:
         what = NEGATIVE if self.loss in ("triplet", "margin-mse") else TEXT
         return {self.loss: int((role == what).sum())}
 
-    def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
-        begins = batch.labels["role"] == TEXT
-        owner = (begins.cumsum(0) - 1)[~begins]
-        texts, candidates = (self._vectors(cast(Transformer, model), batch.take(rows)) for rows in (begins, ~begins))
-        with torch.autocast(texts.device.type, enabled=False):
-            loss = self._loss(texts, candidates, owner, batch.take(begins), batch.take(~begins))
-        return {self.loss: (loss, self.counts(batch)[self.loss])}
+    @property
+    def joint(self) -> bool:
+        """Is the loss one between all texts of a batch? The others are sums over its examples."""
+        return self.loss in ("contrast", "cosent")
 
-    def _vectors(self, model: Transformer, batch: Batch) -> Tensor:
-        """Texts and candidates are read apart: questions are often much shorter than what answers them."""
+    def begins(self, batch: Batch) -> Tensor:
+        """(N,) bool: the rows that an example begins with."""
+        return batch.labels["role"] == TEXT
+
+    def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
+        return {self.loss: (self.loss_of(self.vectors(cast(Transformer, model), batch), batch), self.counts(batch)[self.loss])}
+
+    def vectors(self, model: Transformer, batch: Batch) -> Tensor:
+        """(N, D), one a row. Texts and candidates are read apart: questions are often much shorter than what answers them."""
+        begins = self.begins(batch)
+        sides = [side for side in (begins, ~begins) if side.any()]
+        found = torch.cat([self._pooled(model, batch.take(side)) for side in sides])
+        return found[torch.cat([side.nonzero().squeeze(1) for side in sides]).argsort()]
+
+    def _pooled(self, model: Transformer, batch: Batch) -> Tensor:
         found = pooled(model, batch.trimmed(), self.how, batch.labels["skip"])
         return F.normalize(found, dim=-1) if self.how.similarity == "cosine" else found
+
+    def loss_of(self, vectors: Tensor, batch: Batch) -> Tensor:
+        """The summed loss of a batch whose rows have become `vectors` (N, D)."""
+        begins = self.begins(batch)
+        owner = (begins.cumsum(0) - 1)[~begins]
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self._loss(vectors[begins], vectors[~begins], owner, batch.take(begins), batch.take(~begins))
 
     def _loss(self, texts: Tensor, candidates: Tensor, owner: Tensor, of_texts: Batch, of_candidates: Batch) -> Tensor:
         positive, score = of_candidates.labels["role"] == POSITIVE, of_candidates.labels["score"]

@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
@@ -123,6 +123,10 @@ class Rerank:
 
     def counts(self, batch: Batch) -> dict[str, int]:
         return {self.loss: int(batch.labels["first"].sum()) if self.loss == "list" else len(batch)}
+
+    def begins(self, batch: Batch) -> Tensor:
+        """(N,) bool: the rows that an example begins with."""
+        return batch.labels["first"] > 0
 
     def terms(self, model: nn.Module, batch: Batch, chunk: int = 0) -> dict[str, Term]:
         head: Any = model.head

@@ -1,5 +1,7 @@
 """A text for a text: translation, summaries, whatever a prefix asks for, learned by an encoder-decoder.
 
+Where a row has several targets the first is learned; BLEU and ROUGE compare with all of them.
+
 The source is read as the verbs read it, with the prefix before it; the target is what the tokenizer puts around a whole text, and the
 decoder reads it shifted right behind the id that it starts with. What `quire translate`, `summarize` and `text2text` need to know (prefix,
 beams, the longest answer) goes into the model's config.json, and the figures of the end are made by the same words.
@@ -37,6 +39,7 @@ Best = Literal["loss", "bleu", "rouge"]
 _FIGURE = {"loss": "loss", "bleu": "bleu", "rouge": "rougeL"}
 _GLANCED = 32  # rows that are written out while a model learns, where its loss decides
 _SHOWN = 4  # rows of which a person sees the answers
+_SEVERAL = "there are several targets: the first is learned, and all of them count when a model is measured"
 _LONGER = 1.5  # an answer may be so many times as long as the longest that was learned
 
 
@@ -112,7 +115,14 @@ class Rewriting:
             self._refuse(wanted, over, "source", "reads")
         targets, cut = self._targets(wanted)
         return [
-            Example(np.array(source.ids), {"lm": target}, target=target, cut=more + less, where=row.where)
+            Example(
+                np.array(source.ids),
+                {"lm": target},
+                target=target,
+                cut=more + less,
+                where=row.where,
+                notes=(_SEVERAL,) if row.others else (),
+            )
             for row, source, target, more, less in zip(wanted, sources, targets, over, cut)
         ]
 
@@ -178,7 +188,7 @@ class Rewriting:
             return Evaluation({self.metric: math.nan, "loss": sum(losses) / sum(counts)}, found=[{} for _ in rows])
         shown = rows[:most]
         found = self._written(model, shown, beams)
-        texts, wanted = [one.text for one in found], [row.target for row in shown]
+        texts, wanted = [one.text for one in found], [row.answers() for row in shown]
         scores = rouge(texts, wanted)
         intervals: dict[str, Interval] = {
             "loss": ratio_interval(losses, counts),

@@ -140,17 +140,18 @@ class Question(Row):
 
 @dataclass(frozen=True, slots=True)
 class Rewrite(Row):
-    """A text and the text that is to be made of it."""
+    """A text and the text that is to be made of it, which is learned; others would be as good and count when a model is measured."""
 
     schema: ClassVar[str] = "rewrite"
     source: str
     target: str
+    others: tuple[str, ...] = ()
 
     def reads(self) -> tuple[str, ...]:
         return (self.source,)
 
     def answers(self) -> tuple[str, ...]:
-        return (self.target,)
+        return (self.target, *self.others)
 
 
 @dataclass(frozen=True, slots=True)

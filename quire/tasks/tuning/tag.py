@@ -4,9 +4,10 @@ Words are joined by single spaces and the joined text is read as `quire tag` rea
 text that is asked about later. A token belongs to the word whose characters it stands for, and the first one carries the word's tag.
 
 The others carry none, but one kind: a token that is only the space before a word (Unigram's lone '▁', byte-level 'Ġ') is a word of its
-own to `quire tag`, so it learns what goes on there: I-PER within a PER, O elsewhere. WordPiece divides at punctuation too, and there
-`quire tag` sees words that were never taught (names in links, say); `evaluate` counts on a sample how often its answer is the same (table
-"served"). Teaching those tokens what goes on was tried on WNUT-17: both the F1 of words and that of the verb's own answers fell.
+own to tools that decide by tokens, so it learns what goes on there: I-PER within a PER, O elsewhere. `quire tag` divides a plain text into
+words as the corpora do (`spelled.divided`) and asks each word's first token alone, as it was taught; `evaluate` counts on a sample how
+often its answer is the same (table "served"). Tools that make words of tokens see others where WordPiece divides at signs (names in
+links); teaching those tokens what goes on was tried on WNUT-17: both the F1 of words and that of such answers fell.
 
 A text that is too long is read in windows that overlap, and each word is learned once, in the window that shows more of what is around it.
 """
@@ -15,8 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -32,53 +32,20 @@ from ...metrics.spans import Span, from_tags
 from ...nn.batch import IGNORE, Batch
 from ...nn.transformer import Transformer
 from ..lengths import by_length
-from ..reading import Long, budget, labelled, pieces
+from ..reading import Long, budget, labelled
 from ..reading import Row as Read
-from ..tag import tag, windows
+from ..spelled import Spelled, spell
+from ..tag import PARAMETERS, tag, windows
 from ..task import Array, Term
 from .example import Evaluation, Example, collate
 from .schemas import Row, Tagged
 
 OUTSIDE = "O"
-_SPACE = "\u2581"  # how Unigram vocabularies spell a space; before the first word it stands for no character
 _EXAMPLES = 5  # rows that an error or a table shows
+_SERVED_BY = "words"  # how `quire tag` makes stretches of what is learned here, if nobody asks for another way
 _SERVED = 64  # rows that are also given to `quire tag`'s own function
 _LONE = "an I- tag continues nothing; it is learned as it stands, and read as the beginning of a stretch"
 _UNREAD = "a word becomes no token (its characters are dropped by the tokenizer); its tag cannot be learned"
-
-
-@dataclass(frozen=True)
-class Spelled:
-    """Words as the tokens of their joined text.
-
-    places (W, 2): the characters [start, end) of each word. first (W,): the first token of each word, -1 where it has none. spaces: (token,
-    word) of tokens that are only the space before a word.
-    """
-
-    text: str
-    ids: list[int]
-    places: Array
-    first: Array
-    spaces: list[tuple[int, int]]
-
-
-def spell(contract: Contract, words: Sequence[str]) -> Spelled:
-    """Words joined by single spaces, and which token of the joined text is of which word."""
-    text = " ".join(words)
-    ends = np.array(list(accumulate(len(word) + 1 for word in words)), dtype=np.int64) - 1
-    starts = ends - np.array([len(word) for word in words], dtype=np.int64)
-    read = pieces(contract, text)
-    first = np.full(len(words), -1, dtype=np.int64)
-    spaces: list[tuple[int, int]] = []
-    begins = np.array([start for start, _ in read.offsets], dtype=np.int64)
-    for token, (word, (start, end)) in enumerate(zip(np.searchsorted(ends, begins, side="right").tolist(), read.offsets)):
-        if word == len(words):
-            continue
-        if max(start, starts[word]) >= end or contract.tokenizer.token(read.ids[token]) == _SPACE:
-            spaces.append((token, word))
-        elif first[word] < 0:
-            first[word] = token
-    return Spelled(text, read.ids, np.stack([starts, ends], 1), first, spaces)
 
 
 class Tag:
@@ -117,7 +84,7 @@ class Tag:
         return {"name": self.name, **ways, "labels": list(self.labels), "weights": self.weights}
 
     def head(self) -> tuple[Literal["token"], tuple[str, ...], dict[str, Any]]:
-        return "token", self.labels, {}
+        return "token", self.labels, {"task_specific_params": {PARAMETERS: {"aggregation": _SERVED_BY}}}
 
     # -- rows to batches ---------------------------------------------------------------------------------------------------------
 
@@ -237,7 +204,7 @@ class Tag:
         """Does `quire tag` find the same stretches in the joined text? Of the first rows that one window holds."""
         sample = [number for number, one in enumerate(spelled) if len(one.ids) <= self.room][:_SERVED]
         texts = [spelled[number].text for number in sample]
-        found = tag(model, self.contract, texts, dict(enumerate(self.labels)), "first") if texts else []
+        found = tag(model, self.contract, texts, dict(enumerate(self.labels)), _SERVED_BY) if texts else []
         unlike = []
         for number, text, entities in zip(sample, texts, found):
             places = spelled[number].places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ import torch
 import transformers
 
 import quire
+from quire import recipe as recipes
 from quire.binding.contract import Contract
-from quire.errors import DataError
+from quire.errors import DataError, ModelError
 from quire.families import ModelFolder
+from quire.metrics.spans import best_threshold
 from quire.tasks.answer import Read
 from quire.tasks.tuning.answer import BEGINS, ENDS, LONGEST, Answer, tokens_of
 from quire.tasks.tuning.schemas import Question
+from quire.train.run import train
 from tests.tasks.readers import CONTEXT, TEXTS, write
+from tests.tasks.tuning.conftest import write_rows
 
 
 def asked(question: str, context: str, text: str = "", where: str = "q:1", at: int | None = None) -> Question:
@@ -217,3 +222,65 @@ def test_a_model_that_cannot_say_no_answer_learns_only_what_is_there(tmp_path):
     assert not task.can_refuse and all((example.labels["span"] & BEGINS).any() for example in examples)
     windows = Read(contract, [(row.question, row.context) for row in rows], 100, 40).windows
     assert len(examples) < len(windows)
+
+
+# -- how sure "no answer" must be -----------------------------------------------------------------------------------------------------
+
+
+def official(margins, scores, there):
+    """`find_best_thresh` of SQuAD 2.0's evaluate-v2.0.py: (the best total, its threshold)."""
+    current = best = sum(not one for one in there)
+    threshold = 0.0
+    for number in sorted(range(len(margins)), key=lambda number: margins[number]):
+        current += scores[number] if there[number] else -1
+        if current > best:
+            best, threshold = current, margins[number]
+    return best, threshold
+
+
+def test_the_threshold_is_as_good_as_the_official_one():
+    draw = random.Random(0)
+    for _ in range(200):
+        count = draw.randrange(1, 12)
+        margins = [round(draw.gauss(0, 2), 1) for _ in range(count)]
+        scores, there = [draw.choice((0.0, 0.4, 1.0)) for _ in range(count)], [draw.random() < 0.5 for _ in range(count)]
+        found = best_threshold(margins, scores, there)
+        total = sum((not one) if margin > found else score * one for margin, score, one in zip(margins, scores, there))
+        at_zero = sum((not one) if margin > 0 else score * one for margin, score, one in zip(margins, scores, there))
+        if len(set(margins)) == count:  # of equal margins theirs may count one on each side
+            assert total == pytest.approx(official(margins, scores, there)[0])
+        assert total >= at_zero and (found == 0 or total > at_zero)
+    assert best_threshold([-3.0, -1.0, 2.0], [1.0, 0.0, 0.0], [True, False, False]) == -2.0
+
+
+def test_a_run_finds_the_threshold_on_held_out_rows_and_the_verb_uses_it(tmp_path, tuned):
+    folder = write(tmp_path, "QuestionAnswering", length=128)
+    rows = [asked(f"who is {n}?", TEXTS[0], "Barack Obama" if n % 2 else "", where=f"q:{n}") for n in range(16)]
+    changes = {"train.steps": 1, "data.eval": (write_rows(tmp_path / "eval.jsonl", rows[8:]),)}
+    recipe = tuned("answer", folder, rows[:8], **changes, **{"data.test": (write_rows(tmp_path / "test.jsonl", rows[8:12]),)})
+    recipe = recipes.replace(recipe, "data.allow", ("test-rows-leak", "near-copies-leak"))
+    run = train(recipe).folder
+    figures = json.loads((run / "evaluation.json").read_text())
+    held, test = figures["held_out"], figures["test"]
+    assert held["threshold"] == test["threshold"] != 0 and held["f1"] > held["f1_at_0"] and "f1_at_0" in test["intervals"]
+    told = json.loads((run / "model" / "config.json").read_text())["task_specific_params"]
+    assert told == {"question-answering": {"no_answer_threshold": held["threshold"]}}
+    served = quire.load(run / "model").answer([(row.question, row.context) for row in rows[8:]], longest=LONGEST, no_answer=True)
+    assert [one[0].text for one in served] == [
+        json.loads(line)["answer"] for line in (run / "answers_held_out.jsonl").read_text().splitlines()
+    ]
+    (run / "model" / "config.json").write_text(
+        (run / "model" / "config.json").read_text().replace(f'"no_answer_threshold": {held["threshold"]}', '"no_answer_threshold": "much"')
+    )
+    with pytest.raises(ModelError, match="no_answer_threshold = 'much'"):
+        quire.load(run / "model").answer([("who?", TEXTS[0])], no_answer=True)
+
+
+def test_without_unanswerable_rows_there_is_no_threshold(tmp_path):
+    folder = write(tmp_path, "QuestionAnswering", length=128)
+    model, rows = ModelFolder.open(folder).build(), [ROWS[0], ROWS[1]]
+    task = Answer(Contract.open(folder), 64, [row for row in ROWS if row.spans][:2], stride=16)
+    found = task.evaluate_last(model, [row for row in rows if row.spans])
+    assert task.threshold == 0.0 and "threshold" not in found.figures
+    task.write(folder)
+    assert "task_specific_params" not in json.loads((folder / "config.json").read_text())

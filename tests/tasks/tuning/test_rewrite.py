@@ -25,7 +25,7 @@ from quire.tasks.tuning.rewrite import Rewriting
 from quire.tasks.tuning.schemas import Rewrite
 from quire.train.recipe import DataPart, ModelPart, OptimPart, TaskPart, TokenizerPart, TrainPart, TrainRecipe
 from quire.train.run import resume, train
-from quire.types import Beam
+from quire.types import Beam, Completion
 from tests.small import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -300,3 +300,18 @@ def test_the_recipes_of_this_task_train(tmp_path: Path) -> None:
         small = tiny(tmp_path, **{"task": recipe.task, "optim": recipe.optim, "model.family": recipe.model.family, "train.steps": 2})
         result = train(recipes.replace(small, "out", str(tmp_path / name)))
         assert result.model is not None and result.evaluation["test"]["rows"] > 0
+
+
+def test_every_target_counts_and_the_first_is_learned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [dataclasses.replace(ROWS[0], others=("Ein flinker brauner Fuchs läuft",)), ROWS[3]]
+    made = task(folder, best="bleu")
+    one, other = made.examples(rows)
+    assert one.labels["lm"].tolist() == made.examples([ROWS[0]])[0].labels["lm"].tolist()
+    assert (
+        one.notes == ("there are several targets: the first is learned, and all of them count when a model is measured",)
+        and not other.notes
+    )
+    written = [Completion(text, (), "stop", 1) for text in ("Ein flinker brauner Fuchs läuft", ROWS[3].target)]
+    monkeypatch.setattr(made, "_written", lambda *given: written)
+    found = made.evaluate(ModelFolder.open(folder).build(), rows)
+    assert found.figures["bleu"] == pytest.approx(100) and found.figures["rougeL"] == 1.0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,16 @@ import torch
 import transformers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+import quire
 from quire.binding.contract import Contract
 from quire.errors import DataError
 from quire.families import ModelFolder
 from quire.metrics.spans import from_tags
 from quire.nn.batch import IGNORE
 from quire.tasks.reading import pieces
+from quire.tasks.spelled import divided, spell
 from quire.tasks.tuning.schemas import Tagged
-from quire.tasks.tuning.tag import Tag, spell
+from quire.tasks.tuning.tag import Tag
 from tests.tasks.readers import TEXTS, words, write
 
 LABELS = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
@@ -270,3 +274,67 @@ def test_plain_tags_are_measured_by_accuracy(tmp_path):
     assert Tag(contract, 64, ROWS).metric == "f1"
     described = json.dumps(Tag(contract, 64, ROWS).describe())
     assert '"labels": ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]' in described
+
+
+# -- plain text -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("Angela Merkel was born in Hamburg.", "Angela Merkel was born in Hamburg ."),
+        ("“Hi,” said Ada (of the U.S.): Ada's dog…", "“ Hi , ” said Ada ( of the U.S. ) : Ada 's dog …"),
+        ("J. R. Smith Jr. well-known—yes... wait!", "J. R. Smith Jr. well-known — yes ... wait !"),
+        ("see http://x.org/a.b?c=1, @bob: #ny; &gt;x a.b@c.com :)", "see http://x.org/a.b?c=1 , @bob : #ny ; &gt; x a.b@c.com :)"),
+        ("O'Neil's it 's C++ AT&T 50%, $5.3m, non-", "O'Neil 's it 's C++ AT&T 50% , $5.3m , non-"),
+        ("東京 is in 日本。", "東 京 is in 日 本 。"),
+        (" \n", ""),
+    ],
+)
+def test_plain_text_is_divided_as_the_corpora_are(text, words):
+    assert [text[start:end] for start, end in divided(text)] == words.split()
+
+
+def test_no_character_is_lost_between_words():
+    draw = random.Random(0)
+    for _ in range(2000):
+        text, last = "".join(draw.choices("ab.'-@#&;s( )…—,:/hwtp3東\n", k=draw.randrange(14))), 0
+        for start, end in divided(text):
+            assert last <= start < end and not text[last:start].strip()
+            last = end
+        assert not text[last:].strip()
+
+
+@pytest.mark.needs_data
+def test_words_of_a_corpus_are_found_again(data_folder):
+    lines = (data_folder / "ner/wnut17/test.conll").read_text(encoding="utf-8").splitlines()
+    words = [line.split("\t")[0] for line in lines if line.strip()]
+    places = set(divided(" ".join(words)))
+    ends = list(itertools.accumulate(len(word) + 1 for word in words))
+    found = sum((end - len(word) - 1, end - 1) in places for word, end in zip(words, ends))
+    assert found >= 0.995 * len(words)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_the_verb_gives_words_the_tags_that_were_taught(tmp_path, kind):
+    """Signs stand at words in the plain text and apart in the rows; no stretch begins or ends inside a word."""
+    folder = write(tmp_path, "TokenClassification", kind=kind, length=64, labels=["B-PER", "I-PER", "O"])
+    model = quire.load(folder)
+    words = ("Angela", "Merkel", "'s", "unbelievably", "long", "rainforest", ",", "met", "Núñez", ".")
+    text = "Angela Merkel's unbelievably long rainforest, met Núñez."
+    task = Tag(model.contract, 64, [Tagged(words, ("B-PER", "I-PER", *["O"] * 8), where="x:1")])
+    for seed in range(8):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.model.head.parameters():
+                weight.normal_(0, 1)
+        (tags,) = [found["tags"] for found in task.evaluate(model.model, [Tagged(words, ("O",) * 10, where="x:1")]).found]
+        wanted = [(label, " ".join(words[start:end])) for label, start, end in from_tags(tags)]
+        (entities,) = model.tag([text], "words")
+        assert [(one.label, one.text.replace("'s", " 's").replace(",", " ,").replace(".", " .").strip()) for one in entities] == wanted
+        edges = {place for start, end in divided(text) for place in (start, end)}
+        assert all({one.start, one.end} <= edges and text[one.start : one.end] == one.text for one in entities)
+    assert model.tag([text]) == model.tag([text], "simple")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | task.head()[2]))
+    assert quire.load(folder).tag([text]) == quire.load(folder).tag([text], "words")
