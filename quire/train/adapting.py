@@ -112,6 +112,8 @@ class Adapter:
         beside = path.with_name("adapter")
         if not (beside / CONFIG).is_file():  # a kill may have come between the two
             self.write(beside, model)
+        if (beside / CONFIG).is_file():  # its users read texts as it was trained, with no look at the base
+            contract.save(beside, self.opened.config.get("type_vocab_size"))
         if self.part.method in PROMPTS:
             return None
         taken = merge(model)
