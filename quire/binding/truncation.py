@@ -1,7 +1,7 @@
 """How a model's texts were cut when it learned, which is how they are cut when it is used: how many tokens of a row, and which.
 
 It stands in tokenizer_config.json, which every tool carries along: `model_max_length` is what transformers and sentence-transformers cut
-to, and "quire_truncation" says the rest, for which there is no field elsewhere. Without that entry `model_max_length` means nothing here: many
+to, and "quire_truncation" says the rest, for which others have no field. Without that entry `model_max_length` means nothing here: many
 folders have one that nobody trained with. Recorded and not hashed, as recommended sampling values are: a caller may ask for another cut.
 """
 

@@ -58,7 +58,7 @@ class FirstSteps:
                 f"{count:,} padded places of the first batch have a label, so the loss would be about predicting padding. "
                 f"Task '{self.task.name}' must give them the label {IGNORE}."
             )
-        supervised, packed = hasattr(self.task, "packs"), batch.segments is not None
+        supervised, packed = self.task.supervised, batch.segments is not None
         if not (self.task.splittable or supervised):
             return
         rows = batch.split(min(_ROWS, len(batch)))[0] if self.task.splittable else batch

@@ -27,8 +27,8 @@ from ..tasks.score import evaluating
 from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
-from ..tasks.tuning.make import KINDS, SCHEMAS, make
-from ..tasks.tuning.schemas import Row, Tagged
+from ..tasks.tuning.make import make
+from ..tasks.tuning.schemas import TASKS, Row, Tagged
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
 from .adapting import PROMPTS, Adapter
@@ -176,7 +176,7 @@ def load_rows(recipe: TrainRecipe) -> RowSets:
         names=part.names,
         number=True if recipe.task.labels == "number" else None,
         label_names=part.label_names,
-        among=SCHEMAS.get(recipe.task.name, ()),
+        among=TASKS[recipe.task.name].schemas if recipe.task.name in TASKS else (),
         keep_repeated=part.duplicates == "keep",
         drop_overlap=part.overlap == "drop",
     )
@@ -208,8 +208,8 @@ def _notes(examples: Sequence[Example]) -> list[str]:
 
 def _check_kind(recipe: TrainRecipe, opened: ModelFolder) -> None:
     """Raises RecipeError for a kind of model that cannot learn the task."""
-    kind, kinds = opened.model_config.kind, KINDS.get(recipe.task.name)
-    if kinds is not None and kind not in kinds:
+    kind, kinds = opened.model_config.kind, TASKS[recipe.task.name].kinds
+    if kind not in kinds:
         raise RecipeError(f"task.name = '{recipe.task.name}' is for models of kind {' or '.join(kinds)}; {opened.path} is of kind {kind}.")
 
 

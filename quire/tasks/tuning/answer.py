@@ -44,7 +44,7 @@ class Answer:
 
     name = "answer"
     schemas = ("question",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
     metric = "f1"
     better: Literal["higher"] = "higher"
 

@@ -48,7 +48,7 @@ class Classify:
 
     name = "classify"
     schemas = ("labelled",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
     better: Literal["higher"] = "higher"
 
     def __init__(

@@ -49,7 +49,7 @@ class Embed:
 
     name = "embed"
     schemas = ("similar", "ranked")
-    splittable, packs = False, False
+    supervised, splittable, packs = True, False, False
     better: Literal["higher"] = "higher"
 
     def __init__(

@@ -41,7 +41,7 @@ class Rerank:
 
     name = "rerank"
     schemas = ("ranked", "similar")
-    packs = False
+    supervised, packs = True, False
     better: Literal["higher"] = "higher"
 
     def __init__(self, contract: Contract, context: int, rows: Sequence[Row], *, loss: str = "auto", long: Long = "cut") -> None:

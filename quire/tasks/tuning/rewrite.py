@@ -45,7 +45,7 @@ class Rewriting:
 
     name = "rewrite"
     schemas = ("rewrite",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
 
     def __init__(
         self,

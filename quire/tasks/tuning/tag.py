@@ -86,7 +86,7 @@ class Tag:
 
     name = "tag"
     schemas = ("tagged",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
     better: Literal["higher"] = "higher"
 
     def __init__(
