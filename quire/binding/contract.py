@@ -28,6 +28,8 @@ from . import gguf
 from .generation import GENERATION, of_config
 from .truncation import CONFIG, Long, Truncation
 
+# What `Contract.save` may write.
+FILES = ("tokenizer.json", "tokenizer_target.json", CONFIG, "chat_template.jinja", GENERATION)
 _TYPED = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}  # transformers 5 leaves types out unless they are here
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _RULE = (*_IDS, "stop_strings", "transformers_version", "_from_model_config")  # not defaults for sampling: the rest are

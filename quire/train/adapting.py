@@ -24,6 +24,7 @@ from ..adapt import (
 )
 from ..adapt.folder import CONFIG
 from ..binding import Binding, Contract
+from ..binding.weights import some
 from ..errors import RecipeError, nearest
 from ..families import ModelFolder
 from ..families.tensors import release
@@ -92,6 +93,8 @@ class Adapter:
         lines = [trainable(model)]
         if self.opened.fresh:
             lines.append(f"new, drawn from the seed: {', '.join(self.opened.fresh)}")
+        if gone := self.opened.left_out:
+            lines.append(f"left out: the head that the model had, which this task does not use ({some(gone)})")
         return lines
 
     def write(self, path: Path, model: Transformer) -> None:
