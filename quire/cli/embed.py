@@ -241,16 +241,14 @@ def cluster(argv: list[str]) -> int:
     if options.files.dry_run:
         return dry_run("cluster", options.model, rows, options.files)
     model = open_for("cluster", options.model, options.machine)
+    cut: list[int] = []
+
+    def method(part: list[Row], done: Done) -> list[int]:
+        return model.cluster([row.text for row in part], options.count, options.seed, long=long, cut=cut, progress=done)
+
     with sink(options.files) as to:
-        found = list(
-            each(
-                rows,
-                lambda part, done: model.cluster([row.text for row in part], options.count, options.seed, long=long, progress=done),
-                "cluster",
-                to,
-                at_once=len(rows),
-            )
-        )
+        found = list(each(rows, method, "cluster", to, at_once=len(rows)))
+        tell_cut(cut)
         if to.shows:
             to.write("\n".join(_groups([(row.text, number) for row, number in found], options.count)))
             return 0

@@ -239,14 +239,23 @@ class Local:
         later = None if progress is None else lambda count: progress(done + count)
         return asked @ self.embed(texts, "document", normalize=unit, long=long, progress=later).T
 
-    def cluster(self, texts: Sequence[str], count: int, seed: int = 0, *, long: Long | None = None, progress: Progress = None) -> list[int]:
+    def cluster(
+        self,
+        texts: Sequence[str],
+        count: int,
+        seed: int = 0,
+        *,
+        long: Long | None = None,
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> list[int]:
         """The number of the group, 0 to count - 1, of each text: k-means over unit vectors. Equal seeds give equal groups.
 
-        Raises RecipeError when there are fewer different texts than groups.
+        long, cut: as in `embed`. Raises RecipeError when there are fewer different texts than groups.
         """
         texts = texts_of(texts)
         pairs.check_groups(len(set(texts)), count)
-        return pairs.groups(self.embed(texts, normalize=True, long=long, progress=progress), count, seed)
+        return pairs.groups(self.embed(texts, normalize=True, long=long, cut=cut, progress=progress), count, seed)
 
 
 def verbs(kind: type) -> list[str]:
