@@ -42,7 +42,7 @@ TABLE: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
 ]
 
 # Folders and files that may be imported without torch being installed at all: `quire --help`, plans and tokenizers start at once.
-TORCH_FREE = ("__init__", *GROUND, "text", "nn.config", "train.recipe", "cli.main", "binding", "serve.run")
+TORCH_FREE = ("__init__", *GROUND, "text", "nn.config", "train.recipe", "cli.main", "binding", "serve.run", "tasks.tuning.schemas")
 
 # Budgets of DESIGN's house style. A file or function that is over holds two ideas; an exception is named here with its reason.
 FILE_LINES = 400

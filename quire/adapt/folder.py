@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, float32
 
 from ..binding import Binding
+from ..binding.contract import FILES
 from ..binding.weights import PICKLES, Slot, TensorFacts, read_header, some, strict_json, weights_id
 from ..durable import building, sha256_file, write_bytes, write_json
 from ..errors import BindingError, ModelError, StorageError, WeightsError, nearest
@@ -48,7 +49,7 @@ def copy(path: Path, to: Path) -> str:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StorageError(f"{to} is not an empty folder. Give a new one.")
     with building(to) as folder:
-        for name in (WEIGHTS, CONFIG, RECORD):
+        for name in (WEIGHTS, CONFIG, RECORD, *FILES):
             if (path / name).is_file():
                 write_bytes(folder / name, (path / name).read_bytes())
     return found

@@ -26,7 +26,10 @@ from ..text.tokenizer import Tokenizer
 from ..types import Message
 from . import gguf
 from .generation import GENERATION, of_config
+from .truncation import CONFIG, Long, Truncation
 
+# What `Contract.save` may write.
+FILES = ("tokenizer.json", "tokenizer_target.json", CONFIG, "chat_template.jinja", GENERATION)
 _TYPED = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}  # transformers 5 leaves types out unless they are here
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 _RULE = (*_IDS, "stop_strings", "transformers_version", "_from_model_config")  # not defaults for sampling: the rest are
@@ -44,7 +47,8 @@ class Contract:
 
     stop_ids: None makes a new contract: the end-of-text token and what ends a turn of the template stop, and a tokenizer that says nothing
     about what stands around a text is told so (`framed`). decoder_start: the id with which an encoder-decoder begins to write.
-    defaults: recommended sampling values, recorded but not hashed: a temperature makes no other model.
+    defaults: recommended sampling values; truncation: how texts were cut in training. Both are recorded but not hashed: a temperature, or
+    another cut, makes no other model.
     """
 
     tokenizer: Tokenizer
@@ -53,6 +57,7 @@ class Contract:
     stop_strings: tuple[str, ...] = ()
     decoder_start: int | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    truncation: Truncation | None = None
 
     def __post_init__(self) -> None:
         if self.stop_ids is None:
@@ -82,17 +87,19 @@ class Contract:
             (strings,) if isinstance(strings, str) else tuple(map(str, strings)),
             start[0] if start else None,
             {name: value for name, value in (generation or of_config(config)).items() if name not in _RULE},
+            Truncation.of(tokenizer.settings(), str(folder / CONFIG)),
         )
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, types: int | None = None) -> None:
         """Writes the four files, so that transformers reads the same tokenizer, template and stop rule.
 
-        Which of a pair's texts a token is in is for models that have types: a config.json that is there already says whether this one has.
+        Which of a pair's texts a token is in is for models that have types. types: how many this one has; None is what a config.json says
+        that is there already.
         """
         folder = durable.make_folder(folder)
-        types = _object(folder / "config.json").get("type_vocab_size")
+        types = _object(folder / "config.json").get("type_vocab_size") if types is None else types
         typed = isinstance(types, int) and types > 1 and any(kind for _, kind in self.pair_layout)
-        self.tokenizer.save(folder, _TYPED if typed else {})
+        self.tokenizer.save(folder, _TYPED if typed else {}, {} if self.truncation is None else self.truncation.settings())
         if self.template is not None:
             self.template.save(folder)
         tokenizer, stop = self.tokenizer, list(self.stop_ids or ())
@@ -151,6 +158,14 @@ class Contract:
     def after(self) -> tuple[int, ...]:
         """Special ids that close a whole text (BERT's [SEP], T5's </s>)."""
         return self._around[1]
+
+    def limit(self, context: int) -> int:
+        """Tokens of a row at most, of a model that reads `context`: as in training, or all of them."""
+        return context if self.truncation is None else min(self.truncation.longest, context)
+
+    def long(self, asked: Long | None) -> Long:
+        """What happens to a text that is too long: what was asked for, else as in training, else it is an error."""
+        return asked or (self.truncation.long if self.truncation is not None else "error")
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a text to be continued. An empty one begins with the begin-of-text token, and is refused where there is none."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .uses import Opened
 
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
+MaybeNumber = Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Ask:
     """So many answers, the best first, one a line."""
     no_answer: Flag = False
     """The model may say that the text does not answer the question."""
-    length: Number = 384
-    """Tokens of a window, with the question."""
-    stride: Number = 128
-    """Tokens that neighbouring windows share."""
+    length: MaybeNumber = None
+    """Tokens of a window, with the question; else as the model was trained, and 384 where that is not known."""
+    stride: MaybeNumber = None
+    """Tokens that neighbouring windows share; else as the model was trained, and 128 where that is not known."""
     longest: Number = 15
     """Tokens of the longest answer."""
     files: FilesOption = field(default_factory=Files)
@@ -86,7 +87,7 @@ def run(argv: list[str]) -> int:
     if options.files.dry_run:
         return dry_run("answer", options.model, rows, options.files, split=True)
     model = open_for("answer", options.model, options.machine)
-    ways = {"top": options.top, "length": options.length, "stride": options.stride, "longest": options.longest}
+    ways: dict[str, Any] = {"top": options.top, "length": options.length, "stride": options.stride, "longest": options.longest}
 
     def method(part: list[Row], done: Done) -> list[list[Answer]]:
         pairs = [(row.text, row.beside or "") for row in part]
@@ -101,13 +102,16 @@ def run(argv: list[str]) -> int:
 
 def windows(model: Opened, pairs: Sequence[tuple[str, str]], options: Ask) -> int:
     """How many windows all (question, context) are read in."""
-    from ..tasks import tag
+    from ..tasks import answer, tag
 
-    contract, length = model.contract, min(options.length, model.config.context)
+    contract = model.contract
+    length, stride = answer.window(contract, model.config.context, options.length, options.stride)
     around = sum(isinstance(part, int) for part, _ in contract.pair_layout)
     questions, contexts = (contract.tokenizer.encode_batch([pair[side] for pair in pairs]) for side in (0, 1))
-    stride = min(options.stride, length // 2)
-    return sum(len(tag.windows(len(context), length - around - len(asked), stride)) for asked, context in zip(questions, contexts))
+    return sum(
+        len(tag.windows(len(context), length - around - len(asked), min(stride, length // 2)))
+        for asked, context in zip(questions, contexts)
+    )
 
 
 def line(row: Row, answers: Sequence[Answer], to: Sink) -> str:

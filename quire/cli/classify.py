@@ -8,7 +8,23 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, Row, Text, Texts, at_least, chosen, parse, read
+from .lines import (
+    Fields,
+    Files,
+    FilesOption,
+    Long,
+    Machine,
+    MachineOption,
+    Model,
+    Row,
+    Text,
+    Texts,
+    at_least,
+    chosen,
+    parse,
+    read,
+    ways_to_cut,
+)
 from .paint import bar, flat, paint, short
 from .results import Sink, each, sink, tell_cut
 from .uses import dry_run, open_for, opened_encoder
@@ -28,8 +44,8 @@ class Classify:
     """Scores as probabilities of one label (softmax), of each label alone (sigmoid), or as they are; else as the model's config says."""
     top: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """The N best labels, a line each in a pipe; 0: all. Else JSON and a terminal have all, and a pipe the best, or all that apply."""
-    long: Long = "error"
-    """A text that is too long is an error, or is cut."""
+    long: Long = ""
+    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -48,6 +64,7 @@ def run(argv: list[str]) -> int:
     options = parse(Classify, "classify", argv, run.__doc__)
     at_least("--top", options.top, 0, " (all)")
     function = chosen("--function", options.function, get_args(Function))
+    long = ways_to_cut(options.long)
     rows = read(options.texts, options.files, Fields(beside=("pair",), given=options.pair), "classify")
     if options.files.dry_run:
         return dry_run("classify", options.model, rows, options.files)
@@ -56,7 +73,7 @@ def run(argv: list[str]) -> int:
     with sink(options.files) as to:
         found = each(
             rows,
-            lambda part, done: model.classify([_text(row) for row in part], function, long=options.long, cut=cut, progress=done),
+            lambda part, done: model.classify([_text(row) for row in part], function, long=long, cut=cut, progress=done),
             "classify",
             to,
         )
@@ -114,8 +131,8 @@ class NextSentence:
     """What may follow; '-' or nothing reads standard input, one a line."""
     after: Text = None
     """The text that comes first, for all of them."""
-    long: Long = "error"
-    """A pair that is too long is an error, or is cut."""
+    long: Long = ""
+    """A pair that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -128,6 +145,7 @@ def next_sentence(argv: list[str]) -> int:
     JSONL rows are {"after": "It rained all day.", "text": "The streets were wet."}, or {"text": ..., "pair": ...} in that order.
     """
     options = parse(NextSentence, "next-sentence", argv, next_sentence.__doc__)
+    long = ways_to_cut(options.long)
     rows = read(
         options.texts, options.files, Fields(("pair", "text"), ("after", "text"), given=options.after, needed=True), "next-sentence"
     )
@@ -138,7 +156,7 @@ def next_sentence(argv: list[str]) -> int:
     with sink(options.files) as to:
         found = each(
             rows,
-            lambda part, done: model.next_sentence([_pair(row) for row in part], long=options.long, cut=cut, progress=done),
+            lambda part, done: model.next_sentence([_pair(row) for row in part], long=long, cut=cut, progress=done),
             "next-sentence",
             to,
         )

@@ -12,7 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import tyro
 
 from ..errors import RecipeError
-from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, PathOption, Row, Texts, at_least, chosen, parse, read
+from .lines import (
+    Cutting,
+    Fields,
+    Files,
+    FilesOption,
+    Long,
+    Machine,
+    MachineOption,
+    Model,
+    PathOption,
+    Row,
+    Texts,
+    at_least,
+    chosen,
+    parse,
+    read,
+    ways_to_cut,
+)
 from .paint import bar, flat, paint, short
 from .results import Done, Sink, each, sink, tell_cut
 from .uses import dry_run, open_for
@@ -42,8 +59,8 @@ class Embed:
     """What the texts are: some models have a prompt for each kind."""
     pool: Annotated[str, tyro.conf.arg(metavar="cls|mean|max|last|mean-sqrt|weighted", help_behavior_hint="")] = ""
     """Which hidden states stand for a text; else as the folder says."""
-    long: Long = "error"
-    """A text that is too long is an error, or is cut."""
+    long: Long = ""
+    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -59,6 +76,7 @@ def run(argv: list[str]) -> int:
     of the file. An empty line is the empty text.
     """
     options = parse(Embed, "embed", argv, run.__doc__)
+    long = ways_to_cut(options.long)
     kind, pool = chosen("--kind", options.kind, get_args(Kind)), chosen("--pool", options.pool, get_args(Pool))
     rows = read(options.texts, options.files, Fields(), "embed", every=True)
     if options.files.dry_run:
@@ -68,7 +86,7 @@ def run(argv: list[str]) -> int:
         raise RecipeError(f"--out {options.files.out} is a table of numbers, not JSON; leave --json out, or name the file .jsonl")
     model = open_for("embed", options.model, options.machine)
     with sink(options.files) as to:
-        found = vectors(model, rows, to, "embed", options.long, kind=kind, pool=pool)
+        found = vectors(model, rows, to, "embed", long, kind=kind, pool=pool)
         if table:
             import numpy as np
 
@@ -81,7 +99,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def vectors(model: Opened, rows: Sequence[Row], to: Sink, verb: str, long: Long, **ways: Any) -> Iterator[tuple[Row, Vector]]:
+def vectors(model: Opened, rows: Sequence[Row], to: Sink, verb: str, long: Cutting | None, **ways: Any) -> Iterator[tuple[Row, Vector]]:
     """(row, its vector) in order; what was cut is told at the end."""
     cut: list[int] = []
 
@@ -113,8 +131,8 @@ class Similar:
     """A file of texts to look in, lines or JSONL."""
     top: Number = 5
     """With --to: so many of them for each text, the nearest first."""
-    long: Long = "error"
-    """A text that is too long is an error, or is cut."""
+    long: Long = ""
+    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -127,6 +145,7 @@ def similar(argv: list[str]) -> int:
     quire similar MODEL "I forgot my password" --to questions.txt --top 3
     """
     options = parse(Similar, "similar", argv, similar.__doc__)
+    long = ways_to_cut(options.long)
     at_least("--top", options.top, 1)
     rows = read(options.texts, options.files, Fields(), "similar", every=True)
     others = rows if options.to is None else read((), Files(file=options.to), Fields(), "similar", every=True)
@@ -139,11 +158,11 @@ def similar(argv: list[str]) -> int:
     unit = True if model.sentence.similarity == "cosine" else None
     with sink(options.files) as to:
         if options.to is None:
-            found = _table(vectors(model, rows, to, "similar", options.long, normalize=unit))
+            found = _table(vectors(model, rows, to, "similar", long, normalize=unit))
             _matrix(rows, found @ found.T, options.top, to)
             return 0
-        theirs = _table(vectors(model, others, to, "similar", options.long, kind="document", normalize=unit))
-        for row, vector in vectors(model, rows, to, "similar", options.long, kind="query", normalize=unit):
+        theirs = _table(vectors(model, others, to, "similar", long, kind="document", normalize=unit))
+        for row, vector in vectors(model, rows, to, "similar", long, kind="query", normalize=unit):
             _hits(row, others, theirs @ vector, options.top, to)
     return 0
 
@@ -203,8 +222,8 @@ class Cluster:
     """So many groups."""
     seed: Number = 0
     """The same seed gives the same groups."""
-    long: Long = "error"
-    """A text that is too long is an error, or is cut."""
+    long: Long = ""
+    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -215,22 +234,21 @@ def cluster(argv: list[str]) -> int:
     quire cluster MODEL --file questions.txt --count 5
     """
     options = parse(Cluster, "cluster", argv, cluster.__doc__)
+    long = ways_to_cut(options.long)
     rows = read(options.texts, options.files, Fields(), "cluster", every=True)
     if not 1 <= options.count <= len(rows):
         raise RecipeError(f"--count is {options.count}; allowed is 1 to {len(rows)}, the number of texts")
     if options.files.dry_run:
         return dry_run("cluster", options.model, rows, options.files)
     model = open_for("cluster", options.model, options.machine)
+    cut: list[int] = []
+
+    def method(part: list[Row], done: Done) -> list[int]:
+        return model.cluster([row.text for row in part], options.count, options.seed, long=long, cut=cut, progress=done)
+
     with sink(options.files) as to:
-        found = list(
-            each(
-                rows,
-                lambda part, done: model.cluster([row.text for row in part], options.count, options.seed, long=options.long, progress=done),
-                "cluster",
-                to,
-                at_once=len(rows),
-            )
-        )
+        found = list(each(rows, method, "cluster", to, at_once=len(rows)))
+        tell_cut(cut)
         if to.shows:
             to.write("\n".join(_groups([(row.text, number) for row, number in found], options.count)))
             return 0

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import tyro
 
@@ -28,7 +28,8 @@ PathOption = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_
 Texts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[TEXT ...]", help_behavior_hint="")]
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="", constructor=str)]
-Long = Literal["error", "cut"]
+Long = Annotated[str, tyro.conf.arg(metavar="error|cut|head-tail", help_behavior_hint="")]
+Cutting = Literal["error", "cut", "head-tail"]
 
 LARGEST_LINE = 1 << 24  # bytes: longer than any context, shorter than what makes a machine stand still
 LARGEST_INPUT = 1 << 29
@@ -144,6 +145,11 @@ def chosen(option: str, value: str, allowed: Sequence[Choice]) -> Choice | None:
     if value:
         raise RecipeError(f"{option} is {value!r}; allowed: {', '.join(allowed)}.{nearest(value, list(allowed))}")
     return None
+
+
+def ways_to_cut(value: str) -> Cutting | None:
+    """What --long says; None for '': as the model was trained."""
+    return chosen("--long", value, get_args(Cutting))
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import tyro
 
 from ..errors import RecipeError
 from ..types import Beam, Completion, Sampling
-from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, Row, Text, Texts, parse, read, tell
+from .lines import Fields, Files, FilesOption, Long, Machine, MachineOption, Model, Row, Text, Texts, parse, read, tell, ways_to_cut
 from .paint import flat, paint, safe, short
 from .results import Done, Sink, each, sink, tell_cut
 from .sampling import Number, SamplingOptions, Whole
@@ -70,8 +70,8 @@ class Rewrite:
     """A folder of an encoder-decoder."""
     texts: Texts = ()
     """Texts; '-' or nothing reads standard input, one a line."""
-    long: Long = "error"
-    """A text that is too long is an error, or is cut."""
+    long: Long = ""
+    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
     writing: WritingOption = field(default_factory=Writing)
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
@@ -113,6 +113,7 @@ def text2text(argv: list[str]) -> int:
 
 
 def run(verb: str, task: Task, options: Rewrite, source: str | None = None, target: str | None = None) -> int:
+    long = ways_to_cut(options.long)
     rows = read(options.texts, options.files, Fields(("text", "source")), verb)
     if options.files.dry_run:
         return dry_run(verb, options.model, rows, options.files)
@@ -127,7 +128,7 @@ def run(verb: str, task: Task, options: Rewrite, source: str | None = None, targ
     ways: dict[str, Any] = {"source": source, "target": target} if task == "translation" else {}
 
     def method(part: list[Row], done: Done) -> list[Completion]:
-        found: list[Completion] = getattr(model, verb)([row.text for row in part], how, long=options.long, cut=cut, progress=done, **ways)
+        found: list[Completion] = getattr(model, verb)([row.text for row in part], how, long=long, cut=cut, progress=done, **ways)
         return found
 
     ended = 0

@@ -39,7 +39,7 @@ class Tag:
     """How tokens become entities: none keeps every token; first, average and max decide over whole words; words divides the text itself, at
     spaces and punctuation. Without it: what the model's folder says (words, where it was tuned here), else simple."""
     stride: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """Read a text that is too long in windows that share so many tokens; without it, such a text is an error."""
+    """Read a text that is too long in windows that share so many tokens; else as in training, and an error where that is not known."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
 
     def method(part: list[Row], done: Done) -> list[list[Entity]]:
         texts = [row.text for row in part]
-        heard = of_windows(done, len(part), lambda: windows(model, texts, options.stride or 0))
+        heard = of_windows(done, len(part), lambda: windows(model, texts, options))
         return model.tag(texts, options.aggregation, stride=options.stride, progress=heard)
 
     with sink(options.files) as to:
@@ -64,12 +64,12 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def windows(model: Opened, texts: Sequence[str], stride: int) -> int:
+def windows(model: Opened, texts: Sequence[str], options: Tag) -> int:
     """How many windows all texts are read in."""
     from ..tasks import tag
 
-    room = model.config.context - len(model.contract.before) - len(model.contract.after)
-    return sum(len(tag.windows(len(ids), room, stride)) for ids in model.contract.tokenizer.encode_batch(list(texts)))
+    room, stride = tag.window(model.contract, model.config.context, options.stride, options.aggregation)
+    return sum(len(tag.windows(len(ids), room, stride or 0)) for ids in model.contract.tokenizer.encode_batch(list(texts)))
 
 
 def line(row: Row, entities: Sequence[Entity], to: Sink, colours: dict[str, str]) -> str:

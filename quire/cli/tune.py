@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .. import durable
 from .. import recipe as recipes
 from ..errors import DataError, QuireError, RecipeError, nearest
+from ..tasks.tuning.schemas import TASKS
 from ..train import defaults
 from ..train.recipe import TrainRecipe
 from .tables import show
@@ -44,16 +45,6 @@ _SMALL = 22_000_000  # parameters of the model whose defaults --help shows where
 _METHODS = ("full", "lora", "qlora", "prompt", "prefix", "p-tuning")
 _SWITCHES = ("--dry-run", "--json")
 _VALUES = ("--task", "--eval", "--test", "--recipe")
-# task: (kinds of rows, kinds of models). The first that fits is not taken where a second does.
-TASKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "chat": (("chat", "prompt"), ("decoder",)),
-    "classify": (("labelled",), ("encoder", "decoder", "seq2seq")),
-    "tag": (("tagged",), ("encoder",)),
-    "answer": (("question",), ("encoder",)),
-    "rewrite": (("rewrite",), ("seq2seq",)),
-    "embed": (("similar", "ranked"), ("encoder", "decoder")),
-    "rerank": (("ranked", "similar"), ("encoder", "decoder")),
-}
 
 
 @dataclass
@@ -94,7 +85,7 @@ def helped(argv: Sequence[str]) -> None:
     except QuireError:
         task = next((name for word, name in pairwise(argv) if word == "--task" and name in TASKS), "classify")
         method = next((word[2:] for word in argv if word.startswith("--") and word[2:] in _METHODS), "full")
-        case = defaults.Case(task, method, TASKS[task][1][0], _SMALL)
+        case = defaults.Case(task, method, TASKS[task].kinds[0], _SMALL)
         values = {"task.name": task, "adapt.method": method} | {choice.key: choice.value for choice in defaults.choices(case)}
         recipe = recipes.from_dict(TrainRecipe, recipes.above({}, values))
         kind = {"full": "all", "lora": "a LoRA", "qlora": "a QLoRA"}.get(method, f"a {method} adapter")
@@ -181,8 +172,8 @@ def tables(words: Words) -> dict[str, Any]:
         if name not in TASKS:
             raise RecipeError(f"--task {name} is no task on rows; these are: {', '.join(TASKS)}.{nearest(name, list(TASKS))}")
         values["task"] = {"name": name}
-        if len(TASKS[name][0]) == 1:
-            values["data"]["schema"] = TASKS[name][0][0]
+        if len(TASKS[name].schemas) == 1:
+            values["data"]["schema"] = TASKS[name].schemas[0]
     if words.method:
         values["adapt"] = {"method": words.method}
     return values
@@ -229,16 +220,16 @@ def settle(values: dict[str, Any], keys: Sequence[str]) -> tuple[TrainRecipe, st
 def _tasks_of(schemas: Sequence[str], opened: ModelFolder) -> list[str]:
     """The options that decide between kinds of rows, of the tasks that this model can learn."""
     kind = opened.model_config.kind
-    fit = [f"--task {name}" for schema in schemas for name, (rows, kinds) in TASKS.items() if schema in rows and kind in kinds]
+    fit = [f"--task {name}" for schema in schemas for name, learns in TASKS.items() if schema in learns.schemas and kind in learns.kinds]
     return list(dict.fromkeys(fit))
 
 
 def _fits(task: str, opened: ModelFolder, recipe: TrainRecipe) -> None:
     kind = opened.model_config.kind
-    if kind not in TASKS[task][1]:
-        others = [name for name, (_, kinds) in TASKS.items() if kind in kinds]
+    if kind not in TASKS[task].kinds:
+        others = [name for name, learns in TASKS.items() if kind in learns.kinds]
         raise RecipeError(
-            f"task '{task}' is learned by {_plural(TASKS[task][1])}, and {recipe.model.start} is {_a(kind)}. Take such a model; "
+            f"task '{task}' is learned by {_plural(TASKS[task].kinds)}, and {recipe.model.start} is {_a(kind)}. Take such a model; "
             f"{_a(kind)} learns: {', '.join(others)}."
         )
 
@@ -246,10 +237,10 @@ def _fits(task: str, opened: ModelFolder, recipe: TrainRecipe) -> None:
 def task_of(schema: str, where: str, opened: ModelFolder, folder: Path, recipe: TrainRecipe) -> tuple[str, str]:
     """(the one task for these rows and this model, why). Raises RecipeError when there is none, or more than one."""
     kind = opened.model_config.kind
-    by_rows = [name for name, (kinds, _) in TASKS.items() if schema in kinds]
-    fit = [name for name in by_rows if kind in TASKS[name][1]]
+    by_rows = [name for name, learns in TASKS.items() if schema in learns.schemas]
+    fit = [name for name in by_rows if kind in TASKS[name].kinds]
     if not fit:
-        wanted = _plural(tuple(dict.fromkeys(one for name in by_rows for one in TASKS[name][1])))
+        wanted = _plural(tuple(dict.fromkeys(one for name in by_rows for one in TASKS[name].kinds)))
         other = ""
         if schema == "rewrite" and kind == "decoder":
             other = " A decoder learns the same rows as prompts: --data.columns prompt=SOURCE completion=TARGET (your columns' names)."

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Opened = Decoder | Encoder | Seq2Seq
 
 _LABELS = {"row": "classify", "token": "tag", "span": "answer", "next": "next-sentence"}
+_GOES_ON = ("generate", "chat", "score", "fill", "eval")  # these read texts up to the model's context, however it was trained
 _WRITTEN = {"row": "over whole texts", "token": "over tokens", "span": "where an answer begins and ends", "next": "whether a text follows"}
 
 
@@ -112,17 +113,19 @@ def dry_run(verb: str, path: str, rows: Sequence[Row], files: Files, split: bool
             texts[number] = list(contract.template.encode(contract.tokenizer, row.turns, add_generation_prompt=True).ids)
     beside = contract.tokenizer.encode_batch([row.beside or "" for row in rows])
     counts = [len(text) + len(other) + around for text, other in zip(texts, beside)]
-    long = [row.where or "the text" for row, number in zip(rows, counts) if number > config.context]
+    most = config.context if verb in _GOES_ON else contract.limit(config.context)
+    long = [row.where or "the text" for row, number in zip(rows, counts) if number > most]
     passed = sorted({name for row in rows for name in row.rest})
     facts: dict[str, Any] = {"verb": verb, "model": str(folder), "rows": len(rows), "tokens": sum(counts), "longest": max(counts)}
-    facts |= {"context": config.context, "too_long": [] if split else long, "passed_through": passed}
+    facts |= {"context": most, "too_long": [] if split else long, "passed_through": passed}
     if files.json:
         print(json.dumps(facts, ensure_ascii=False))
         return 0
     many = "s" * (len(rows) != 1)
-    print(f"{len(rows):,} row{many}, {facts['tokens']:,} tokens, the longest {max(counts):,} of {config.context:,} that fit")
+    print(f"{len(rows):,} row{many}, {facts['tokens']:,} tokens, the longest {max(counts):,} of {most:,} that fit")
     if passed:
         print(f"passed through: {', '.join(map(flat, passed))}")
     if facts["too_long"]:
-        print(paint(f"too long: {len(long):,} ({', '.join(long[:5])}{' ...' if len(long) > 5 else ''})", "yellow"))
+        told = "too long" if contract.long(None) == "error" else "too long, and cut as in training"
+        print(paint(f"{told}: {len(long):,} ({', '.join(long[:5])}{' ...' if len(long) > 5 else ''})", "yellow"))
     return 0

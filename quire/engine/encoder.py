@@ -86,7 +86,7 @@ class EncoderEngine:
 
     # -- asking ------------------------------------------------------------------------------------------------------------------
 
-    def submit(self, text: Text, use: Use = "embed", *, kind: Kind | None = None, long: Long = "error") -> Reading:
+    def submit(self, text: Text, use: Use = "embed", *, kind: Kind | None = None, long: Long | None = None) -> Reading:
         """Puts a text (or, to be classified, a pair) in line. kind: of the folder's prompts, "query" or "document"; long as in `embed`.
 
         Raises ContextError for one that is too long, ModelError for a model without the head, before any work.
@@ -100,7 +100,7 @@ class EncoderEngine:
         texts: Sequence[Text] | Sequence[Sequence[int]],
         use: Use = "embed",
         kind: Kind | None = None,
-        long: Long = "error",
+        long: Long | None = None,
         *,
         limit: int | None = None,
         dimensions: int | None = None,
@@ -112,14 +112,15 @@ class EncoderEngine:
         an id that the model has not.
         """
         finish, how = self._finish(use, dimensions), self.loaded.sentence
-        most = self.model.config.context if use == "classify" else min(how.limit or self.model.config.context, self.model.config.context)
+        context, long = self.model.config.context, self.contract.long(long)
+        most = self.contract.limit(context) if use == "classify" else embed.longest(context, self.contract, how)
         most = most if limit is None else min(most, limit)
         listed = texts if isinstance(texts, str | bytes) else [*texts]
         skip = 0
         if not isinstance(listed, str | bytes) and listed and all(_ids(row) for row in listed):
             rows = rows_of(listed, self.model.config.vocab, most, long)
         elif use == "embed":
-            rows, skip = embed.prompted(self.model.config.context, self.contract, replace(how, limit=most), texts_of(listed), kind, long)
+            rows, skip = embed.prompted(context, self.contract, replace(how, limit=most), texts_of(listed), kind, long)
         else:
             rows = read(self.contract, texts_of(listed, "texts or pairs"), most, long)
         return [Reading(row, (use, skip), finish) for row in rows]
@@ -160,16 +161,16 @@ class EncoderEngine:
             if gone:
                 self.waiting = [reading for reading in self.waiting if reading not in gone]
 
-    def embed(self, texts: Sequence[str], kind: Kind | None = None, *, long: Long = "error") -> Floats:
+    def embed(self, texts: Sequence[str], kind: Kind | None = None, *, long: Long | None = None) -> Floats:
         """(N, D) in fp32, as `model.embed`."""
         found = self._all(texts, "embed", kind, long)
         return np.stack(found) if found else np.empty((0, embed.size(self.model, self.loaded.sentence)), dtype=np.float32)
 
-    def classify(self, texts: Sequence[Text], *, long: Long = "error") -> list[dict[str, float]]:
+    def classify(self, texts: Sequence[Text], *, long: Long | None = None) -> list[dict[str, float]]:
         """{label: score} of each text or pair, best first, as `model.classify`."""
         return self._all(texts, "classify", None, long)
 
-    def rerank(self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long = "error") -> list[tuple[int, float]]:
+    def rerank(self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long | None = None) -> list[tuple[int, float]]:
         """(number, score) of each text, best first, as `model.rerank`."""
         if isinstance(self.model.config.head, LabelHead):
             label = classify.one_of(self.loaded.labels, label)
@@ -181,7 +182,7 @@ class EncoderEngine:
             scores = []
         return classify.ranked(scores)
 
-    def _all(self, texts: Sequence[Text], use: Use, kind: Kind | None, long: Long) -> list[Any]:
+    def _all(self, texts: Sequence[Text], use: Use, kind: Kind | None, long: Long | None) -> list[Any]:
         readings = self.readings(texts, use, kind, long)
         self.add(readings)
         try:

@@ -35,6 +35,8 @@ __all__ = ["CONFIG", "ModelFolder", "read_config"]
 
 READABLE = tuple(dict.fromkeys((*FLOATING, *READ)))
 
+_REPLACED = "belongs to the head that was replaced"
+
 
 class ModelFolder:
     """An opened model: `path`, `config` (config.json as it is), `family`, `model_config`, `slots` (name on disk -> where it lies).
@@ -54,6 +56,9 @@ class ModelFolder:
         self.slots, self.ignored, self._disk_names = _names(self.family, source.slots)
         bare = not any(name.startswith(self.family.prefix) for name in self._disk_names.values())
         planned = _planned(self.family, config, bare and head is None, self.slots.keys(), self._equal)
+        if head is not None and isinstance(self.family.build(config).head, Pooler | None):  # the stack alone, whatever the file holds on it
+            stack = [name for name in self.slots if name.startswith(self.family.prefix)]
+            planned = _planned(self.family, config, False, stack, self._equal)
         self.model_config: ModelConfig = planned
         self._check_size()
         self._shapes = {name: tuple(t.shape) for name, t in _laid_out(planned).state_dict().items()}
@@ -78,6 +83,11 @@ class ModelFolder:
         What the file holds for it is loaded; what is missing is `fresh`, and `build` draws it; what belongs to the old head is `ignored`.
         """
         return ModelFolder(self.path, source(self.path), fields)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Tensors of the file's own head, where `with_head` has put another one, or none, in its place."""
+        return [name for name, why in self.ignored.items() if why == _REPLACED]
 
     def _equal(self, name: str, other: str) -> bool:
         """Whether two tensors of the file hold the same numbers."""
@@ -143,7 +153,7 @@ class ModelFolder:
         """Sorts out what of the file belongs to the old head and what of the new one the file does not hold."""
         old = ModelFolder.open(self.path)
         heads = {entry.theirs for entry in old.entries if all(name.startswith("head.") for name in entry.ours)}
-        self.ignored |= {name: "belongs to the head that was replaced" for name in left if name in heads}
+        self.ignored |= {name: _REPLACED for name in left if name in heads}
         self.ignored |= {name: reason for name, reason in old.ignored.items() if name in left}
         left[:] = [name for name in left if name not in self.ignored]
         kept = []

@@ -7,6 +7,7 @@ special ids, stop rule), and each object carries the binding id as its `identity
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from ..adapt import is_prefix, is_prompt, open_adapter, open_prefix, open_prompt
 from ..adapt import merge as merge_active
 from ..adapt.folder import weights_hash
 from ..binding import Binding, Contract, bound
+from ..binding.truncation import Truncation
 from ..errors import RecipeError
 from ..families.folder import ModelFolder
 from ..families.tensors import release
@@ -47,8 +49,8 @@ def load(
 
     dtype: "auto" keeps the folder's where the device does it well, else fp32. verify: hash every file, not only stamp it. quant: pack a
     decoder's matrices as "int8" or "int4" on the CPU (`identity` then says so); matrices that cannot be packed are named by a warning.
-    adapter: a folder of Quire or PEFT, with the head that it was trained with; merged into the weights in memory, or, a soft prompt, put
-    before each text (`identity` says so too). One that does not record its base opens with a warning.
+    adapter: a folder of Quire or PEFT, with the head and the cut of long texts that it was trained with; merged into the weights in memory,
+    or, a soft prompt, put before each text (`identity` says so too). One that does not record its base opens with a warning.
     Raises ModelError (not there, unknown, pickled, weights that do not fit), BindingError (not the model that its binding names, or an
     adapter of another base),
     RecipeError (a dtype or device that is not there).
@@ -58,6 +60,8 @@ def load(
         hub.verify(folder)
     opened = ModelFolder.open(folder) if adapter is None else with_its_head(adapter, ModelFolder.open(folder))
     binding, contract = bound(folder, verify), Contract.open(folder)
+    if adapter is not None and (told := Truncation.read(Path(adapter))) is not None:
+        contract = replace(contract, truncation=told)
     on = machine.device(device)
     model = opened.build(_dtype(dtype, opened, on), on)
     read, note = ("", "") if adapter is None else _put_on(Path(adapter), model, opened, binding)

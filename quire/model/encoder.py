@@ -81,7 +81,7 @@ class Encoder(Local):
         return found
 
     def next_sentence(
-        self, pairs: Sequence[tuple[str, str]], *, long: Long = "error", cut: list[int] | None = None, progress: Progress = None
+        self, pairs: Sequence[tuple[str, str]], *, long: Long | None = None, cut: list[int] | None = None, progress: Progress = None
     ) -> list[float]:
         """How likely the second text of each pair follows the first, 0 to 1. Raises ModelError for a model without such a head (BERT's).
 

@@ -139,7 +139,7 @@ class Local:
         texts: Sequence[Text],
         function: Function | None = None,
         *,
-        long: Long = "error",
+        long: Long | None = None,
         cut: list[int] | None = None,
         progress: Progress = None,
     ) -> list[dict[str, float]]:
@@ -157,7 +157,7 @@ class Local:
         return classify.function_of(self._settings, len(self._labels("row")))
 
     def rerank(
-        self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long = "error", progress: Progress = None
+        self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long | None = None, progress: Progress = None
     ) -> list[tuple[int, float]]:
         """(number of the text, score) of each text, that which suits the query best first.
 
@@ -183,7 +183,8 @@ class Local:
     ) -> list[list[Entity]]:
         """The stretches of each text that have a label, in order; `tasks.tag` says what the aggregations (none, simple, first, average,
         max, words) do. None is what the folder says: words for a model that was tuned here, else simple. stride: a text that is too long is
-        read in windows that overlap by so many tokens; None refuses it (ContextError).
+        read in windows that overlap by so many tokens; None refuses it (ContextError), unless the model was trained with windows and its
+        folder says so: then those.
         """
         labels, way = self._labels("token"), aggregation or tag.aggregation_of(self._settings)
         return tag.tag(self.model, self.contract, texts_of(texts), labels, way, stride, ignore, progress)
@@ -192,8 +193,8 @@ class Local:
         self,
         pairs: Sequence[tuple[str, str]],
         top: int = 1,
-        length: int = 384,
-        stride: int = 128,
+        length: int | None = None,
+        stride: int | None = None,
         longest: int = 15,
         no_answer: bool = False,
         *,
@@ -222,20 +223,21 @@ class Local:
         pool: str | None = None,
         normalize: bool | None = None,
         *,
-        long: Long = "error",
+        long: Long | None = None,
         cut: list[int] | None = None,
         progress: Progress = None,
     ) -> Floats:
         """A vector of each text, (N, D) in fp32.
 
         kind: "query" or "document", where the folder has a prompt for it. pool (cls, mean, max, last, mean-sqrt, weighted) and normalize
-        are what the folder says unless given. long="cut" reads the beginning of a text that is too long, and `cut` receives how many
-        tokens of each were left out; otherwise it is refused (ContextError).
+        are what the folder says unless given. long: a text that is too long is refused ("error", a ContextError), or its beginning is read
+        ("cut"), or its beginning and end ("head-tail"); None is as the model was trained, where its folder says how, else "error". `cut`
+        receives how many tokens of each were left out.
         """
         how = embed.asked(self.sentence, pool, normalize)
         return embed.embed(self.model, self.contract, how, texts_of(texts), kind, long, cut, progress)
 
-    def similar(self, queries: Sequence[str], texts: Sequence[str], *, long: Long = "error", progress: Progress = None) -> Floats:
+    def similar(self, queries: Sequence[str], texts: Sequence[str], *, long: Long | None = None, progress: Progress = None) -> Floats:
         """How near each text is to each query, (queries, texts): the cosine of their vectors, or their product where the folder says so."""
         queries, texts = texts_of(queries), texts_of(texts)
         done = len(queries)
@@ -244,14 +246,23 @@ class Local:
         later = None if progress is None else lambda count: progress(done + count)
         return asked @ self.embed(texts, "document", normalize=unit, long=long, progress=later).T
 
-    def cluster(self, texts: Sequence[str], count: int, seed: int = 0, *, long: Long = "error", progress: Progress = None) -> list[int]:
+    def cluster(
+        self,
+        texts: Sequence[str],
+        count: int,
+        seed: int = 0,
+        *,
+        long: Long | None = None,
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> list[int]:
         """The number of the group, 0 to count - 1, of each text: k-means over unit vectors. Equal seeds give equal groups.
 
-        Raises RecipeError when there are fewer different texts than groups.
+        long, cut: as in `embed`. Raises RecipeError when there are fewer different texts than groups.
         """
         texts = texts_of(texts)
         pairs.check_groups(len(set(texts)), count)
-        return pairs.groups(self.embed(texts, normalize=True, long=long, progress=progress), count, seed)
+        return pairs.groups(self.embed(texts, normalize=True, long=long, cut=cut, progress=progress), count, seed)
 
 
 def verbs(kind: type) -> list[str]:

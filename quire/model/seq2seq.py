@@ -54,7 +54,7 @@ class Seq2Seq(Writer):
         *,
         source: str | None = None,
         target: str | None = None,
-        long: Long = "error",
+        long: Long | None = None,
         cut: list[int] | None = None,
         progress: Progress = None,
     ) -> list[Completion]:
@@ -71,7 +71,7 @@ class Seq2Seq(Writer):
         texts: Sequence[str],
         how: How | None = None,
         *,
-        long: Long = "error",
+        long: Long | None = None,
         cut: list[int] | None = None,
         progress: Progress = None,
     ) -> list[Completion]:
@@ -83,7 +83,7 @@ class Seq2Seq(Writer):
         texts: Sequence[str],
         how: How | None = None,
         *,
-        long: Long = "error",
+        long: Long | None = None,
         cut: list[int] | None = None,
         progress: Progress = None,
     ) -> list[Completion]:
@@ -97,7 +97,7 @@ class Seq2Seq(Writer):
         how: How | None,
         source: str | None,
         target: str | None,
-        long: Long,
+        long: Long | None,
         cut: list[int] | None,
         progress: Progress,
     ) -> list[Completion]:

@@ -29,11 +29,17 @@ def _trained(run: Run) -> str:
     if found is None:
         return ""
     fresh = run.adapt.get("fresh")
-    new = ", ".join(f"<code>{escape(name)}</code>" for name in fresh) if isinstance(fresh, list) else ""
+    new = _names(fresh) if isinstance(fresh, list) else ""
+    left = run.adapt.get("left_out")
+    gone = f" Left out, the head of the model before: {_names(left)}." if isinstance(left, list) and left else ""
     return (
         f'<p class="say">{escape(method(run))[:1].upper()}{escape(method(run))[1:]}: {grouped(found[0])} of {grouped(found[1])} numbers '
-        f"learned, {100 * found[0] / found[1]:.4g} %.{f' New, drawn from the seed: {new}.' if new else ''}</p>"
+        f"learned, {100 * found[0] / found[1]:.4g} %.{f' New, drawn from the seed: {new}.' if new else ''}{gone}</p>"
     )
+
+
+def _names(listed: list[str]) -> str:
+    return ", ".join(f"<code>{escape(str(name))}</code>" for name in listed)
 
 
 def _choices(run: Run) -> str:

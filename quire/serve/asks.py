@@ -42,7 +42,8 @@ class Write:
 class Read:
     """Read texts, or rows of ids, whole: vectors, labels, or ranks of `texts` for `query`.
 
-    kind: of the folder's prompts for vectors ("query", "document"); long: "error" refuses what is too long, "cut" leaves out its end.
+    kind: of the folder's prompts for vectors ("query", "document"); long: "error" refuses what is too long, "cut" leaves out its end,
+    None is as the model was trained where its folder says how, else "error".
     limit: tokens of a text at most, where that is less than what the model reads. dimensions: the first numbers of a vector, of length 1.
     """
 
@@ -51,7 +52,7 @@ class Read:
     query: str | None = None
     label: str | None = None
     kind: Literal["query", "document"] | None = None
-    long: Literal["error", "cut"] = "error"
+    long: Literal["error", "cut"] | None = None
     limit: int | None = None
     dimensions: int | None = None
     most_input: int | None = None

@@ -5,7 +5,8 @@
     POST /classify, /tokenize, /detokenize    vLLM's: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
     GET  /tokenizer_info                      vLLM's, so that lm-evaluation-harness needs no tokenizer of its own
 
-A text that is too long is refused with the numbers. It is cut at its end only where the request says so: `truncate` cuts to what the model
+A text that is too long is refused with the numbers, unless the model was tuned on texts that were cut and its folder says so: it then reads
+them as it learned to, and `truncate: false` refuses them. Others are cut only where the request says so: `truncate` cuts to what the model
 reads, `truncate_prompt_tokens` to so many tokens (-1: what the model reads), those around the text included.
 
 `dimensions` keeps the first numbers of each vector and makes its length 1 again. A model that was trained for it (Matryoshka) has put most
@@ -70,7 +71,9 @@ class Cut(Body):
     """What all bodies of texts share: whether, and to what, a text that is too long is cut."""
 
     model: str | None = Field(None, description="Which model; the first one where it is not said.")
-    truncate: bool | None = Field(None, description="Cut a text that the model cannot read whole, at its end, instead of refusing it.")
+    truncate: bool | None = Field(
+        None, description="Cut a text that is too long at its end, or refuse it; unsaid: as the model was trained, else refused."
+    )
     truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Cut a text to so many tokens; -1: to what the model reads.")
     user: str | None = Field(None, max_length=256, description="Changes nothing here: nothing that is read is kept.")
     priority: refusable("all requests have one priority", 0) = None  # type: ignore[valid-type]
@@ -83,7 +86,8 @@ class Cut(Body):
         if self.truncate is False and most is not None:
             message = "'truncate': false and 'truncate_prompt_tokens' say different things. Give one."
             raise Refused(400, message, param="truncate_prompt_tokens")
-        return {"long": "cut" if self.truncate or most is not None else "error", "limit": None if most in (None, -1) else most}
+        long = "cut" if self.truncate or most is not None else "error" if self.truncate is False else None
+        return {"long": long, "limit": None if most in (None, -1) else most}
 
 
 class Embeddings(Cut):

@@ -30,6 +30,7 @@ from .reading import Row, budget, labelled, pieces
 from .tag import windows
 
 Floats = npt.NDArray[np.float64]
+LENGTH, STRIDE = 384, 128  # tokens, as the pipeline of transformers 4 reads
 PARAMETERS = "question-answering"  # the table of task_specific_params in config.json that is about this task
 _LEAST = 1e-30  # a smaller score has no logarithm worth comparing
 
@@ -64,8 +65,8 @@ def answer(
     contract: Contract,
     pairs: Sequence[tuple[str, str]],
     top: int = 1,
-    length: int = 384,
-    stride: int = 128,
+    length: int | None = None,
+    stride: int | None = None,
     longest: int = 15,
     no_answer: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -74,15 +75,24 @@ def answer(
     """The `top` best answers to each (question, context), best first; fewer where the context has fewer.
 
     length: tokens of a window, question included (at most the model's positions); stride: by how many context tokens windows overlap (at
-    most half a window); longest: tokens of an answer. no_answer: that there is none may be an answer too: an empty text, start = end = 0,
-    the first one where it is surer than the best other by `threshold` (nats).
+    most half a window); None is as in training, else LENGTH and STRIDE. longest: tokens of an answer. no_answer: that there is none may be
+    an answer too: an empty text, start = end = 0, the first one where it is surer than the best other by `threshold` (nats).
     Raises ContextError before any work when a question leaves no room for context, RecipeError for a number outside its range.
     """
+    length, stride = window(contract, model.config.context, length, stride)
     for name, value, low in (("top", top, 1), ("length", length, 1), ("stride", stride, 0), ("longest", longest, 1)):
         if value < low:
             raise RecipeError(f"{name} is {value}; allowed is {low} and more.")
-    read = Read(contract, pairs, min(length, model.config.context), stride)
+    read = Read(contract, pairs, length, stride)
     return read.best(read.logits(model, progress), top, longest, no_answer, threshold)
+
+
+def window(contract: Contract, context: int, length: int | None, stride: int | None) -> tuple[int, int]:
+    """(tokens of a window, by how many windows overlap): as asked for, else as in training, else LENGTH and STRIDE."""
+    told = contract.truncation
+    length = (LENGTH if told is None else told.longest) if length is None else length
+    stride = (STRIDE if told is None or told.stride is None else told.stride) if stride is None else stride
+    return min(length, context), stride
 
 
 class Read:

@@ -35,7 +35,7 @@ class Causal:
 
     name = "causal"
     model_kind: Literal["decoder"] = "decoder"
-    splittable = True
+    splittable, supervised = True, False
     metric = "bits_per_byte"
     better: Literal["lower"] = "lower"
 

@@ -91,13 +91,13 @@ def classify(
     texts: Sequence[Text],
     labels: Mapping[int, str],
     function: str,
-    long: Long = "error",
+    long: Long | None = None,
     cut: list[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, float]]:
-    """{label: score} of each text or pair, best first. Errors as in `reading.read`."""
+    """{label: score} of each text or pair, best first. long: None is as in training. Errors as in `reading.read`."""
     scores(np.zeros((1, 1), dtype=np.float32), function)  # an unknown one is refused before any work
-    rows = read(contract, texts, model.config.context, long, cut)
+    rows = read(contract, texts, contract.limit(model.config.context), contract.long(long), cut)
     found = by_length(rows, lambda part: labelled(model, part, contract.decoder_start).numpy(), budget(model), progress)
     return [listed(row, labels, function) for row in found]
 

@@ -71,7 +71,7 @@ class Denoise:
 
     name = "denoise"
     model_kind: Literal["seq2seq"] = "seq2seq"
-    splittable = True
+    splittable, supervised = True, False
     metric = "bits_per_byte"
     better: Literal["lower"] = "lower"
 

@@ -49,11 +49,13 @@ def embed(
     how: Sentence,
     texts: Sequence[str],
     kind: Kind | None = None,
-    long: Long = "error",
+    long: Long | None = None,
     cut: list[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Floats:
-    """(N, D) in fp32. kind: which of the folder's prompts stands before each text. Errors as in `reading.read`."""
+    """(N, D) in fp32. kind: which of the folder's prompts stands before each text. long: None is as in training.
+    Errors as in `reading.read`.
+    """
     rows, skip = prompted(model.config.context, contract, how, texts, kind, long, cut)
     found = by_length(rows, lambda part: vectors(model, part, how, skip), budget(model), progress)
     return np.stack(found) if found else np.empty((0, size(model, how)), dtype=np.float32)
@@ -65,7 +67,7 @@ def prompted(
     how: Sentence,
     texts: Sequence[str],
     kind: Kind | None = None,
-    long: Long = "error",
+    long: Long | None = None,
     cut: list[int] | None = None,
 ) -> tuple[list[Row], int]:
     """(rows as they are read, how many tokens at the beginning of each are not pooled). Arguments and errors as in `embed`.
@@ -74,12 +76,17 @@ def prompted(
     """
     several(texts)
     prompt = how.prompt(kind)
-    limit = min(how.limit or context, context)
+    limit = longest(context, contract, how)
     asked = [prompt + text for text in texts]
     if how.lower:  # letter by letter, as the tokenizers library does: Python's own looks at what stands beside a sigma
         asked = ["".join(map(str.lower, text)) for text in asked]
     skip = 0 if how.prompt_counts or not prompt else len(contract.before) + len(encoded(contract, [prompt])[0])
-    return read(contract, asked, limit, long, cut), skip
+    return read(contract, asked, limit, contract.long(long), cut), skip
+
+
+def longest(context: int, contract: Contract, how: Sentence) -> int:
+    """Tokens of a text at most: as in training, as the folder says, and no more than the model reads."""
+    return min(how.limit or context, contract.limit(context))
 
 
 def size(model: Transformer, how: Sentence) -> int:

@@ -35,7 +35,7 @@ class Masked:
 
     name = "masked"
     model_kind: Literal["encoder"] = "encoder"
-    splittable = True
+    splittable, supervised = True, False
     metric = "loss"
     better: Literal["lower"] = "lower"
 

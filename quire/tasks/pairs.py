@@ -28,7 +28,7 @@ def follows(
     model: Transformer,
     contract: Contract,
     pairs: Sequence[tuple[str, str]],
-    long: Long = "error",
+    long: Long | None = None,
     cut: list[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[float]:
@@ -41,7 +41,8 @@ def follows(
         chances: list[float] = logits.softmax(-1)[:, 0].tolist()  # column 0 says "B follows A"
         return chances
 
-    rows = read(contract, [tuple(pair) for pair in texts_of(pairs, "pairs")], model.config.context, long, cut)
+    limit = contract.limit(model.config.context)
+    rows = read(contract, [tuple(pair) for pair in texts_of(pairs, "pairs")], limit, contract.long(long), cut)
     return by_length(rows, forward, budget(model), progress)
 
 

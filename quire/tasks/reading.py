@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..binding.contract import Contract
+from ..binding.truncation import Long as Long
 from ..decode.loop import room
 from ..errors import ContextError, DataError, ModelError, RecipeError
 from ..nn.batch import Batch
@@ -22,7 +23,6 @@ from ..nn.transformer import Transformer
 from ..text.rows import Encoded
 from ..types import Text
 
-Long = Literal["error", "cut", "head-tail"]  # a text that does not fit: refused, cut at its end, cut in its middle (Sun et al. 2019)
 TOKENS_A_BATCH = 2048  # padding included; the states of many more leave a CPU's cache
 _ON_A_GPU = 1 << 16
 

@@ -96,16 +96,17 @@ def rewrite(
     chosen: Plan,
     *,
     slots: int = 128,
-    long: Long = "error",
+    long: Long | None = None,
     cut: list[int] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Completion]:
     """The answer to each text, in order.
 
-    start: the id with which the decoder begins. slots: rows of one batch, beams counted. long, cut: as in `reading.read`. Raises
-    ContextError for texts that are too long, before any work; RecipeError for beams with stop strings.
+    start: the id with which the decoder begins. slots: rows of one batch, beams counted. long, cut: as in `reading.read`; None is as in
+    training. Raises ContextError for texts that are too long, before any work; RecipeError for beams with stop strings.
     """
-    sources = read(contract, [chosen.prefix + text for text in texts_of(texts)], model.config.context, long, cut)
+    limit, asked = contract.limit(model.config.context), [chosen.prefix + text for text in texts_of(texts)]
+    sources = read(contract, asked, limit, contract.long(long), cut)
     return written(model, contract, start, sources, chosen, slots=slots, progress=progress)
 
 

@@ -100,7 +100,7 @@ def read(folder: Path, width: int, settings: Mapping[str, Any]) -> Sentence:
             f"{folder / 'modules.json'} lists {', '.join(kind for kind, _ in kinds) or 'nothing'}; "
             "read are a Transformer in the folder itself, then Pooling, then Dense and Normalize in any order."
         )
-    own = _settings(folder / "sentence_bert_config.json", {"max_seq_length", "do_lower_case", "modality_config"})
+    own = _settings(folder / "sentence_bert_config.json", _OWN_KEYS)
     pooling = kinds[1][1] / "config.json"
     pools, prompt_counts = _pooling(pooling, _settings(pooling, _POOLING_KEYS), width)
     size = width * len(pools)
@@ -160,6 +160,12 @@ def carry(source: Path, folder: Path) -> bool:
     return bool(more)
 
 
+def limit_to(folder: Path, limit: int) -> None:
+    """Makes the sentence model in `folder` read at most `limit` tokens of a text."""
+    name = "sentence_bert_config.json"
+    durable.write_json(folder / name, {**_settings(folder / name, _OWN_KEYS), "max_seq_length": limit})
+
+
 def write_plain(folder: Path, width: int, limit: int) -> None:
     """Makes a sentence model of the transformer in `folder`: the mean of all tokens, normalised, of texts of at most `limit` tokens."""
     names = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
@@ -175,6 +181,7 @@ def write_plain(folder: Path, width: int, limit: int) -> None:
     durable.write_text(folder / "modules.json", json.dumps(listed, indent=2) + "\n")
 
 
+_OWN_KEYS = {"max_seq_length", "do_lower_case", "modality_config"}
 _POOLING_KEYS = {"word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt", *_OLD_POOLS}
 _MODEL_KEYS = {"__version__", "prompts", "default_prompt_name", "similarity_fn_name"}
 

@@ -68,6 +68,17 @@ def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
     return found
 
 
+def window(contract: Contract, context: int, stride: int | None, aggregation: str | None = None) -> tuple[int, int | None]:
+    """(tokens of a text that one window holds, by how many windows overlap); None: a text that is too long is refused.
+
+    Single tokens (aggregation "none") are not read in windows of which nobody spoke.
+    """
+    room, told = contract.limit(context) - len(contract.before) - len(contract.after), contract.truncation
+    if stride is None and aggregation != "none" and told is not None and told.long != "error" and told.stride is not None:
+        stride = max(0, min(told.stride, room // 2))
+    return room, stride
+
+
 def tag(
     model: Transformer,
     contract: Contract,
@@ -80,7 +91,8 @@ def tag(
 ) -> list[list[Entity]]:
     """The entities of each text, in order; those with a label of `ignore` are left out.
 
-    Raises ContextError for a text that is too long where no `stride` is given (before any work), RecipeError for an unknown aggregation.
+    stride: None is as in training, where texts were not refused for their length. Raises ContextError for a text that is too long where
+    there is no stride (before any work), RecipeError for an unknown aggregation.
     """
     if aggregation not in AGGREGATIONS:
         raise RecipeError(f"aggregation is {aggregation!r}; allowed: {', '.join(AGGREGATIONS)}.")
@@ -88,7 +100,7 @@ def tag(
         raise RecipeError("a stride joins entities of overlapping windows, which single tokens (aggregation 'none') are not. Use 'simple'.")
     several(texts)
     before, after = list(contract.before), list(contract.after)
-    room = model.config.context - len(before) - len(after)
+    room, stride = window(contract, model.config.context, stride, aggregation)
     rows: list[Row] = []
     owners: list[tuple[int, int, int]] = []  # (text, first token, last) of each row
     read = [(_by_words if aggregation == "words" else _by_tokens)(contract, text) for text in texts]

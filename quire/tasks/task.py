@@ -71,6 +71,10 @@ class Objective(Protocol):
         """May a batch be split into micro-batches without changing the loss?"""
 
     @property
+    def supervised(self) -> bool:
+        """Does it learn from rows of a known kind (`tuning.example.SupervisedTask`), of unequal length? Else from running text."""
+
+    @property
     def metric(self) -> str:
         """The figure of `evaluate` that decides which checkpoint is best."""
 

@@ -60,10 +60,10 @@ class Tokenizer:
             definitions.define(definitions.parse_json(text.encode("utf-8", "surrogatepass"), "tokenizer"), "tokenizer", settings), settings
         )
 
-    def save(self, folder: Path | str, more: Mapping[str, Any] | None = None) -> None:
+    def save(self, folder: Path | str, more: Mapping[str, Any] | None = None, over: Mapping[str, Any] | None = None) -> None:
         """Writes tokenizer.json and tokenizer_config.json; transformers' AutoTokenizer opens the folder with equal ids.
 
-        more: values of tokenizer_config.json that hold where it does not say otherwise.
+        more: values of tokenizer_config.json that hold where it does not say otherwise; over: values that hold whatever it says.
 
         Where text of the decoder's side is encoded in another way, that goes into tokenizer_target.json.
         """
@@ -73,7 +73,7 @@ class Tokenizer:
         for name, definition in ((JSON, self.definition), (TARGET, self.definition.target)):
             if definition is not None:
                 durable.write_text(folder / name, json.dumps(definition.raw, ensure_ascii=False, indent=1) + "\n")
-        durable.write_json(folder / "tokenizer_config.json", {**(more or {}), **self.settings()})
+        durable.write_json(folder / "tokenizer_config.json", {**(more or {}), **self.settings(), **(over or {})})
 
     def settings(self) -> dict[str, Any]:
         """The values of tokenizer_config.json."""

@@ -24,6 +24,7 @@ from ..adapt import (
 )
 from ..adapt.folder import CONFIG
 from ..binding import Binding, Contract
+from ..binding.weights import some
 from ..errors import RecipeError, nearest
 from ..families import ModelFolder
 from ..families.tensors import release
@@ -92,6 +93,8 @@ class Adapter:
         lines = [trainable(model)]
         if self.opened.fresh:
             lines.append(f"new, drawn from the seed: {', '.join(self.opened.fresh)}")
+        if gone := self.opened.left_out:
+            lines.append(f"left out: the head that the model had, which this task does not use ({some(gone)})")
         return lines
 
     def write(self, path: Path, model: Transformer) -> None:
@@ -112,6 +115,8 @@ class Adapter:
         beside = path.with_name("adapter")
         if not (beside / CONFIG).is_file():  # a kill may have come between the two
             self.write(beside, model)
+        if (beside / CONFIG).is_file():  # its users read texts as it was trained, with no look at the base
+            contract.save(beside, self.opened.config.get("type_vocab_size"))
         if self.part.method in PROMPTS:
             return None
         taken = merge(model)

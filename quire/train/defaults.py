@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import recipe as recipes
+from ..tasks.tuning.schemas import TASKS
 from .recipe import TrainRecipe
 
-SUPERVISED = ("chat", "classify", "tag", "answer", "rewrite", "embed", "rerank")
+SUPERVISED = tuple(TASKS)
 BUDGETS = ("steps", "tokens", "epochs", "minutes")
 
 

@@ -73,7 +73,7 @@ class RandomTokens:
 class PlainLoss:
     """The part of a task that a timed step needs."""
 
-    name, splittable, metric = "timing", True, "loss"
+    name, supervised, splittable, metric = "timing", False, True, "loss"
     better: Literal["lower"] = "lower"
 
     def counts(self, batch: Batch) -> dict[str, int]:

@@ -18,8 +18,8 @@ from ..errors import ContextError, DataError, RecipeError
 from ..families import ModelFolder
 from ..recipe import replace
 from ..tasks.tuning.example import Example, SupervisedTask
-from ..tasks.tuning.make import SCHEMAS, make
-from ..tasks.tuning.schemas import Row
+from ..tasks.tuning.make import make
+from ..tasks.tuning.schemas import TASKS, Row
 from .recipe import TrainRecipe
 from .tuning import load_rows, look_at_readings
 
@@ -77,9 +77,9 @@ def _read(found: Examined, recipe: TrainRecipe, rows: list[Row]) -> None:
 
 def task_for(row: Row, recipe: TrainRecipe) -> str:
     """The task that the recipe names, or, where it names none on rows, the first that learns from rows of this kind."""
-    if recipe.task.name in SCHEMAS:
+    if recipe.task.name in TASKS:
         return recipe.task.name
-    found = next((task for task, kinds in SCHEMAS.items() if row.schema in kinds), None)
+    found = next((task for task, learns in TASKS.items() if row.schema in learns.schemas), None)
     if found is None:
         raise RecipeError(f"no task learns from {row.schema} rows.")
     return found

@@ -81,7 +81,7 @@ class FirstSteps:
                 f"{count:,} padded places of the first batch have a label, so the loss would be about predicting padding. "
                 f"Task '{self.task.name}' must give them the label {IGNORE}."
             )
-        if not (self.task.splittable or hasattr(self.task, "packs")):
+        if not (self.task.splittable or self.task.supervised):
             return
         rows, parts = few(self.task, batch)
         self.model.eval()
@@ -98,7 +98,7 @@ class FirstSteps:
         whole = self._loss([rows])
         if len(parts) > 1 and not (isinstance(self.task, Embed) and self.task.joint):
             self._same(whole, self._loss(parts), "the rows of the first batch one by one", "accumulation")
-        if not hasattr(self.task, "packs"):
+        if not self.task.supervised:
             return
         if rows.segments is not None:
             self._same(whole, self._loss(list(apart(rows))), "what was packed into the first rows, each by itself", "packing")

@@ -108,14 +108,22 @@ def finite(value: Any) -> Any:
     return value
 
 
-def rewind(folder: Path, step: int) -> None:
-    """Drops every line of the run that was written after `step`, and a last line that a kill left unfinished; at 0 it begins anew."""
+def rewind(folder: Path, step: int, owed: Sequence[str] = ()) -> None:
+    """Drops every line of the run that was written after `step`, and a last line that a kill left unfinished; at 0 it begins anew.
+
+    owed: kinds of lines ("eval", "sample") of `step` itself that will be made again.
+    """
     for name in LINES:
         path = folder / name
         if path.exists():
             import json
 
-            rows = [row for row in durable.read_lines(path) if row["step"] <= step and step]
+            kind = {"samples.jsonl": "sample", "surprise.jsonl": "eval"}.get(name)
+            rows = [
+                row
+                for row in durable.read_lines(path)
+                if step and (row["step"] < step or (row["step"] == step and (kind or row["kind"]) not in owed))
+            ]
             durable.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 

@@ -27,7 +27,7 @@ from .parts import Parts
 from .plan import Plan, Setting, draw_up, loss_chunk, program_memory, weights_bytes
 from .prepare import Say, prepare, settle
 from .recipe import TrainRecipe
-from .trainer import Outcome, Trainer
+from .trainer import Interrupted, Outcome, Trainer
 
 __all__ = ["CheckpointWarning", "Result", "RunFolder", "resume", "train"]
 
@@ -118,7 +118,7 @@ def resume(
             return finished
         unlike = _unlike(run, recipe, found, inexact)
         lines = Meters(run.path, observers, meters.trackers(recipe.log.hooks))
-        rewind(run.path, at)
+        rewind(run.path, at, found.facts.get("owed", ()) if found else ())
         for line in damaged:
             lines.event(at, "damaged", line)
         if unlike:
@@ -182,7 +182,11 @@ def _sitting(
         lines.finish()
     if outcome.state != "finished":
         return Result(run.path, outcome, plan, {}, None)
-    evaluation, model = _finish(run, recipe, parts, trainer, outcome, say)
+    try:
+        evaluation, model = _finish(run, recipe, parts, trainer, outcome, say)
+    except Interrupted:  # the state of the last step is saved; whoever goes on evaluates anew
+        run.status("stopped", outcome.step, outcome.steps, outcome.best, trainer.elapsed())
+        return Result(run.path, dataclasses.replace(outcome, state="stopped", signal=trainer.stop.signal), plan, {}, None)
     return Result(run.path, outcome, plan, evaluation, model)
 
 
@@ -238,7 +242,10 @@ def _freeze(run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer,
 def _finish(
     run: RunFolder, recipe: TrainRecipe, parts: Parts, trainer: Trainer, outcome: Outcome, say: Say
 ) -> tuple[dict[str, Any], Path | None]:
-    """Evaluates the weights that are kept, and writes the model folder with its binding and certificate, or an adapter alone."""
+    """Evaluates the weights that are kept, and writes the model folder with its binding and certificate, or an adapter alone.
+
+    Raises Interrupted where a signal breaks off the evaluation.
+    """
     best = outcome.best.get("step", outcome.step)
     if recipe.train.keep == "best" and best != outcome.step:
         try:
@@ -248,7 +255,7 @@ def _finish(
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
     if isinstance(parts.objective, Distil):
         parts.objective.detach(trainer.model)
-    with trainer.meters.pause("evaluating what is kept"):
+    with trainer.meters.pause("evaluating what is kept"), trainer.stop.listening(), trainer.stop.breaking(trainer.model):
         evaluation = parts.evaluate(trainer.model, run)
     run.write("evaluation.json", evaluation)
     lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.corpus}

@@ -87,7 +87,7 @@ class Trainer:
             key, value = ("micro_batch", self.micro) if self.micro < part.batch else ("micro_tokens", part.micro_tokens)
             raise RecipeError(f"train.{key} = {value}: the loss of task '{task.name}' cannot be split; set it to 0")
         self.chunk, self.base = chunk, base
-        unequal = hasattr(task, "packs") and task.splittable and compute.device.type == "cpu"
+        unequal = task.supervised and task.splittable and compute.device.type == "cpu"
         self.micro_tokens = part.micro_tokens or (_NEAR_THE_CACHE if unequal else 0)
         self.optimizer = Optimizer(model, recipe.optim)
         self.scale, self.health = LossScale(compute.dtype), Health(part)
@@ -99,6 +99,7 @@ class Trainer:
         self.seconds = 0.0  # of earlier sittings
         self.began = time.perf_counter()
         self.saved_at = -1
+        self.owed: list[str] = []  # of "eval" and "sample": what is due at this step and not done
         self.settle(recipe)
 
     def settle(self, recipe: TrainRecipe) -> None:
@@ -123,17 +124,21 @@ class Trainer:
                     self.on_sample()  # what a model says that is there already, before it learns
                     if self.watch is not None and self.watch.before:
                         self.on_eval(judged=False)
+                if self.owed:  # a sitting was stopped while it evaluated
+                    self.follow()
+                    self.saved_at = -1
+                    self.on_save()
                 while self.step < end and not self.stop.signal and not self.patience.over:
                     place = self.loader.state()
                     batch = self.loader.next()
                     if self.first is not None and not self.step:
                         self.first.before(batch)
                     self.on_step(self.learn(batch))
-                    better = self.due(self.every.eval) and self.on_eval()
-                    if self.due(self.every.sample):
-                        self.on_sample()
-                    if better or self.due(self.every.save):
+                    self.owed = [name for name in ("eval", "sample") if self.due(getattr(self.every, name))]
+                    if self.follow() or self.due(self.every.save):
                         self.on_save()
+            except Interrupted:
+                pass
             except TrainingError as error:  # no skipped step has touched the weights: they are worth keeping
                 if isinstance(error, NoMemory):
                     self.loader.load_state(place)  # its rows are still to be learned
@@ -141,9 +146,23 @@ class Trainer:
                     self.on_save()
                 raise
             self.on_save()
-        finished = self.step >= self.steps or self.patience.over
+        finished = (self.step >= self.steps or self.patience.over) and not self.owed
         why = f"no better {self.patience.metric} for {self.patience.since} evaluations" if self.patience.over else ""
         return Outcome("finished" if finished else "stopped", self.step, self.steps, why, self.stop.signal, self.patience.best)
+
+    def follow(self) -> bool:
+        """Evaluates and samples where that is owed; True when it is the best so far.
+
+        Raises Interrupted on a signal. What it breaks off stays owed, and is made whole before the next step, in whatever sitting.
+        """
+        better = False
+        while self.owed:
+            if self.owed[0] == "eval":
+                better = self.on_eval()
+            else:
+                self.on_sample()
+            del self.owed[0]
+        return better
 
     def _first_steps(self) -> FirstSteps | None:
         """The facts of a run that begins here, or that an earlier sitting has not seen all of."""
@@ -240,7 +259,7 @@ class Trainer:
         if self.watch is None or not self.watch.measures:
             return False
         self.optimizer.zero()
-        with self.meters.pause("evaluating"), self.compute.autocast():
+        with self.meters.pause("evaluating"), self.stop.breaking(self.model), self.compute.autocast():
             figures = self.watch.evaluate(self.model)
             surprise = self.watch.surprise(self.model)
         if not figures:
@@ -255,7 +274,7 @@ class Trainer:
     def on_sample(self) -> None:
         if self.watch is None or not self.watch.writes:
             return
-        with self.meters.pause("writing samples"):
+        with self.meters.pause("writing samples"), self.stop.breaking(self.model):
             rows = self.watch.sample(self.model)
         for row in rows:
             self.meters.sample({"step": self.step, **row})
@@ -271,6 +290,7 @@ class Trainer:
             "scale": self.scale.state(),
             "health": self.health.state(),
             "patience": self.patience.state(),
+            "owed": self.owed,
             "environment": machine.environment(),
             "base": self.base,
             "looked_at": self.looked_at,
@@ -297,6 +317,7 @@ class Trainer:
         self.patience.load_state(facts["patience"])
         self.looked_at = facts.get("looked_at", LOOKED_AT)  # a checkpoint that does not say is of a run whose first steps are long over
         self.step, self.tokens, self.seconds = checkpoint.step, facts["tokens"], facts["seconds"]
+        self.owed = list(facts.get("owed", ()))
         self.saved_at = checkpoint.step
 
     def elapsed(self) -> float:
@@ -308,8 +329,12 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8], "little") >> 1
 
 
+class Interrupted(Exception):
+    """A signal came, and what was under way is given up: an evaluation, or samples."""
+
+
 class Stop:
-    """Ctrl-C and SIGTERM: the first lets the step or evaluation end and the state be saved, a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM: the first lets the step, or the batch of an evaluation, end and the state be saved; a second stops at once."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -326,9 +351,27 @@ class Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def breaking(self, model: Transformer) -> Iterator[None]:
+        """Raises Interrupted before the next batch that `model` reads inside, however it is asked, once a signal has come."""
+
+        def check(*_: object) -> None:
+            if self.signal:
+                raise Interrupted
+
+        check()
+        hook = model.embed.register_forward_pre_hook(check)  # every way of computing begins there: whole, token by token, cached
+        try:
+            yield
+        finally:
+            hook.remove()
+
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
         with suppress(OSError):  # nobody reads; print is not safe in here
-            os.write(2, b"\nstopping: what is under way (a step, an evaluation) ends, then everything is saved; Ctrl-C stops at once\n")
+            os.write(
+                2,
+                b"\nstopping: what is under way (a step, a batch of an evaluation) ends, then everything is saved; Ctrl-C stops at once\n",
+            )

@@ -22,14 +22,15 @@ from ..data.ledger import Ledger
 from ..data.rows import RowSets
 from ..errors import RecipeError
 from ..families import ModelFolder, heads
+from ..nn.config import Pooler
 from ..nn.transformer import Transformer
 from ..tasks.score import evaluating
 from ..tasks.task import Objective
 from ..tasks.tuning.answer import Answer
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
-from ..tasks.tuning.make import KINDS, SCHEMAS, make
-from ..tasks.tuning.schemas import Row, Tagged
+from ..tasks.tuning.make import make
+from ..tasks.tuning.schemas import TASKS, Row, Tagged
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
 from .adapting import PROMPTS, Adapter
@@ -44,13 +45,14 @@ _SHOWN = 300  # characters of each text of a row that stand beside its answer
 
 @dataclass
 class Tuned:
-    """The parts of a supervised run (`run.Parts`)."""
+    """The parts of a supervised run (`run.Parts`). Of the rows to train on the examples alone are kept: no text is read twice."""
 
     contract: Contract
     opened: ModelFolder
     task: SupervisedTask
     objective: Objective
-    sets: RowSets
+    held_out: list[Row]
+    test: list[Row]
     loader: ExampleLoader
     model: Transformer
     adapter: Adapter
@@ -79,12 +81,12 @@ class Tuned:
         return self.loader.steps(part.epochs) if part.epochs else 0
 
     def watch(self, recipe: TrainRecipe) -> RowWatch:
-        return RowWatch(self.task, self.sets.held_out, recipe.train, recipe.log, before=not self.opened.fresh)
+        return RowWatch(self.task, self.held_out, recipe.train, recipe.log, before=not self.opened.fresh)
 
     def evaluate(self, model: Transformer, run: RunFolder) -> dict[str, Any]:
         """All held-out and test rows; every answer is written beside the figures."""
         found: dict[str, Any] = {"metric": self.task.metric}
-        for name, rows in (("held_out", self.sets.held_out), ("test", self.sets.test)):
+        for name, rows in (("held_out", self.held_out), ("test", self.test)):
             if not rows:
                 continue
             look = self.task.evaluate
@@ -132,13 +134,15 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     most = opened.model_config.context - recipe.adapt.positions
     context = min(part.longest or most, most)
-    _check_kind(recipe, opened)
+    check_kind(recipe, opened)
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
     if part.pack and not task.packs:
         raise RecipeError(f"data.pack = true, and rows of task '{task.name}' cannot share one. Leave it out: batches are of like length.")
     over, labels, more = task.head()
     head = heads.fields(opened, over, labels, more)
-    if any(opened.config.get(name) != value for name, value in head.items()):
+    # a file may hold a head that its class does not have, and no vector is made by
+    spare = over == "base" and not isinstance(opened.model_config.head, Pooler | None)
+    if spare or any(opened.config.get(name) != value for name, value in head.items()):
         opened = opened.with_head(head)
     examples = task.examples(sets.train)
     for rows in (sets.held_out, sets.test):
@@ -160,13 +164,18 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     run.write("data.json", sets.json() | told | {"checks": ledger.json()})
     ledger.refuse()
     ours, every = counted(model)
-    run.write("adapt.json", {"method": recipe.adapt.method, "trainable": ours, "parameters": every, "fresh": list(opened.fresh)})
+    run.write("adapt.json", {"method": recipe.adapt.method, "trainable": ours, "parameters": every} | _changed(opened))
     for line in [*ledger.said(), *notes]:
         say(line)
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
     objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
-    return Tuned(contract, opened, task, objective, sets, loader, model, adapter)
+    return Tuned(contract, opened, task, objective, sets.held_out, sets.test, loader, model, adapter)
+
+
+def _changed(opened: ModelFolder) -> dict[str, list[str]]:
+    """What the task's head has changed of the model that training begins with."""
+    return {"fresh": list(opened.fresh), "left_out": opened.left_out}
 
 
 def load_rows(recipe: TrainRecipe) -> RowSets:
@@ -182,7 +191,7 @@ def load_rows(recipe: TrainRecipe) -> RowSets:
         names=part.names,
         number=True if recipe.task.labels == "number" else None,
         label_names=part.label_names,
-        among=SCHEMAS.get(recipe.task.name, ()),
+        among=TASKS[recipe.task.name].schemas if recipe.task.name in TASKS else (),
         keep_repeated=part.duplicates == "keep",
         drop_overlap=part.overlap == "drop",
     )
@@ -212,10 +221,10 @@ def _notes(examples: Sequence[Example]) -> list[str]:
     return [f"{len(where):,} {'row' if len(where) == 1 else 'rows'} ({where[0]} first): {note}" for note, where in places.items()]
 
 
-def _check_kind(recipe: TrainRecipe, opened: ModelFolder) -> None:
+def check_kind(recipe: TrainRecipe, opened: ModelFolder) -> None:
     """Raises RecipeError for a kind of model that cannot learn the task."""
-    kind, kinds = opened.model_config.kind, KINDS.get(recipe.task.name)
-    if kinds is not None and kind not in kinds:
+    kind, kinds = opened.model_config.kind, TASKS[recipe.task.name].kinds
+    if kind not in kinds:
         raise RecipeError(f"task.name = '{recipe.task.name}' is for models of kind {' or '.join(kinds)}; {opened.path} is of kind {kind}.")
 
 

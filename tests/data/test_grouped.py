@@ -21,7 +21,7 @@ LENGTHS = np.random.default_rng(0).integers(3, 60, size=203)
 class Plain:
     """The part of a task that a loader needs; a row's first id is its number."""
 
-    name, splittable, packs, metric, better = "plain", True, True, "loss", "lower"
+    name, supervised, splittable, packs, metric, better = "plain", True, True, True, "loss", "lower"
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}

@@ -287,7 +287,7 @@ def test_a_signal_during_an_evaluation_is_answered_at_once(tiny: Tiny, tmp_path:
     made.watch = watch
     made.meters.observers.append(told)
     assert made.fit().step == 2 and "stopping: what is under way" in watch.said
-    assert told.pauses == ["evaluating", "", "writing samples", ""]
+    assert told.pauses == ["evaluating", "", "writing samples", ""] and made.owed == ["sample"]  # whoever goes on writes them
 
 
 def test_a_second_ctrl_c_stops_at_once_and_saves_nothing_half_done(tiny: Tiny, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from ...text.rows import Encoded
 from ..answer import PARAMETERS, Read, Window
 from ..reading import Long
 from ..task import Array, Term
-from .example import Evaluation, Example, collate
+from .example import Evaluation, Example, as_trained, collate
 from .schemas import Question, Row
 
 LONGEST = 30  # tokens of an answer, as run_qa looks for it
@@ -52,13 +52,14 @@ class Answer:
 
     name = "answer"
     schemas = ("question",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
     metric = "f1"
     better: Literal["higher"] = "higher"
 
     def __init__(self, contract: Contract, context: int, rows: Sequence[Question], *, long: Long = "cut", stride: int = 128) -> None:
         """long: "error" refuses a row that one window does not hold. Raises DataError where "no answer" cannot be said and must be."""
-        self.contract, self.context, self.long, self.stride = contract, context, long, stride
+        self.contract, self.context = as_trained(contract, context, long, stride), context
+        self.long, self.stride = long, stride
         self.no_answer = any(not row.spans for row in rows)
         self.threshold = 0.0
         layout, cls = contract.pair_layout, contract.tokenizer.cls

@@ -58,7 +58,7 @@ class Chat:
 
     name = "chat"
     schemas = ("chat", "prompt")
-    splittable, packs = True, True
+    supervised, splittable, packs = True, True, True
     metric = "loss"
     better: Literal["lower"] = "lower"
 

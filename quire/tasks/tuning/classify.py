@@ -28,7 +28,7 @@ from ..lengths import by_length
 from ..reading import Long, budget, labelled, read
 from ..reading import Row as Read
 from ..task import Term
-from .example import Evaluation, Example, collate, refuse_long
+from .example import Evaluation, Example, as_trained, collate, refuse_long
 from .schemas import Labelled, Row
 
 Problem = Literal["single", "several", "number"]
@@ -48,7 +48,7 @@ class Classify:
 
     name = "classify"
     schemas = ("labelled",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
     better: Literal["higher"] = "higher"
 
     def __init__(
@@ -61,7 +61,7 @@ class Classify:
         balanced: bool = False,
         long: Long = "cut",
     ) -> None:
-        self.contract, self.context, self.long = contract, context, long
+        self.contract, self.context, self.long = as_trained(contract, context, long), context, long
         self.problem: Problem = problem_of(rows) if problem == "auto" else problem
         counts = Counter(label for row in rows for label in row.labels)
         self.labels = tuple(sorted(counts)) if self.problem != "number" else ("score",)

@@ -59,9 +59,8 @@ class Distil:
             self._labels(student.config.head.labels, teacher.config.head.labels)
 
     @property
-    def packs(self) -> bool:
-        """As of the task beside it. Raises AttributeError for one on running text: it has no examples."""
-        return bool(self.task.packs)  # type: ignore[attr-defined]
+    def supervised(self) -> bool:
+        return self.task.supervised
 
     def begins(self, batch: Batch) -> Tensor:
         """As of the task beside it, where its batches are not split."""

@@ -31,7 +31,7 @@ from ..reading import Long
 from ..sentence import Sentence
 from ..task import Term
 from . import nearness
-from .example import Evaluation, Example, collate
+from .example import Evaluation, Example, as_trained, collate
 from .example import rows as rows_of
 from .schemas import Ranked, Row, Similar, digest
 
@@ -49,7 +49,7 @@ class Embed:
 
     name = "embed"
     schemas = ("similar", "ranked")
-    splittable, packs = False, False
+    supervised, splittable, packs = True, False, False
     better: Literal["higher"] = "higher"
 
     def __init__(
@@ -67,9 +67,11 @@ class Embed:
         long: Long = "cut",
     ) -> None:
         """folder: the start model's, `width` wide; it says how vectors are made. Without that: the mean of all tokens, normalised."""
-        self.contract, self.context, self.long, self.folder, self.width = contract, context, long, folder, width
+        self.context, self.long, self.folder, self.width = context, long, folder, width
         plain = not sentence.beside(folder)
         self.how = Sentence(steps=("normalize",), limit=context) if plain else sentence.read(folder, width, contract.tokenizer.settings())
+        self.longest = min(self.how.limit or context, context)
+        self.contract = as_trained(contract, self.longest, long)
         self.plain, self.scored = plain, _scored(rows)
         self.loss: Loss = self._chosen(loss, rows)
         self.temperature = temperature or _TEMPERATURE.get(self.loss, 1.0)
@@ -114,9 +116,10 @@ class Embed:
     def write(self, folder: Path) -> None:
         """Puts beside the model in `folder` what makes a sentence model of it: as the start model had it, or the plain one."""
         if self.plain:
-            sentence.write_plain(folder, self.width, self.how.limit)
+            sentence.write_plain(folder, self.width, self.longest)
         else:
             sentence.carry(self.folder, folder)
+            sentence.limit_to(folder, self.longest)
 
     def freeze(self, model: Transformer) -> None:
         """Parts that no vector is made by learn nothing: a head that the file still holds, the writing side of an encoder-decoder."""

@@ -7,13 +7,15 @@ uses the tuned model, and its `evaluate` calls that verb's own function.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...binding.contract import Contract
+from ...binding.truncation import Long, Truncation
 from ...errors import DataError
 from ...metrics.interval import Interval
 from ...nn.batch import IGNORE, Batch, rounded
@@ -79,6 +81,11 @@ class SupervisedTask(Objective, Protocol):
 
     def batch(self, examples: Sequence[Example]) -> Batch: ...
     def evaluate(self, model: Transformer, rows: Sequence[Row]) -> Evaluation: ...
+
+
+def as_trained(contract: Contract, longest: int, long: Long, stride: int | None = None) -> Contract:
+    """The contract of a model that learns from texts that are cut so, and is used as it was trained: it goes into the model's folder."""
+    return replace(contract, truncation=Truncation(longest, long, stride))
 
 
 def refuse_long(rows: Sequence[Row], cut: Sequence[int], most: int) -> None:

@@ -10,21 +10,7 @@ from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
 from ..reading import Long
 from .example import SupervisedTask
-from .schemas import Labelled, Question, Rewrite, Row, Tagged
-
-# task -> the kinds of rows that it learns from
-SCHEMAS: dict[str, tuple[str, ...]] = {
-    "chat": ("chat", "prompt"),
-    "classify": ("labelled",),
-    "tag": ("tagged",),
-    "answer": ("question",),
-    "rewrite": ("rewrite",),
-    "embed": ("similar", "ranked"),
-    "rerank": ("ranked", "similar"),
-}
-
-# task -> the kinds of models that learn it, where not all do
-KINDS: dict[str, tuple[str, ...]] = {"chat": ("decoder",)}
+from .schemas import TASKS, Labelled, Question, Rewrite, Row, Tagged
 
 
 def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row], folder: Path, width: int) -> SupervisedTask:
@@ -33,10 +19,11 @@ def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence
     Raises DataError for rows of another kind.
     """
     schema = rows[0].schema
-    if schema not in SCHEMAS[part.name]:
+    wanted = TASKS[part.name].schemas
+    if schema not in wanted:
         raise DataError(
-            f"{rows[0].where}: task.name = '{part.name}' learns from {' or '.join(SCHEMAS[part.name])} rows, and these are {schema} rows. "
-            f"Tasks that learn from them: {', '.join(name for name, kinds in SCHEMAS.items() if schema in kinds)}."
+            f"{rows[0].where}: task.name = '{part.name}' learns from {' or '.join(wanted)} rows, and these are {schema} rows. "
+            f"Tasks that learn from them: {', '.join(name for name, learns in TASKS.items() if schema in learns.schemas)}."
         )
     if part.name == "classify":
         from .classify import Classify

@@ -27,7 +27,7 @@ from ..classify import classify
 from ..reading import Long, read
 from ..task import Term
 from .embed import ordered, scores_of
-from .example import Evaluation, Example, collate
+from .example import Evaluation, Example, as_trained, collate
 from .example import rows as rows_of
 from .schemas import Ranked, Row, Similar
 
@@ -41,11 +41,11 @@ class Rerank:
 
     name = "rerank"
     schemas = ("ranked", "similar")
-    packs = False
+    supervised, packs = True, False
     better: Literal["higher"] = "higher"
 
     def __init__(self, contract: Contract, context: int, rows: Sequence[Row], *, loss: str = "auto", long: Long = "cut") -> None:
-        self.contract, self.context, self.long = contract, context, long
+        self.contract, self.context, self.long = as_trained(contract, context, long), context, long
         self.pairs = isinstance(rows[0], Similar)
         self.loss: Loss = self._chosen(loss, rows)
         self.splittable = self.loss != "list"

@@ -32,7 +32,7 @@ from ..rewrite import Plan, planned, written
 from ..rewrite import Task as Verb
 from ..score import evaluating
 from ..task import Array, Term
-from .example import Evaluation, Example, collate, matrix
+from .example import Evaluation, Example, as_trained, collate, matrix
 from .schemas import Rewrite, Row
 
 Best = Literal["loss", "bleu", "rouge"]
@@ -48,7 +48,7 @@ class Rewriting:
 
     name = "rewrite"
     schemas = ("rewrite",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
 
     def __init__(
         self,
@@ -69,7 +69,8 @@ class Rewriting:
                 "this model does not say with which id a decoder starts, so it is no encoder-decoder, or decoder_start_token_id is missing "
                 "from its config.json. Task 'rewrite' needs an encoder-decoder (T5, BART, Marian)."
             )
-        self.contract, self.context, self.long, self.start = contract, context, long, contract.decoder_start
+        self.contract, self.context, self.long = as_trained(contract, context, long), context, long
+        self.start = contract.decoder_start
         self.verb, self.prefix, self.smoothing, self.beams, self.length_penalty = verb, prefix, smoothing, beams, length_penalty
         self.metric = _FIGURE[best]
         self.better: Literal["lower", "higher"] = "lower" if best == "loss" else "higher"

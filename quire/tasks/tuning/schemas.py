@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ...types import Message
 
@@ -199,5 +199,26 @@ def labels_of(row: Row) -> tuple[str, ...]:
     """The names that a row is labelled with: those of a text, or of its words; () for other kinds."""
     return row.labels if isinstance(row, Labelled) else row.tags if isinstance(row, Tagged) else ()
 
+
+Kind = Literal["encoder", "decoder", "seq2seq"]
+
+
+@dataclass(frozen=True)
+class Learns:
+    """What a task learns from: `schemas` of rows, and the `kinds` of models that learn it, each the usual first."""
+
+    schemas: tuple[str, ...]
+    kinds: tuple[Kind, ...]
+
+
+TASKS: dict[str, Learns] = {
+    "chat": Learns(("chat", "prompt"), ("decoder",)),
+    "classify": Learns(("labelled",), ("encoder", "decoder", "seq2seq")),
+    "tag": Learns(("tagged",), ("encoder",)),
+    "answer": Learns(("question",), ("encoder",)),
+    "rewrite": Learns(("rewrite",), ("seq2seq",)),
+    "embed": Learns(("similar", "ranked"), ("encoder", "decoder", "seq2seq")),
+    "rerank": Learns(("ranked", "similar"), ("encoder", "decoder")),
+}
 
 SCHEMAS: dict[str, type[Row]] = {kind.schema: kind for kind in (Chat, Prompt, Labelled, Tagged, Question, Rewrite, Similar, Ranked)}

@@ -37,7 +37,7 @@ from ..reading import Row as Read
 from ..spelled import Spelled, spell
 from ..tag import PARAMETERS, tag, windows
 from ..task import Array, Term
-from .example import Evaluation, Example, collate
+from .example import Evaluation, Example, as_trained, collate
 from .schemas import Row, Tagged
 
 OUTSIDE = "O"
@@ -53,7 +53,7 @@ class Tag:
 
     name = "tag"
     schemas = ("tagged",)
-    splittable, packs = True, False
+    supervised, splittable, packs = True, True, False
     better: Literal["higher"] = "higher"
 
     def __init__(
@@ -67,9 +67,10 @@ class Tag:
         stride: int = 128,
     ) -> None:
         """balanced: each word weighs words / (tags * words of its tag). long: "error" refuses a row that one window does not hold."""
-        self.contract, self.context, self.long = contract, context, long
+        self.context, self.long = context, long
         self.room = context - len(contract.before) - len(contract.after)
         self.stride = max(0, min(stride, self.room // 2))
+        self.contract = as_trained(contract, context, long, self.stride)
         counts = Counter(tag for row in rows for tag in row.tags)
         self.labels = tuple(sorted(counts))
         self.numbers = {label: number for number, label in enumerate(self.labels)}

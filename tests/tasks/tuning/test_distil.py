@@ -154,7 +154,7 @@ def test_labels_of_texts(tmp_path, kind):
 class Spans:
     """Stands for a task on spans or tokens: any loss of the model's own forward pass."""
 
-    name, splittable, metric, better = "spans", True, "f1", "higher"
+    name, supervised, splittable, metric, better = "spans", True, True, "f1", "higher"
 
     def __init__(self, label):
         self.label = label

@@ -1,0 +1,187 @@
+"""A tuned model reads long texts as it was trained: the same tokens by every way of using it, unless it is told otherwise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+
+import quire
+from quire.binding import Contract
+from quire.binding.truncation import Truncation
+from quire.cli.main import main
+from quire.engine.encoder import EncoderEngine
+from quire.errors import ContextError, ModelError
+from quire.nn.batch import Batch
+from quire.serve.reading import Classify as ClassifyBody
+from quire.tasks.tuning.example import collate
+from quire.tasks.tuning.rerank import Rerank
+from quire.tasks.tuning.schemas import Labelled, Question, Ranked, Rewrite, Tagged
+from quire.train.recipe import TrainRecipe
+from quire.train.run import train
+from tests.small import write_model
+from tests.tasks.readers import write
+from tests.tasks.tuning.conftest import ranked, similar, text
+
+ROWS = [Labelled(f"{text(n)} {n}", (("good", "bad", "so so")[n % 3],), where=f"rows.jsonl:{n + 1}") for n in range(24)]
+LONG = " ".join(text(n) for n in range(12))
+WAYS: dict[str, Any] = {"data.longest": 12, "data.long": "head-tail", "data.most_cut": 1.0, "train.steps": 2}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "base", "bert")
+
+
+def logits(path: Path, ids: list[list[int]], adapter: Path | None = None) -> np.ndarray[Any, Any]:
+    """Of rows as the trainer's evaluation reads them, by the saved weights."""
+    model = quire.load(path, adapter=adapter).model
+    with torch.inference_mode():
+        return np.concatenate([model.head(model(Batch(torch.tensor([row]))), None).numpy() for row in ids])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_labels_of_a_long_text_are_those_of_the_evaluation(
+    base: Path, tuned: Callable[..., TrainRecipe], tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    """Logits by the model's own method, the engine and the command are those that the trainer's evaluation has found."""
+    rows = [*ROWS, *(Labelled(f"{LONG} {n}", ("good", "bad")[n % 2 : n % 2 + 1], where=f"long:{n}") for n in range(9))]
+    path = train(tuned("classify", base, rows, **WAYS, **{"adapt.method": method})).model
+    assert path is not None
+    answers = [json.loads(line) for line in (tmp_path / "run" / "answers_held_out.jsonl").read_text().splitlines()]
+    texts = {row.where: row.text for row in rows}
+    held = {int(answer["where"].rpartition(":")[2]): answer for answer in answers}
+    number, answer = next((number, answer) for number, answer in held.items() if number > len(ROWS))
+    long = texts[f"long:{number - len(ROWS) - 1}"]
+
+    contract = Contract.open(path)
+    ids = contract.whole(long)
+    assert contract.truncation == Truncation(12, "head-tail") and len(ids) > 12
+    kept = [ids[0], *ids[1:6], *ids[-6:-1], ids[-1]]
+    for how in ({}, {"adapter": tmp_path / "run" / "adapter"})[: 1 + (method == "lora")]:
+        model = quire.load(base if how else path, **how)
+        wanted = logits(base if how else path, [kept], how.get("adapter"))[0]
+        found = model.classify([long], "none")[0]
+        assert [found[label] for label in model.labels.values()] == pytest.approx(wanted.tolist(), abs=1e-5)
+        engine = EncoderEngine(model)
+        assert engine.classify([long])[0] == pytest.approx(model.classify([long])[0], abs=1e-5)
+        label, score = next(iter(model.classify([long])[0].items()))
+        assert (label, round(score, 3)) == (answer["label"], pytest.approx(answer["score"], abs=2e-3))
+        assert len(engine.readings([long], "embed")[0].row) == 12
+
+    assert main(["classify", str(path), long, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert next(iter(json.loads(out)["labels"].items())) == (answer["label"], pytest.approx(answer["score"], abs=2e-3))
+    assert f"1 text was too long: {len(ids) - 12} tokens left out" in err
+    assert main(["classify", str(path), long, "--long", "error"]) == 2
+    assert f"has {len(ids)} tokens with those around it; this model reads 12 at once" in capsys.readouterr().err
+    assert main(["classify", str(path), long, "--long", "middle"]) == 2
+    assert "allowed: error, cut, head-tail" in capsys.readouterr().err
+    with pytest.raises(ContextError, match="reads 12 at once"):
+        model.classify([long], long="error")
+    assert model.classify([long], long="cut") != model.classify([long])
+
+
+def test_other_tools_find_the_length(base: Path, tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
+    path = train(tuned("classify", base, ROWS, **WAYS, **{"adapt.method": "lora"})).model
+    assert path is not None
+    for folder in (path, tmp_path / "run" / "adapter"):
+        words = transformers.AutoTokenizer.from_pretrained(str(folder))
+        assert words.model_max_length == 12
+        words.save_pretrained(str(tmp_path / "again"))
+        assert Truncation.read(tmp_path / "again") == Truncation(12, "head-tail")  # what transformers writes still says it
+    merged = quire.load(base, adapter=tmp_path / "run" / "adapter").save(tmp_path / "merged")
+    assert Contract.open(merged).truncation == Truncation(12, "head-tail")
+    assert Contract.open(base).truncation is None and Contract.open(base).id == Contract.open(path).id
+
+
+def test_words_are_tagged_in_the_windows_of_the_training(base: Path, tuned: Callable[..., TrainRecipe]) -> None:
+    tags = ("O", "B-X", "I-X", "O")
+    rows = [Tagged(tuple(text(n).split()), tuple(tags[(n + k) % 4] for k in range(4))) for n in range(24)]
+    path = train(tuned("tag", base, rows, **WAYS | {"data.longest": 16, "task.stride": 5})).model
+    assert path is not None
+    model = quire.load(path)
+    assert model.contract.truncation == Truncation(16, "head-tail", 5)
+    seen: list[int] = []
+    assert model.tag([LONG], progress=seen.append) == model.tag([LONG], stride=5) and seen[-1] > 1
+    with pytest.raises(ContextError, match="this model reads 14 at once"):
+        model.tag([LONG], "none")
+
+
+def test_answers_are_looked_for_in_the_windows_of_the_training(base: Path, tuned: Callable[..., TrainRecipe]) -> None:
+    rows = [Question(f"{n} who?", f"{n} {text(n)}", ((text(n).split()[0], len(str(n)) + 1),), where=f"rows:{n}") for n in range(24)]
+    path = train(tuned("answer", base, rows, **WAYS | {"data.longest": 32, "task.stride": 4})).model
+    assert path is not None
+    model, asked = quire.load(path), [("who?", LONG)]
+    assert model.contract.truncation == Truncation(32, "head-tail", 4)
+    assert model.answer(asked, 3) == model.answer(asked, 3, length=32, stride=4) != model.answer(asked, 3, length=64)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_vectors_of_long_texts_are_those_of_the_training(tuned: Callable[..., TrainRecipe], tmp_path: Path, plain: bool) -> None:
+    """A folder that reads 64 tokens and was tuned on 12 reads 12, here and in sentence-transformers; a cut in the middle is ours alone."""
+    start = write(tmp_path / "start", "MaskedLM", length=64)
+    if not plain:
+        SentenceTransformer(str(start), device="cpu").save(str(tmp_path / "sentence"))
+        start = tmp_path / "sentence"
+    path = train(tuned("embed", start, similar(24), **WAYS | {"data.long": "cut"})).model
+    assert path is not None
+    model, theirs = quire.load(path), SentenceTransformer(str(path), device="cpu")
+    assert theirs.max_seq_length == 12 and model.contract.truncation == Truncation(12, "cut")
+    assert np.abs(model.embed([LONG]) - theirs.encode([LONG])).max() < 2e-5
+    assert np.abs(EncoderEngine(model).embed([LONG]) - model.embed([LONG])).max() < 1e-5
+    assert np.abs(model.embed([LONG]) - model.embed([LONG], long="head-tail")).max() > 1e-4
+
+
+def test_pairs_are_ranked_as_they_were_learned(tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
+    start = write(tmp_path / "start", "MaskedLM", length=64)
+    path = train(tuned("rerank", start, ranked(24), **WAYS | {"data.longest": 20})).model
+    assert path is not None
+    model, question = quire.load(path), "question near a basin"
+    assert model.contract.truncation == Truncation(20, "head-tail")
+    [example] = Rerank(model.contract, 20, ranked(24), long="head-tail").examples([Ranked(question, LONG, ("x",))])
+    assert len(example.ids) == 20 and example.cut > 0
+    batch = collate([example], 0)
+    with torch.inference_mode():
+        wanted = model.model.head(model.model(batch), None).sigmoid().item()
+    found = dict(model.rerank(question, [LONG, "x"]))
+    assert found[0] == pytest.approx(wanted, abs=1e-6)
+    assert found != dict(model.rerank(question, [LONG, "x"], long="cut"))
+
+
+def test_sources_are_rewritten_as_they_were_learned(tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
+    rows = [Rewrite(text(n), text(n + 1), where=f"rows:{n}") for n in range(24)]
+    path = train(tuned("rewrite", write_model(tmp_path / "base", "t5"), rows, **WAYS)).model
+    assert path is not None
+    found = quire.load(path).text2text([LONG])[0]
+    assert found.prompt_tokens == 12
+
+
+def test_the_server_says_so_too() -> None:
+    body = {"input": "x"}
+    assert ClassifyBody(**body).long() == {"long": None, "limit": None}
+    assert ClassifyBody(**body, truncate=False).long()["long"] == "error"
+    assert ClassifyBody(**body, truncate_prompt_tokens=5).long() == {"long": "cut", "limit": 5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"quire_truncation": "cut", "model_max_length": 5}, "quire_truncation is 'cut'"),
+        ({"quire_truncation": {"long": "tail"}, "model_max_length": 5}, "allowed is an object with long .error, cut, head-tail"),
+        ({"quire_truncation": {"long": "cut"}, "model_max_length": 1e30}, "model_max_length is 1e\\+30; .* a whole number"),
+        ({"quire_truncation": {"long": "cut", "stride": -1}, "model_max_length": 5}, "the stride of quire_truncation is -1"),
+    ],
+)
+def test_a_damaged_record_is_refused_by_name(base: Path, settings: dict[str, Any], said: str) -> None:
+    file = base / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(ModelError, match=said):
+        quire.load(base)
