@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -128,6 +129,12 @@ def shelf(workshop: Path) -> None:
         "I forgot my password\nHow do I log in?\nWhere is my order?\nMy parcel is late\nCan I pay by card?\n"
     )
     (workshop / "reviews.jsonl").write_text('{"id": 7, "text": "I loved it."}\n{"id": 8, "text": "Never again."}\n')
+    said = itertools.product(("play", "meal", "walk"), range(6), ("good", "bad"))
+    (workshop / "reviews.csv").write_text(
+        "text,label\n" + "".join(f"The {one} was {how} on day {day}.,{how}\n" for one, day, how in said)
+    )
+    turns = [{"messages": [{"role": "user", "content": str(n)}, {"role": "assistant", "content": str(n + 1)}]} for n in range(24)]
+    (workshop / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turns))
     (workshop / "report.txt").write_text("The report was written by Ada. " * 20)
 
 
@@ -265,6 +272,7 @@ def test_files_named_in_documentation_and_docstrings_exist() -> None:
 ADDED = {
     "search": ["--library", "my_texts"],
     "train": ["--dry-run", "--train.batch", "2", "--train.threads", "1"],
+    "tune": ["--train.steps", "2", "--train.threads", "1"],
     "generate": ["--max-tokens", "4"],
     "quickstart": None,
     "resume": None,

@@ -373,7 +373,7 @@ def other_base() -> Seen:
 @quire("evaluation-by-batches")
 def evaluation_by_batches() -> Seen:
     with parts("evaluation-by-batches") as (_, found), evaluating(found.model):
-        rows = found.sets.held_out
+        rows = found.held_out
         whole = found.task.evaluate(found.model, rows).figures["loss"]
         sizes = [sum(found.task.counts(found.task.batch(found.task.examples([row]))).values()) for row in rows]
         alone = [found.task.evaluate(found.model, [row]).figures["loss"] for row in rows]

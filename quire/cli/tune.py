@@ -89,8 +89,8 @@ def helped(argv: Sequence[str]) -> None:
         values = {"task.name": task, "adapt.method": method} | {choice.key: choice.value for choice in defaults.choices(case)}
         recipe = recipes.from_dict(TrainRecipe, recipes.above({}, values))
         kind = {"full": "all", "lora": "a LoRA", "qlora": "a QLoRA"}.get(method, f"a {method} adapter")
-        whose = f"Defaults are those for {kind} of {_a(case.kind)} of {_SMALL // 10**6} million parameters that learns '{task}'."
-    print(f"{USAGE}\n{whose} They follow task, way, model and rows:\nwith MODEL and DATA before --help they are those of that run.\n")
+        whose = f"Defaults are those for {kind} of {_a(case.kind)} of {_SMALL // 10**6} million\nparameters that learns '{task}'."
+    print(f"{USAGE}\n{whose}\nThey follow task, way, model and rows: with MODEL and DATA before --help\nthey are those of that run.\n")
     recipes.override(recipe, ["--help"], "quire tune")
 
 

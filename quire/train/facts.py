@@ -301,7 +301,8 @@ def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequen
         return None
     says = f"the rows use {', '.join(map(repr, new[:_SHOWN]))}, which this model never learned, and its embedding is frozen."
     where = first(example.where for example in examples if any(tokenizer.special_tokens[name] in example.ids for name in new))
-    return Finding(True, says, where, 'Add "embed" to adapt.targets, or train with adapt.method = "full".', len(new))
+    fix = 'Train with adapt.method = "full". "embed" in adapt.targets lets them be read, but a tied head still writes by the base\'s.'
+    return Finding(True, says, where, fix, len(new))
 
 
 def _pushed(model: Transformer, ids: Sequence[int]) -> bool:

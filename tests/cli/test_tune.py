@@ -228,7 +228,7 @@ def test_a_written_recipe_is_what_runs(
     assert main([*words, "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["steps"] == 20 * 4 and plan["minutes"] > 0 and any("at the fullest" in note for note in plan["notes"])
-    assert main(["plan", "mine.toml"]) == 0 and "80 steps of 16 x" in capsys.readouterr().out
+    assert main(["plan", "mine.toml"]) == 0 and "80 steps of 16 rows of at most" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
 
     assert main([*words, "--train.steps", "3", "--out", "run", "--json"]) == 0

@@ -180,7 +180,7 @@ def test_the_windows_of_long_texts_are_counted_as_the_methods_count_them(folders
     assert answer.windows(reader, pairs, answer.Ask("", length=48, stride=8)) == heard[-1] > 2
     tagger = quire.load(folders["tag"])
     tagger.tag(texts, stride=8, progress=heard.append)
-    assert tag.windows(tagger, texts, 8) == heard[-1] > 3
+    assert tag.windows(tagger, texts, tag.Tag("", stride=8)) == heard[-1] > 3
 
 
 @pytest.mark.parametrize(
