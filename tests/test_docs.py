@@ -130,9 +130,7 @@ def shelf(workshop: Path) -> None:
     )
     (workshop / "reviews.jsonl").write_text('{"id": 7, "text": "I loved it."}\n{"id": 8, "text": "Never again."}\n')
     said = itertools.product(("play", "meal", "walk"), range(6), ("good", "bad"))
-    (workshop / "reviews.csv").write_text(
-        "text,label\n" + "".join(f"The {one} was {how} on day {day}.,{how}\n" for one, day, how in said)
-    )
+    (workshop / "reviews.csv").write_text("text,label\n" + "".join(f"The {one} was {how} on day {day}.,{how}\n" for one, day, how in said))
     turns = [{"messages": [{"role": "user", "content": str(n)}, {"role": "assistant", "content": str(n + 1)}]} for n in range(24)]
     (workshop / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turns))
     (workshop / "report.txt").write_text("The report was written by Ada. " * 20)
