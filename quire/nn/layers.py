@@ -5,6 +5,8 @@ A norm may return its output in another dtype (`narrow`): under autocast several
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -93,6 +95,30 @@ def make_norm(norm: Norm, width: int) -> RMSNorm | LayerNorm:
     return RMSNorm(width, norm.eps, norm.offset) if norm.kind == "rms" else LayerNorm(width, norm.eps, bias=norm.bias)
 
 
+# name of an activation -> (gradient above it, what went into it) -> gradient below it
+_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "silu": torch.ops.aten.silu_backward,
+    "gelu": torch.ops.aten.gelu_backward,
+    "gelu_tanh": functools.partial(torch.ops.aten.gelu_backward, approximate="tanh"),
+}
+
+
+class _Gated(torch.autograd.Function):
+    """act(gate) * up, of which gate and up alone are kept: what the activation made is made again, one wide tensor less for each layer."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, act: str) -> Tensor:
+        ctx.act = act
+        ctx.save_for_backward(gate, up)
+        return activate(act, gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        gate, up = ctx.saved_tensors
+        return _SLOPES[ctx.act](grad * up, gate), activate(ctx.act, gate).mul_(grad), None
+
+
 class FeedForward(nn.Module):
     """down(act(up(x))), or down(act(gate(x)) * up(x)) when gated (Shazeer 2020)."""
 
@@ -104,11 +130,14 @@ class FeedForward(nn.Module):
         self.down = Linear(ffn.hidden, width, ffn.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.up if self.gate is None else self.gate
-        # a linear of ours does both in one call; what wraps it (an adapter) need not know of that
-        hidden = inner(x, self.act) if type(inner) is Linear else activate(self.act, inner(x))
-        if self.gate is not None:
-            hidden = hidden * self.up(x)
+        if self.gate is not None and self.act in _SLOPES and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            hidden: Tensor = _Gated.apply(self.gate(x), self.up(x), self.act)
+        else:
+            inner = self.up if self.gate is None else self.gate
+            # a linear of ours does both in one call; what wraps it (an adapter) need not know of that
+            hidden = inner(x, self.act) if type(inner) is Linear else activate(self.act, inner(x))
+            if self.gate is not None:
+                hidden = hidden * self.up(x)
         if self.dropout and self.training:
             hidden = dropped(hidden, self.dropout)
         return self.down(hidden)
