@@ -26,7 +26,7 @@ from ..text.tokenizer import Tokenizer
 from ..types import Message
 from . import gguf
 from .generation import GENERATION, of_config
-from .truncation import CONFIG, Long, Truncation
+from .truncation import CONFIG, FIELD, LENGTH, Long, Truncation
 
 # What `Contract.save` may write.
 FILES = ("tokenizer.json", "tokenizer_target.json", CONFIG, "chat_template.jinja", GENERATION)
@@ -99,7 +99,7 @@ class Contract:
         folder = durable.make_folder(folder)
         types = _object(folder / "config.json").get("type_vocab_size") if types is None else types
         typed = isinstance(types, int) and types > 1 and any(kind for _, kind in self.pair_layout)
-        self.tokenizer.save(folder, _TYPED if typed else {}, {} if self.truncation is None else self.truncation.settings())
+        self.tokenizer.save(folder, _TYPED if typed else {}, self._cut())
         if self.template is not None:
             self.template.save(folder)
         tokenizer, stop = self.tokenizer, list(self.stop_ids or ())
@@ -111,6 +111,12 @@ class Contract:
             "stop_strings": list(self.stop_strings) or None,
         }
         durable.write_json(folder / GENERATION, {name: value for name, value in ids.items() if value is not None} | dict(self.defaults))
+
+    def _cut(self) -> dict[str, Any]:
+        """How texts are cut, as tokenizer_config.json says it; a tokenizer of a tuned model may say it of another model's training."""
+        if self.truncation is not None:
+            return self.truncation.settings()
+        return dict.fromkeys((FIELD, LENGTH)) if FIELD in self.tokenizer.settings() else {}
 
     # -- what is hashed ----------------------------------------------------------------------------------------------------------
 

@@ -160,7 +160,8 @@ def _rewrite(row: Cells, reading: Reading, where: str) -> Row:
     if isinstance(source, list | tuple):
         source = " ".join(part for part in (text(part, row.places["source"], empty=True) for part in source) if part.strip())
     targets = list(target) if isinstance(target, list | tuple) else [target]
-    first, *others = dict.fromkeys(text(one, name) for one in targets or [""])
+    others = [one for one in targets[1:] if one is not None and str(one).strip()]  # some raters wrote nothing
+    first, *others = dict.fromkeys(text(one, name) for one in [*(targets[:1] or [""]), *others])
     return Rewrite(text(source, row.places["source"]), first, tuple(others), where=where)
 
 

@@ -112,13 +112,13 @@ class EncoderEngine:
         an id that the model has not.
         """
         finish, how = self._finish(use, dimensions), self.loaded.sentence
-        context, long = self.model.config.context, self.contract.long(long)
+        context, asked, long = self.model.config.context, long or "error", self.contract.long(long)
         most = self.contract.limit(context) if use == "classify" else embed.longest(context, self.contract, how)
         most = most if limit is None else min(most, limit)
         listed = texts if isinstance(texts, str | bytes) else [*texts]
         skip = 0
         if not isinstance(listed, str | bytes) and listed and all(_ids(row) for row in listed):
-            rows = rows_of(listed, self.model.config.vocab, most, long)
+            rows = rows_of(listed, self.model.config.vocab, most, asked)  # whoever sends ids has cut them
         elif use == "embed":
             rows, skip = embed.prompted(context, self.contract, replace(how, limit=most), texts_of(listed), kind, long)
         else:

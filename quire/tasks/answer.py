@@ -33,6 +33,7 @@ Floats = npt.NDArray[np.float64]
 LENGTH, STRIDE = 384, 128  # tokens, as the pipeline of transformers 4 reads
 PARAMETERS = "question-answering"  # the table of task_specific_params in config.json that is about this task
 _LEAST = 1e-30  # a smaller score has no logarithm worth comparing
+_MOST = 100  # nats: more lies between no two scores
 
 
 def threshold_of(config: Mapping[str, Any]) -> float:
@@ -40,8 +41,9 @@ def threshold_of(config: Mapping[str, Any]) -> float:
     tables = config.get("task_specific_params") or {}
     table = tables.get(PARAMETERS) if isinstance(tables, Mapping) else None
     found = table.get("no_answer_threshold", 0.0) if isinstance(table, Mapping) else 0.0
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        raise ModelError(f"task_specific_params of config.json has no_answer_threshold = {str(found)[:80]!r}; allowed is a number of nats.")
+    if isinstance(found, bool) or not isinstance(found, int | float) or not -_MOST <= found <= _MOST:
+        said = f"task_specific_params of config.json has no_answer_threshold = {str(found)[:80]!r}"
+        raise ModelError(f"{said}; allowed is a number of nats from -{_MOST} to {_MOST}.")
     return float(found)
 
 

@@ -20,8 +20,11 @@ from .reading import pieces
 from .task import Array
 
 _SPACE = "\u2581"  # how Unigram vocabularies spell a space; before the first word it stands for no character
-# Thai to Khmer, kana, Han, and the wide forms of these
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+# Thai to Khmer, kana, Han, and the wide forms of these, each with the marks that stand on it
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+    "[\u0300-\u036f\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3\u3099\u309a]*"
+)
 _LINK = re.compile(r"(?:https?:|www\.)\S*[^\s.,;:!?)\]}>'\"\u2019\u201d]", re.I)
 _NAMED = re.compile(r"[@#]\w+|&\w+;")  # '&amp;' stands for one sign
 _POINTED = re.compile(r"(?:[^\W\d_]\.)+|(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|No|Inc|Ltd|Co|Corp)\.", re.I)  # U.S. and J. keep their point
@@ -71,18 +74,22 @@ def divided(text: str) -> list[tuple[int, int]]:
 def _words(chunk: str, at: int) -> Iterator[tuple[int, int]]:
     """The words of a stretch without spaces that begins at character `at`."""
     start, end = 0, len(chunk)
-    if not any(letter.isalnum() for letter in chunk) or _ENDING.fullmatch(chunk):
-        yield at, at + end  # ':)', '...', "'s" that is apart already
-        return
-    while _sign(chunk[start]) and not _NAMED.match(chunk, start):
-        low, start = start, _run(chunk, start)
-        yield at + low, at + start
-    if whole := _LINK.match(chunk, start) or _NAMED.match(chunk, start):
+    while start < end:
+        if not any(chunk[place].isalnum() for place in range(start, end)) or _ENDING.fullmatch(chunk, start):
+            yield at + start, at + end  # ':)', '...', "'s" that is apart already
+            return
+        while _sign(chunk[start]) and not _NAMED.match(chunk, start):
+            low, start = start, _run(chunk, start)
+            yield at + low, at + start
+        whole = _LINK.match(chunk, start) or _NAMED.match(chunk, start)
+        if whole is None:
+            break
         yield at + start, at + whole.end()
-        yield from _words(chunk[whole.end() :], at + whole.end()) if whole.end() < end else ()
+        start = whole.end()
+    if start == end:
         return
     behind: list[tuple[int, int]] = []
-    while _sign(chunk[end - 1]) and chunk[end - 1] != "-" and not _POINTED.fullmatch(chunk, start, end):
+    while _sign(chunk[end - 1]) and chunk[end - 1] != "-" and not (chunk[end - 1] == "." and _POINTED.fullmatch(chunk, start, end)):
         low = _back(chunk, end)
         behind.append((at + low, at + end))
         end = low

@@ -295,8 +295,9 @@ def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequen
         return not bool(table[id].any()) or float((table[id].float() - mean).norm()) < 0.1 * usual
 
     new = [name for name, id in marks.items() if (given and id not in roles) or untouched(id)]
-    if not new and (own := [name for name, id in marks.items() if id not in roles]) and _pushed(model, [marks[name] for name in own]):
-        new = own
+    own = {name: id for name, id in marks.items() if id not in roles}
+    if not new and own and _pushed(model, table, list(own.values())):
+        new = list(own)
     if not new:
         return None
     says = f"the rows use {', '.join(map(repr, new[:_SHOWN]))}, which this model never learned, and its embedding is frozen."
@@ -305,14 +306,20 @@ def new_tokens_frozen(model: Transformer, tokenizer: Tokenizer, examples: Sequen
     return Finding(True, says, where, fix, len(new))
 
 
-def _pushed(model: Transformer, ids: Sequence[int]) -> bool:
-    """Does each of these tokens have a twin in the table that words are chosen by?"""
-    if not isinstance(model.head, LMHeadModule):
+def _pushed(model: Transformer, table: Tensor, ids: Sequence[int]) -> bool:
+    """Does each of these tokens have a twin in the table that words are chosen by? Where that is another than the one that is read, it
+    tells nothing: a mark that is only read is pushed there as an unused one is."""
+    if not isinstance(model.head, LMHeadModule) or model.head.table()[0].data_ptr() != table.data_ptr():
         return False
-    table = F.normalize(model.head.table()[0].detach().float(), dim=1)
-    near = table[list(ids)] @ table.T
-    near[torch.arange(len(ids)), list(ids)] = -1.0
-    return bool((near.max(1).values > _TWIN).all())
+    own = F.normalize(table[list(ids)].float(), dim=1)
+    nearest, start = torch.full((len(ids),), -1.0, device=table.device), 0
+    for part in table.split(8192):  # a large table in fp32 would be gigabytes
+        near = own @ F.normalize(part.float(), dim=1).T
+        for row, id in enumerate(ids):
+            if start <= id < start + len(part):
+                near[row, id - start] = -1.0
+        nearest, start = torch.maximum(nearest, near.max(1).values), start + len(part)
+    return bool((nearest > _TWIN).all())
 
 
 def _may_rest(name: str) -> bool:

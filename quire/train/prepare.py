@@ -233,7 +233,8 @@ def started(recipe: TrainRecipe, tokenizer: Tokenizer, settings: Compute) -> tup
     adapter = Adapter(recipe.adapt, opened, bound(folder))
     model = adapter.build(tokenizer, TORCH[settings.dtype], recipe.seed)
     _fits(model.config, recipe, tokenizer)  # a soft prompt takes some of the positions
-    return adapter, None if recipe.tokenizer.path else Contract.open(folder), model
+    contract = dataclasses.replace(Contract.open(folder), truncation=None)  # a cut that the model was tuned with is not of this training
+    return adapter, None if recipe.tokenizer.path else contract, model
 
 
 def _fits(config: ModelConfig, recipe: TrainRecipe, tokenizer: Tokenizer) -> None:

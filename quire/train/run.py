@@ -173,7 +173,7 @@ def _sitting(
     if checkpoint is not None:
         trainer.restore(checkpoint)
         lines.event(checkpoint.step, "resumed")
-        if checkpoint.step >= trainer.every.eval:
+        if checkpoint.step - ("eval" in trainer.owed) >= trainer.every.eval:  # one that is owed was not told
             watch.told()
     lines.start(dataclasses.asdict(recipe), trainer.step)
     try:

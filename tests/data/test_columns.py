@@ -66,6 +66,7 @@ FORMS: list[tuple[dict[str, Any], Row]] = [
     (SPAN | {"answers": {"text": [], "answer_start": []}}, Question("q", "ab Jack", (), "7")),
     ({"source": "s", "target": "t"}, Rewrite("s", "t")),
     ({"source": ["s.", "", "u"], "target": ["t", "v", "t"]}, Rewrite("s. u", "t", ("v",))),
+    ({"source": "s", "target": ["t", "", None, "v"]}, Rewrite("s", "t", ("v",))),
     ({"article": "s", "summary": "t"}, Rewrite("s", "t")),
     ({"anchor": "a", "positive": "b"}, Similar("a", "b")),
     ({"anchor": "a", "positive": "b", "score": 0.5}, Similar("a", "b", 0.5)),

@@ -58,8 +58,9 @@ def test_an_evaluation_is_broken_off_and_made_again(tiny: Callable[..., TrainRec
 
     assert sitting(tmp_path / "stopped.toml", 0.0)[:2] == (0, "finished 6\n")
     assert hashes(folder) == hashes(tmp_path / "straight") and series(folder) == series(tmp_path / "straight")
-    samples = [(tmp_path / name / "samples.jsonl").read_text() for name in ("straight", "stopped")]
-    assert samples[0] == samples[1] and state.open_at(folder / "checkpoints", 6).facts["owed"] == []
+    for file in ("samples.jsonl", "surprise.jsonl"):
+        assert (folder / file).read_text() == (tmp_path / "straight" / file).read_text()
+    assert state.open_at(folder / "checkpoints", 6).facts["owed"] == []
 
 
 @pytest.mark.timeout(240)

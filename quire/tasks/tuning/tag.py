@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -34,7 +34,7 @@ from ...nn.transformer import Transformer
 from ..lengths import by_length
 from ..reading import Long, budget, labelled
 from ..reading import Row as Read
-from ..spelled import Spelled, spell
+from ..spelled import Spelled, divided, spell
 from ..tag import PARAMETERS, tag, windows
 from ..task import Array, Term
 from .example import Evaluation, Example, as_trained, collate
@@ -42,10 +42,21 @@ from .schemas import Row, Tagged
 
 OUTSIDE = "O"
 _EXAMPLES = 5  # rows that an error or a table shows
-_SERVED_BY = "words"  # how `quire tag` makes stretches of what is learned here, if nobody asks for another way
+_ALIKE, _LOOKED_AT = 0.95, 500  # share of words that a plain text is divided into too, and of how many rows
 _SERVED = 64  # rows that are also given to `quire tag`'s own function
 _LONE = "an I- tag continues nothing; it is learned as it stands, and read as the beginning of a stretch"
 _UNREAD = "a word becomes no token (its characters are dropped by the tokenizer); its tag cannot be learned"
+
+
+def _served_by(rows: Sequence[Tagged]) -> str:
+    """How `quire tag` makes stretches of what is learned here, if nobody asks for another way: of words, where it can find them again. The
+    words of a script without spaces, or of a corpus with rules of its own, it cannot: then of what stands between spaces."""
+    many = alike = 0
+    for row in rows[:_LOOKED_AT]:
+        ends = list(accumulate(len(word) + 1 for word in row.words))
+        places = {(end - 1 - len(word), end - 1) for end, word in zip(ends, row.words)}
+        many, alike = many + len(places), alike + len(places.intersection(divided(" ".join(row.words))))
+    return "words" if alike >= _ALIKE * many else "first"
 
 
 class Tag:
@@ -71,6 +82,7 @@ class Tag:
         self.room = context - len(contract.before) - len(contract.after)
         self.stride = max(0, min(stride, self.room // 2))
         self.contract = as_trained(contract, context, long, self.stride)
+        self.served_by = _served_by(rows)
         counts = Counter(tag for row in rows for tag in row.tags)
         self.labels = tuple(sorted(counts))
         self.numbers = {label: number for number, label in enumerate(self.labels)}
@@ -85,7 +97,7 @@ class Tag:
         return {"name": self.name, **ways, "labels": list(self.labels), "weights": self.weights}
 
     def head(self) -> tuple[Literal["token"], tuple[str, ...], dict[str, Any]]:
-        return "token", self.labels, {"task_specific_params": {PARAMETERS: {"aggregation": _SERVED_BY}}}
+        return "token", self.labels, {"task_specific_params": {PARAMETERS: {"aggregation": self.served_by}}}
 
     # -- rows to batches ---------------------------------------------------------------------------------------------------------
 
@@ -205,7 +217,7 @@ class Tag:
         """Does `quire tag` find the same stretches in the joined text? Of the first rows that one window holds."""
         sample = [number for number, one in enumerate(spelled) if len(one.ids) <= self.room][:_SERVED]
         texts = [spelled[number].text for number in sample]
-        found = tag(model, self.contract, texts, dict(enumerate(self.labels)), _SERVED_BY) if texts else []
+        found = tag(model, self.contract, texts, dict(enumerate(self.labels)), self.served_by) if texts else []
         unlike = []
         for number, text, entities in zip(sample, texts, found):
             places = spelled[number].places

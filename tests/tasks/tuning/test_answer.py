@@ -269,11 +269,11 @@ def test_a_run_finds_the_threshold_on_held_out_rows_and_the_verb_uses_it(tmp_pat
     assert [one[0].text for one in served] == [
         json.loads(line)["answer"] for line in (run / "answers_held_out.jsonl").read_text().splitlines()
     ]
-    (run / "model" / "config.json").write_text(
-        (run / "model" / "config.json").read_text().replace(f'"no_answer_threshold": {held["threshold"]}', '"no_answer_threshold": "much"')
-    )
-    with pytest.raises(ModelError, match="no_answer_threshold = 'much'"):
-        quire.load(run / "model").answer([("who?", TEXTS[0])], no_answer=True)
+    config = (run / "model" / "config.json").read_text()
+    for value, said in (('"much"', "'much'"), ("-1000", "'-1000'"), ("9" * 400, "'9999")):
+        (run / "model" / "config.json").write_text(config.replace(f'threshold": {held["threshold"]}', f'threshold": {value}'))
+        with pytest.raises(ModelError, match=f"no_answer_threshold = {said}"):
+            quire.load(run / "model").answer([("who?", TEXTS[0])], no_answer=True)
 
 
 def test_without_unanswerable_rows_there_is_no_threshold(tmp_path):

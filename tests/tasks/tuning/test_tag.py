@@ -24,6 +24,7 @@ from quire.tasks.reading import pieces
 from quire.tasks.spelled import divided, spell
 from quire.tasks.tuning.schemas import Tagged
 from quire.tasks.tuning.tag import Tag
+from tests.small import write_model
 from tests.tasks.readers import TEXTS, words, write
 
 LABELS = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
@@ -288,11 +289,21 @@ def test_plain_tags_are_measured_by_accuracy(tmp_path):
         ("see http://x.org/a.b?c=1, @bob: #ny; &gt;x a.b@c.com :)", "see http://x.org/a.b?c=1 , @bob : #ny ; &gt; x a.b@c.com :)"),
         ("O'Neil's it 's C++ AT&T 50%, $5.3m, non-", "O'Neil 's it 's C++ AT&T 50% , $5.3m , non-"),
         ("東京 is in 日本。", "東 京 is in 日 本 。"),
+        ("กำลังไป", "ก ำ ลั ง ไ ป"),
+        pytest.param("#a" * 3000 + ".", "#a " * 3000 + ".", id="names without end"),
         (" \n", ""),
     ],
 )
 def test_plain_text_is_divided_as_the_corpora_are(text, words):
     assert [text[start:end] for start, end in divided(text)] == words.split()
+
+
+def test_words_that_plain_text_does_not_show_are_not_looked_for(tmp_path):
+    """'กำลัง' is one word of the rows; nothing in a text says where it ends."""
+    contract = Contract.open(write_model(tmp_path, "bert", bound=False))
+    rows = [Tagged(words, ("B-X", *["O"] * (len(words) - 1)), where="x:1") for words in (("Ada", "lives", "."), ("กำลัง", "ไป", "."))]
+    served = [Tag(contract, 64, [row, row]).head()[2]["task_specific_params"] for row in rows]
+    assert [table["token-classification"]["aggregation"] for table in served] == ["words", "first"]
 
 
 def test_no_character_is_lost_between_words():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,27 @@ def test_sources_are_rewritten_as_they_were_learned(tuned: Callable[..., TrainRe
     assert path is not None
     found = quire.load(path).text2text([LONG])[0]
     assert found.prompt_tokens == 12
+
+
+def test_a_cut_is_not_handed_on_to_another_training(base: Path, tmp_path: Path) -> None:
+    """A tokenizer's file says it too, so that every tool carries it along: a new model with that tokenizer was not trained so."""
+    contract = replace(Contract.open(base), truncation=Truncation(16, "head-tail"))
+    contract.save(tmp_path / "tuned")
+    contract = Contract.open(tmp_path / "tuned")
+    assert contract.truncation == Truncation(16, "head-tail")
+    replace(contract, truncation=None).save(tmp_path / "other")
+    assert Contract.open(tmp_path / "other").truncation is None
+    assert "model_max_length" not in json.loads((tmp_path / "other" / "tokenizer_config.json").read_text())
+
+
+def test_rows_of_ids_are_never_cut_unasked(base: Path) -> None:
+    Contract.open(base).save(base)
+    file = base / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | Truncation(16).settings()))
+    engine = EncoderEngine(quire.load(base))
+    with pytest.raises(ContextError, match="16"):
+        engine.readings([[5] * 20])
+    assert len(engine.readings([[5] * 20], long="cut")[0].row.ids) == 16
 
 
 def test_the_server_says_so_too() -> None:
