@@ -84,7 +84,7 @@ def build(config: Json) -> ModelConfig:
         head = LMHead(bias=True)
     elif architecture == "ForSequenceClassification":
         said = config.get("id2label") or config.get("num_labels")
-        head = LabelHead(f.labels() if said else 3, pool="eos")  # the reference's own default is three
+        head = LabelHead(f.labels() if said else 3, pool="eos", twice=True)  # the reference's own default is three
     model = model_of(f, encoder, decoder, head, context)
     f.close(FAMILY.harmless)
     return model

@@ -26,7 +26,7 @@ def build(config: Json) -> ModelConfig:
         position_offset=OFFSET,
         embed_norm=layer.norm,
     )
-    head = head_of(f, "MPNet", masked(layer, "gelu"), LabelHead(0), pooler=Pooler())
+    head = head_of(f, "MPNet", masked(layer, "gelu"), LabelHead(0, twice=True), pooler=Pooler())
     f.close(FAMILY.harmless)
     return bert_model(f, stack, head, rows - OFFSET)
 

@@ -42,7 +42,7 @@ def family(name: str, stem: str, variants: tuple[Json, ...]) -> Family:
             types=f.integer("type_vocab_size", 2, high=1 << 12),
             embed_norm=layer.norm,
         )
-        head = head_of(f, stem, masked(layer, "gelu"), LabelHead(0), pooler=Pooler())  # the word head's activation is fixed
+        head = head_of(f, stem, masked(layer, "gelu"), LabelHead(0, twice=True), pooler=Pooler())  # the word head's activation is fixed
         f.close(made.harmless)
         return bert_model(f, stack, head, rows - offset)
 

@@ -234,7 +234,8 @@ class LabelHead:
     text follows its first (next: label 0 says that it does; pooled as a row is).
 
     pool: which hidden state stands for a row ("last": the last token that is no padding; "eos": the same, of an encoder-decoder that
-    reads the row on both sides). dense: a square layer, `act` and perhaps a norm come before the labels.
+    reads the row on both sides). dense: a square layer, `act` and perhaps a norm come before the labels. In training dropout falls on what
+    the labels are made of, and, where it falls `twice`, on what the square layer reads too (RoBERTa, MPNet, BART).
     """
 
     labels: int
@@ -245,6 +246,7 @@ class LabelHead:
     act: Act = "tanh"
     norm: Norm | None = None
     bias: bool = True
+    twice: bool = False
 
 
 Head = LMHead | MLMHead | Pooler | LabelHead

@@ -95,11 +95,11 @@ class LabelHeadModule(nn.Module):
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
     def forward(self, hidden: Tensor, keep: Tensor | None = None) -> Tensor:
-        x = self._drop(self.pool(hidden, keep) if self.head.over in ("row", "next") else hidden)
+        x = self.pool(hidden, keep) if self.head.over in ("row", "next") else hidden
         if self.dense is not None:
-            x = activate(self.head.act, self.dense(x))
-            x = self._drop(x if self.norm is None else self.norm(x))
-        return self.classifier(x)
+            x = activate(self.head.act, self.dense(self._drop(x) if self.head.twice else x))
+            x = x if self.norm is None else self.norm(x)
+        return self.classifier(x if self.head.over == "span" else self._drop(x))
 
     def next_sentence(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> logits (B, 2) as MLMHeadModule's, of a model that does nothing else."""

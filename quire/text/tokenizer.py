@@ -63,9 +63,7 @@ class Tokenizer:
     def save(self, folder: Path | str, more: Mapping[str, Any] | None = None, over: Mapping[str, Any] | None = None) -> None:
         """Writes tokenizer.json and tokenizer_config.json; transformers' AutoTokenizer opens the folder with equal ids.
 
-        more: values of tokenizer_config.json that hold where it does not say otherwise; over: values that hold whatever it says, None
-        for one that is taken out.
-
+        more: values of tokenizer_config.json that hold where it does not say otherwise; over: whatever it says, None takes one out.
         Where text of the decoder's side is encoded in another way, that goes into tokenizer_target.json.
         """
         from .formats import JSON, TARGET
@@ -74,9 +72,8 @@ class Tokenizer:
         for name, definition in ((JSON, self.definition), (TARGET, self.definition.target)):
             if definition is not None:
                 durable.write_text(folder / name, json.dumps(definition.raw, ensure_ascii=False, indent=1) + "\n")
-        values = {**(more or {}), **self.settings(), **(over or {})}
-        gone = {name for name, value in (over or {}).items() if value is None}
-        durable.write_json(folder / "tokenizer_config.json", {name: value for name, value in values.items() if name not in gone})
+        values = {**(more or {}), **self.settings(), **(over := over or {})}
+        durable.write_json(folder / "tokenizer_config.json", {k: v for k, v in values.items() if v is not None or k not in over})
 
     def settings(self) -> dict[str, Any]:
         """The values of tokenizer_config.json."""

@@ -251,8 +251,8 @@ def shown_default(out: str, key: str) -> str:
 def test_help_shows_the_defaults_that_are_used(models: dict[str, str], file: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Those of the run that is named; without one those of a small model, and whose they are is said."""
     for words, whose in (
-        (["tune", "--help"], "those for all of an encoder of 22 million parameters that learns 'classify'"),
-        (["tune", "--task", "chat", "--lora", "--help"], "those for a LoRA of a decoder of 22 million parameters that learns 'chat'"),
+        (["tune", "--help"], "those for all of an encoder of 22 million\nparameters that learns 'classify'"),
+        (["tune", "--task", "chat", "--lora", "--help"], "those for a LoRA of a decoder of 22 million\nparameters that learns 'chat'"),
         (["tune", models["encoder"], both_labels(file), "--train.batch", "7", "--help"], "those of this run"),
     ):
         with pytest.raises(SystemExit):

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quire.nn.config import FFN, Act
+from quire.nn import heads
+from quire.nn.config import FFN, Act, LabelHead
 from quire.nn.layers import FeedForward, RMSNorm
 from quire.nn.products import activate
 
@@ -74,3 +75,23 @@ def test_a_gated_layer_keeps_less_and_gives_the_same_bits(act: Act, dtype: torch
         kept.clear()
     assert all(torch.equal(ours, plain) for ours, plain in zip(*found, strict=True))
     assert wide[0] == wide[1] - (act != "relu")
+
+
+@pytest.mark.parametrize(
+    ("head", "times"),
+    [(LabelHead(3), 1), (LabelHead(3, twice=True), 2), (LabelHead(3, "token", dense=False), 1), (LabelHead(2, "span", dense=False), 0)],
+)
+def test_dropout_of_a_label_head_falls_where_its_family_has_it(monkeypatch: pytest.MonkeyPatch, head: LabelHead, times: int) -> None:
+    calls: list[float] = []
+
+    def counted(x: torch.Tensor, p: float) -> torch.Tensor:
+        calls.append(p)
+        return x
+
+    monkeypatch.setattr(heads, "dropped", counted)
+    module = heads.LabelHeadModule(head, 8, dropout=0.1)
+    module(torch.zeros(2, 4, 8))
+    assert calls == [0.1] * times
+    module.eval()
+    module(torch.zeros(2, 4, 8))
+    assert len(calls) == times
