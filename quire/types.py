@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "context"]
+Long = Literal["error", "cut", "head-tail"]  # a text that does not fit: refused, cut at its end, cut in its middle (Sun et al. 2019)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from ..text.definition import parse_json, read_optional
 from ..text.gguf import definition
 from ..text.template import CHATML, Template
 from ..text.tokenizer import Tokenizer
-from ..types import Message
+from ..types import Long, Message
 from . import gguf
 from .generation import GENERATION, of_config
-from .truncation import CONFIG, FIELD, LENGTH, Long, Truncation
+from .truncation import CONFIG, FIELD, LENGTH, Truncation
 
 # What `Contract.save` may write.
 FILES = ("tokenizer.json", "tokenizer_target.json", CONFIG, "chat_template.jinja", GENERATION)

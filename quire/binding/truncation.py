@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from ..errors import ModelError
 from ..text.definition import parse_json, read_optional
+from ..types import Long
 
-Long = Literal["error", "cut", "head-tail"]  # a text that does not fit: refused, cut at its end, cut in its middle (Sun et al. 2019)
 FIELD, LENGTH, CONFIG = "quire_truncation", "model_max_length", "tokenizer_config.json"
 _LARGEST = 1 << 24
 

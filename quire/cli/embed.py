@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import tyro
 
 from ..errors import RecipeError
+from ..types import Long as WayToCut
 from .lines import (
-    Cutting,
     Fields,
     Files,
     FilesOption,
@@ -99,7 +99,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def vectors(model: Opened, rows: Sequence[Row], to: Sink, verb: str, long: Cutting | None, **ways: Any) -> Iterator[tuple[Row, Vector]]:
+def vectors(model: Opened, rows: Sequence[Row], to: Sink, verb: str, long: WayToCut | None, **ways: Any) -> Iterator[tuple[Row, Vector]]:
     """(row, its vector) in order; what was cut is told at the end."""
     cut: list[int] = []
 

@@ -20,6 +20,7 @@ import tyro
 
 from ..durable import storage
 from ..errors import DataError, RecipeError, nearest
+from ..types import Long as WayToCut
 from ..types import Message
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
@@ -29,7 +30,6 @@ Texts = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="
 Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="", constructor=str)]
 Long = Annotated[str, tyro.conf.arg(metavar="error|cut|head-tail", help_behavior_hint="")]
-Cutting = Literal["error", "cut", "head-tail"]
 
 LARGEST_LINE = 1 << 24  # bytes: longer than any context, shorter than what makes a machine stand still
 LARGEST_INPUT = 1 << 29
@@ -147,9 +147,9 @@ def chosen(option: str, value: str, allowed: Sequence[Choice]) -> Choice | None:
     return None
 
 
-def ways_to_cut(value: str) -> Cutting | None:
+def ways_to_cut(value: str) -> WayToCut | None:
     """What --long says; None for '': as the model was trained."""
-    return chosen("--long", value, get_args(Cutting))
+    return chosen("--long", value, get_args(WayToCut))
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------------

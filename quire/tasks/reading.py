@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ..binding.contract import Contract
-from ..binding.truncation import Long as Long
 from ..decode.loop import room
 from ..errors import ContextError, DataError, ModelError, RecipeError
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..text.rows import Encoded
+from ..types import Long as Long
 from ..types import Text
 
 TOKENS_A_BATCH = 2048  # padding included; the states of many more leave a CPU's cache

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..types import Long
+
 
 def usual(default: Any, low: float, high: float, above: float = -math.inf) -> Any:
     """A field whose values outside [low, high] are allowed but warned about. above: lower ones, and this one, are an error elsewhere."""
@@ -52,7 +54,7 @@ class DataPart:
     names: tuple[str, ...] = ()  # of the columns of a CSV or TSV file without a header; "..." as the last leaves further ones out
     label_names: tuple[str, ...] = ()  # what numbers in labels and tags stand for: names in order from 0, or "1=World"
     longest: int = usual(0, 0, 131072)  # tokens of a row; 0: what the model reads
-    long: Literal["error", "cut", "head-tail"] = "cut"  # a longer row: refused, cut at its end, or cut in its middle (Sun et al. 2019)
+    long: Long = "cut"  # a longer row: refused, cut at its end, or cut in its middle
     most_cut: float = usual(0.5, 0.0, 1.0)  # share of rows that may be cut
     duplicates: Literal["drop", "keep"] = "drop"  # of training rows that say the same
     overlap: Literal["refuse", "drop"] = "refuse"  # training rows that the evaluation reads too, exactly or nearly: refused, or left out

@@ -334,7 +334,7 @@ class Interrupted(Exception):
 
 
 class Stop:
-    """Ctrl-C and SIGTERM: the first lets the step, or the batch of an evaluation, end and the state be saved; a second stops at once."""
+    """Ctrl-C and SIGTERM: the first lets a step, or a batch of an evaluation, end and saves the state; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -353,14 +353,15 @@ class Stop:
 
     @contextmanager
     def breaking(self, model: Transformer) -> Iterator[None]:
-        """Raises Interrupted before the next batch that `model` reads inside, however it is asked, once a signal has come."""
+        """Raises Interrupted before the next batch that `model` reads inside, once a signal has come."""
 
         def check(*_: object) -> None:
             if self.signal:
                 raise Interrupted
 
         check()
-        hook = model.embed.register_forward_pre_hook(check)  # every way of computing begins there: whole, token by token, cached
+        # Where a forward begins. A fused step for one token does not begin there, so a text that is being written by it is ended first.
+        hook = model.embed.register_forward_pre_hook(check)
         try:
             yield
         finally:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ...binding.contract import Contract
-from ...binding.truncation import Long, Truncation
+from ...binding.truncation import Truncation
 from ...errors import DataError
 from ...metrics.interval import Interval
 from ...nn.batch import IGNORE, Batch, rounded
 from ...nn.transformer import Transformer
+from ...types import Long
 from ..task import Array, Objective
 from .schemas import Row
 
