@@ -25,7 +25,8 @@ from ..binding.weights import INDEX, WEIGHTS, Slot, some
 from ..durable import building, make_folder, write_json
 from ..errors import ModelError, StorageError, WeightsError
 from ..nn.config import MLMHead, ModelConfig, MoE, Pooler
-from ..nn.init import initialise
+from ..nn.heads import LabelHeadModule
+from ..nn.init import initialise, initialise_labels
 from ..nn.transformer import Transformer
 from .family import Entry, Family, Fields, Json, entries, family_for
 from .source import CONFIG, Source, read_config, source
@@ -200,7 +201,7 @@ class ModelFolder:
         return model.eval()
 
     def _drawn(self, seed: int) -> dict[str, Tensor]:
-        """First weights of what is fresh, as the model's family draws them."""
+        """First weights of what is fresh: a label head by fan-in, everything else as the model's family draws it."""
         if not self.fresh:
             return {}
         config = replace(self.model_config, vocab=1)  # the stacks are not needed: one layer without a table costs nothing
@@ -208,7 +209,10 @@ class ModelFolder:
             if (stack := getattr(config, side)) is not None:
                 config = replace(config, **{side: replace(stack, layers=stack.layers[:1])})
         model = _laid_out(config).to_empty(device="cpu")
-        initialise(model, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        initialise(model, generator)
+        if isinstance(model.head, LabelHeadModule):
+            initialise_labels(model.head, generator)
         drawn = model.state_dict()
         return {name: drawn[name] for name in self.fresh}
 
