@@ -44,11 +44,12 @@ def examine(recipe: TrainRecipe) -> Examined:
     found = Examined(Ledger(recipe.data.allow))
     try:
         found.sets = load_rows(recipe)
-    except DataError as error:
+        reading = time.perf_counter() - start
+        suspects.look(found.ledger, found.sets, given=bool(recipe.data.eval))
+    except DataError as error:  # they are no rows, or none is left of the evaluation's
         found.ledger.add("readable", Finding(True, str(error), key=_FIXED), time.perf_counter() - start)
     else:
-        found.ledger.add("readable", None, time.perf_counter() - start)
-        suspects.look(found.ledger, found.sets, given=bool(recipe.data.eval))
+        found.ledger.add("readable", None, reading)
         if recipe.model.start:
             _read(found, recipe, found.sets.train)
     found.seconds = time.perf_counter() - start

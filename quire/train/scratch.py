@@ -20,15 +20,15 @@ from ..families.family import FAMILIES
 from ..nn.config import ModelConfig, Sizes
 from ..nn.init import initialise
 from ..nn.transformer import Transformer
-from ..tasks.tuning.schemas import Row
+from ..tasks.tuning.schemas import TASKS, Row
 from ..text import training
 from ..text.tokenizer import Tokenizer
 from .finish import write_model
 from .folder import RunFolder
 from .recipe import ModelPart, TrainRecipe
 
-# task -> the kind of model that can learn it from nothing. A conversation needs a model that knows a language already.
-KINDS = {"rewrite": "seq2seq", "classify": "encoder", "tag": "encoder", "answer": "encoder"}
+# What can be learned from nothing, by the usual kind of model. A conversation, or nearness, needs one that knows a language already.
+_LEARNED = ("rewrite", "classify", "tag", "answer")
 _SPECIAL = {"seq2seq": "rewrite", "encoder": "masked", "decoder": "causal"}
 _CHOICES = get_args(get_type_hints(ModelPart)["family"])
 _PLURAL = {"decoder": "decoders", "encoder": "encoders", "seq2seq": "encoder-decoders"}
@@ -67,9 +67,9 @@ def new_config(recipe: TrainRecipe, vocab: int, tokenizer: Tokenizer | None = No
 def agree(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a supervised task that cannot begin from nothing, or not with this family or frozen parts."""
     name, family = recipe.task.name, recipe.model.family
-    if name not in KINDS:
+    if name not in _LEARNED:
         raise RecipeError(f"task.name = '{name}' tunes a model that is there: give its folder or name with model.start.")
-    wanted, kind = KINDS[name], FAMILIES[family].kind
+    wanted, kind = TASKS[name].kinds[0], FAMILIES[family].kind
     if kind != wanted:
         others = ", ".join(sorted(other for other in _CHOICES if FAMILIES[other].kind == wanted))
         raise RecipeError(

@@ -51,6 +51,13 @@ def test_rows_that_cannot_be_read_are_a_finding_too(tmp_path: Path, capsys: pyte
     assert [(one["check"], one["outcome"]) for one in found] == [("readable", "refused")] and "rows.jsonl:2: no JSON" in found[0]["says"]
 
 
+def test_an_evaluation_of_which_nothing_is_left_is_a_finding_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strange = rows(tmp_path / "eval.jsonl", ({"text": "something else", "label": "never"},))
+    code = main(["check", rows(tmp_path / "rows.jsonl", labelled()), "--eval", strange, "--data.allow", "label-unknown"])
+    told = capsys.readouterr().out
+    assert code == 2 and "refused readable: every row of the evaluation" in told and "1 of them would refuse a run" in told
+
+
 def test_chats_are_shown_with_what_is_learned(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", rows(tmp_path / "rows.jsonl", chats(6)), "--model", model, "--show", "1"]) == 0
     told = capsys.readouterr().out

@@ -49,6 +49,14 @@ def test_tokens_spans_and_other_numbers_of_labels(tmp_path: Path) -> None:
     assert not same.fresh and torch.equal(same.build().head.classifier.weight, two.build().head.classifier.weight)
 
 
+def test_a_new_head_of_labels_starts_by_fan_in(tmp_path: Path) -> None:
+    opened = ModelFolder.open(write_model(tmp_path / "base", "bert"))
+    many = opened.with_head(heads.fields(opened, "row", tuple(f"label {number}" for number in range(200)))).build()
+    width = many.config.width
+    assert many.config.init_std == 0.02
+    assert many.head.classifier.weight.std().item() == pytest.approx(width**-0.5, rel=0.05) and not many.head.classifier.bias.any()
+
+
 def test_a_head_that_the_family_does_not_have(tmp_path: Path) -> None:
     opened = ModelFolder.open(write_model(tmp_path / "base", "t5"))
     with pytest.raises(ModelError, match="family 't5' cannot learn labels of tokens"):
