@@ -66,9 +66,8 @@ def _bars(title: str, group: dict[str, float], top: float) -> str:
 
 
 def actual_minutes(run: Run) -> float | None:
-    seconds = number(run.status.get("seconds"))
-    if seconds is None and run.steps:
-        seconds = number(run.steps[-1].get("seconds"))
+    """Of training up to the last step, its evaluations included. The status goes on to count what follows, up to the last evaluation."""
+    seconds = number(run.steps[-1].get("seconds")) if run.steps else number(run.status.get("seconds"))
     return None if seconds is None else seconds / 60
 
 

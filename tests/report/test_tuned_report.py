@@ -11,6 +11,7 @@ import pytest
 
 from quire.report import card, confusion, supervised
 from quire.report import folder as folders
+from quire.report.outcome import actual_minutes
 from quire.report.run import write
 from tests.report import fake_tuned
 from tests.report.fake_run import HOSTILE
@@ -112,6 +113,13 @@ def test_answers_without_their_texts_are_named_by_their_place(tmp_path: Path) ->
     page = read(write(folder))
     assert_self_contained(page)
     assert "data/test.jsonl:" in page.words
+
+
+def test_the_time_of_training_ends_with_the_last_step(tmp_path: Path) -> None:
+    folder = fake_tuned.make(tmp_path / "run", "classify")
+    status = json.loads((folder / "status.json").read_text())
+    (folder / "status.json").write_text(json.dumps(status | {"seconds": 3600.0}))  # a long evaluation at the end
+    assert actual_minutes(folders.read(folder)) == pytest.approx(0.7)
 
 
 def test_an_unfinished_run_says_what_is_not_there_yet(tmp_path: Path) -> None:
