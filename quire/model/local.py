@@ -186,8 +186,13 @@ class Local:
         read in windows that overlap by so many tokens; None refuses it (ContextError), unless the model was trained with windows and its
         folder says so: then those.
         """
-        labels, way = self._labels("token"), aggregation or tag.aggregation_of(self._settings)
-        return tag.tag(self.model, self.contract, texts_of(texts), labels, way, stride, ignore, progress)
+        labels = self._labels("token")
+        return tag.tag(self.model, self.contract, texts_of(texts), labels, aggregation or self.aggregation, stride, ignore, progress)
+
+    @property
+    def aggregation(self) -> str:
+        """How tokens become stretches in `tag`, as the folder's config.json says."""
+        return tag.aggregation_of(self._settings)
 
     def answer(
         self,
