@@ -200,17 +200,19 @@ class Local:
         top: int = 1,
         length: int | None = None,
         stride: int | None = None,
-        longest: int = 15,
+        longest: int | None = None,
         no_answer: bool = False,
         *,
         progress: Progress = None,
     ) -> list[list[Answer]]:
         """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean.
 
-        How sure "no answer" must be is what the folder records (0 where it says nothing).
+        How sure "no answer" must be is what the folder records (0 where it says nothing), and so is how many tokens an answer has at most
+        where longest is None (else 15).
         """
         self._labels("span")
         threshold = answer.threshold_of(self._settings)
+        longest = answer.longest_of(self._settings) if longest is None else longest
         texts = texts_of(pairs, "pairs")
         return answer.answer(self.model, self.contract, texts, top, length, stride, longest, no_answer, progress, threshold)
 
