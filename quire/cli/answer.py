@@ -66,8 +66,8 @@ class Ask:
     """Tokens of a window, with the question; else as the model was trained, and 384 where that is not known."""
     stride: MaybeNumber = None
     """Tokens that neighbouring windows share; else as the model was trained, and 128 where that is not known."""
-    longest: Number = 15
-    """Tokens of the longest answer."""
+    longest: MaybeNumber = None
+    """Tokens of the longest answer; else as the model was measured in training, and 15 where that is not known."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -77,9 +77,8 @@ def run(argv: list[str]) -> int:
     if options.context is not None and options.context_file is not None:
         raise RecipeError("give --context or --context-file, not both")
     context = options.context if options.context_file is None else text_of(options.context_file)
-    for option, number, least in (("top", options.top, 1), ("length", options.length, 1), ("stride", options.stride, 0)):
-        at_least(f"--{option}", number, least)
-    at_least("--longest", options.longest, 1)
+    for option, least in (("top", 1), ("length", 1), ("stride", 0), ("longest", 1)):
+        at_least(f"--{option}", getattr(options, option), least)
     rows = read(options.texts, options.files, Fields(("question", "text"), ("context",), context, needed=True), "answer")
     for row in rows:
         if not (row.beside or "").strip():

@@ -10,7 +10,7 @@ In a terminal what was found is coloured in the text; in a pipe it stands in bra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> int:
     at_least("--stride", options.stride, 0)
     rows = read(options.texts, options.files, Fields(), "tag")
     if options.files.dry_run:
-        return dry_run("tag", options.model, rows, options.files)
+        return count(rows, options)
     model = open_for("tag", options.model, options.machine)
     colours: dict[str, str] = {}
 
@@ -68,8 +68,23 @@ def windows(model: Opened, texts: Sequence[str], options: Tag) -> int:
     """How many windows all texts are read in."""
     from ..tasks import tag
 
-    room, stride = tag.window(model.contract, model.config.context, options.stride, options.aggregation)
-    return sum(len(tag.windows(len(ids), room, stride or 0)) for ids in model.contract.tokenizer.encode_batch(list(texts)))
+    way = options.aggregation or model.aggregation
+    room, stride = tag.window(model.contract, model.config.context, options.stride, way)
+    rows = model.contract.tokenizer.encode_batch([tag.as_read(text, way) for text in texts])
+    return sum(len(tag.windows(len(ids), room, stride or 0)) for ids in rows)
+
+
+def count(rows: Sequence[Row], options: Tag) -> int:
+    """A dry run, in tokens of what is read; a text that is too long is named where it would be refused, not read in windows."""
+    from ..binding.truncation import Truncation
+    from ..families import ModelFolder
+    from ..hub import locate
+    from ..tasks import tag
+
+    folder = locate(options.model)
+    way = options.aggregation or tag.aggregation_of(ModelFolder.open(folder).config)
+    split = options.stride is not None or tag.overlap(Truncation.read(folder), way) is not None
+    return dry_run("tag", options.model, [replace(row, text=tag.as_read(row.text, way)) for row in rows], options.files, split)
 
 
 def line(row: Row, entities: Sequence[Entity], to: Sink, colours: dict[str, str]) -> str:

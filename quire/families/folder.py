@@ -43,8 +43,8 @@ class ModelFolder:
     """An opened model: `path`, `config` (config.json as it is), `family`, `model_config`, `slots` (name on disk -> where it lies).
 
     `unread` are fields of config.json that nothing reads; `ignored` are tensors of the file that are not loaded, each with its reason.
-    `changed` are fields of config.json that `with_head` put over the file's; `fresh` are parameters that the file does not hold: the new
-    head's.
+    `changed` are fields of config.json that `with_head` or `tell` put over the file's; `fresh` are parameters that the file does not hold:
+    the new head's.
     """
 
     def __init__(self, path: Path, source: Source, head: Json | None = None) -> None:
@@ -84,6 +84,11 @@ class ModelFolder:
         What the file holds for it is loaded; what is missing is `fresh`, and `build` draws it; what belongs to the old head is `ignored`.
         """
         return ModelFolder(self.path, source(self.path), fields)
+
+    def tell(self, fields: Json) -> None:
+        """Puts fields of config.json over the file's that say how the model is used, and nothing of what it computes."""
+        self.config |= fields
+        self.changed |= fields
 
     @property
     def left_out(self) -> list[str]:

@@ -186,8 +186,13 @@ class Local:
         read in windows that overlap by so many tokens; None refuses it (ContextError), unless the model was trained with windows and its
         folder says so: then those.
         """
-        labels, way = self._labels("token"), aggregation or tag.aggregation_of(self._settings)
-        return tag.tag(self.model, self.contract, texts_of(texts), labels, way, stride, ignore, progress)
+        labels = self._labels("token")
+        return tag.tag(self.model, self.contract, texts_of(texts), labels, aggregation or self.aggregation, stride, ignore, progress)
+
+    @property
+    def aggregation(self) -> str:
+        """How tokens become stretches in `tag`, as the folder's config.json says."""
+        return tag.aggregation_of(self._settings)
 
     def answer(
         self,
@@ -195,17 +200,19 @@ class Local:
         top: int = 1,
         length: int | None = None,
         stride: int | None = None,
-        longest: int = 15,
+        longest: int | None = None,
         no_answer: bool = False,
         *,
         progress: Progress = None,
     ) -> list[list[Answer]]:
         """Where in each (question, context) the `top` best answers stand; `tasks.answer` says what the numbers mean.
 
-        How sure "no answer" must be is what the folder records (0 where it says nothing).
+        How sure "no answer" must be is what the folder records (0 where it says nothing), and so is how many tokens an answer has at most
+        where longest is None (else 15).
         """
         self._labels("span")
         threshold = answer.threshold_of(self._settings)
+        longest = answer.longest_of(self._settings) if longest is None else longest
         texts = texts_of(pairs, "pairs")
         return answer.answer(self.model, self.contract, texts, top, length, stride, longest, no_answer, progress, threshold)
 

@@ -26,11 +26,11 @@ from ..nn.transformer import Transformer
 from ..text.rows import Encoded
 from ..types import Answer
 from .lengths import by_length
-from .reading import Row, budget, labelled, pieces
+from .reading import Row, budget, labelled, parameters_of, pieces
 from .tag import windows
 
 Floats = npt.NDArray[np.float64]
-LENGTH, STRIDE = 384, 128  # tokens, as the pipeline of transformers 4 reads
+LENGTH, STRIDE, LONGEST = 384, 128, 15  # tokens, as the pipeline of transformers 4 reads, and of an answer
 PARAMETERS = "question-answering"  # the table of task_specific_params in config.json that is about this task
 _LEAST = 1e-30  # a smaller score has no logarithm worth comparing
 _MOST = 100  # nats: more lies between no two scores
@@ -38,13 +38,20 @@ _MOST = 100  # nats: more lies between no two scores
 
 def threshold_of(config: Mapping[str, Any]) -> float:
     """The threshold that a folder's config.json records; 0 without one. Raises ModelError for what is no number."""
-    tables = config.get("task_specific_params") or {}
-    table = tables.get(PARAMETERS) if isinstance(tables, Mapping) else None
-    found = table.get("no_answer_threshold", 0.0) if isinstance(table, Mapping) else 0.0
+    found = parameters_of(config, PARAMETERS).get("no_answer_threshold", 0.0)
     if isinstance(found, bool) or not isinstance(found, int | float) or not -_MOST <= found <= _MOST:
         said = f"task_specific_params of config.json has no_answer_threshold = {str(found)[:80]!r}"
         raise ModelError(f"{said}; allowed is a number of nats from -{_MOST} to {_MOST}.")
     return float(found)
+
+
+def longest_of(config: Mapping[str, Any]) -> int:
+    """Tokens of the longest answer that a folder's config.json records; LONGEST without. Raises ModelError for what is no such number."""
+    found = parameters_of(config, PARAMETERS).get("longest", LONGEST)
+    if type(found) is not int or found < 1:
+        said = f"task_specific_params of config.json has longest = {str(found)[:80]!r} for {PARAMETERS}"
+        raise ModelError(f"{said}; allowed is a number of tokens, 1 and more. Mend it, or take it out for {LONGEST}.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def answer(
     top: int = 1,
     length: int | None = None,
     stride: int | None = None,
-    longest: int = 15,
+    longest: int = LONGEST,
     no_answer: bool = False,
     progress: Callable[[int], None] | None = None,
     threshold: float = 0.0,
@@ -176,7 +183,7 @@ def _windows(contract: Contract, number: int, question: list[int], context: Enco
 
 def spans(start: Floats, end: Floats, count: int, longest: int) -> list[tuple[int, int, float]]:
     """The `count` best (first token, last token, score) by start[first] * end[last], of at most `longest` tokens; scores of 0 are none."""
-    outer = np.tril(np.triu(np.outer(start, end)), longest - 1)
+    outer = np.tril(np.triu(np.outer(start, end)), min(longest, len(end)) - 1)
     flat = outer.ravel()
     chosen = np.argpartition(-flat, count)[:count] if count < len(flat) else np.arange(len(flat))
     chosen = chosen[np.argsort(-flat[chosen], kind="stable")]

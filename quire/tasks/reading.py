@@ -6,7 +6,7 @@ in its middle), of a pair the longer one first until both are equal (LongestFirs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,13 @@ def rows_of(ids: Sequence[Sequence[int]], vocab: int, limit: int, long: Long = "
         room(min(len(row), limit), limit, f"row {number}", spare=0)
         rows.append(Row(cut_to(list(row), limit, long)))
     return rows
+
+
+def parameters_of(config: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    """What task_specific_params of a config.json says of one task; nothing where there is no such table."""
+    tables = config.get("task_specific_params")
+    table = tables.get(task) if isinstance(tables, Mapping) else None
+    return table if isinstance(table, Mapping) else {}
 
 
 def budget(model: Transformer) -> int:

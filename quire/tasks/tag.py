@@ -23,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..binding.contract import Contract
-from ..errors import ContextError, RecipeError
+from ..binding.truncation import Truncation
+from ..errors import ContextError, ModelError, RecipeError
 from ..nn.transformer import Transformer
 from ..text.tokenizer import Tokenizer
 from ..types import Entity
 from .classify import scores
 from .lengths import by_length
-from .reading import Row, budget, labelled, pieces, several
+from .reading import Row, budget, labelled, parameters_of, pieces, several
 from .spelled import divided, spell
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max", "words")
@@ -48,10 +49,15 @@ class Piece:
 
 
 def aggregation_of(config: Mapping[str, Any]) -> str:
-    """How the tokens of this model become stretches, as its config.json says; 'simple' where it says nothing."""
-    tables = config.get("task_specific_params") or {}
-    table = tables.get(PARAMETERS) if isinstance(tables, Mapping) else None
-    return str(table.get("aggregation", "simple")) if isinstance(table, Mapping) else "simple"
+    """How the tokens of this model become stretches, as its config.json says; 'simple' where it says nothing.
+
+    Raises ModelError for a way that there is not.
+    """
+    found = parameters_of(config, PARAMETERS).get("aggregation", "simple")
+    if found not in AGGREGATIONS:
+        said = f"task_specific_params of config.json has aggregation = {str(found)[:80]!r} for {PARAMETERS}"
+        raise ModelError(f"{said}; allowed: {', '.join(AGGREGATIONS)}. Mend it there, or say which one you want.")
+    return str(found)
 
 
 def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
@@ -68,15 +74,21 @@ def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
     return found
 
 
-def window(contract: Contract, context: int, stride: int | None, aggregation: str | None = None) -> tuple[int, int | None]:
-    """(tokens of a text that one window holds, by how many windows overlap); None: a text that is too long is refused.
+def window(contract: Contract, context: int, stride: int | None, aggregation: str) -> tuple[int, int | None]:
+    """(tokens of a text that one window holds, by how many windows overlap); None: a text that is too long is refused."""
+    room = contract.limit(context) - len(contract.before) - len(contract.after)
+    usual = overlap(contract.truncation, aggregation)
+    return room, stride if stride is not None or usual is None else max(0, min(usual, room // 2))
 
-    Single tokens (aggregation "none") are not read in windows of which nobody spoke.
-    """
-    room, told = contract.limit(context) - len(contract.before) - len(contract.after), contract.truncation
-    if stride is None and aggregation != "none" and told is not None and told.long != "error" and told.stride is not None:
-        stride = max(0, min(told.stride, room // 2))
-    return room, stride
+
+def overlap(told: Truncation | None, aggregation: str) -> int | None:
+    """The stride where nobody names one: that of the training, None without. Single tokens ("none") are not read in windows unasked."""
+    return None if told is None or told.long == "error" or aggregation == "none" else told.stride
+
+
+def as_read(text: str, aggregation: str) -> str:
+    """The text whose tokens a model reads: with "words" its words stand apart, as they stood in training."""
+    return " ".join(text[start:end] for start, end in divided(text)) if aggregation == "words" else text
 
 
 def tag(

@@ -89,11 +89,7 @@ class Tuned:
         for name, rows in (("held_out", self.held_out), ("test", self.test)):
             if not rows:
                 continue
-            look = self.task.evaluate
-            if (
-                isinstance(self.task, Answer) and name == "held_out" and self.adapter.part.method not in PROMPTS
-            ):  # there is a folder to tell
-                look = self.task.evaluate_last
+            look = self.task.evaluate_last if isinstance(self.task, Answer) and name == "held_out" else self.task.evaluate
             with evaluating(model):
                 evaluation = look(model, rows)
             _write_answers(run.path / f"answers_{name}.jsonl", rows, evaluation)
@@ -105,7 +101,9 @@ class Tuned:
         return found | ({} if last is None else {self.task.metric: last[self.task.metric]})
 
     def write(self, path: Path, model: Transformer, lineage: dict[str, Any]) -> Path | None:
-        also = self.task.write if isinstance(self.task, Embed | Answer) else None
+        if isinstance(self.task, Answer):  # first, for the adapter's record says it too
+            self.opened.tell(self.task.settings(self.opened.config))
+        also = self.task.write if isinstance(self.task, Embed) else None
         return self.adapter.leave(path, model, self.contract, lineage, also)
 
 

@@ -183,6 +183,25 @@ def test_the_windows_of_long_texts_are_counted_as_the_methods_count_them(folders
     assert tag.windows(tagger, texts, tag.Tag("", stride=8)) == heard[-1] > 3
 
 
+def test_a_text_that_is_read_by_its_words_is_counted_by_them(typed, tmp_path):
+    """A byte-level vocabulary writes "Berlin," with fewer tokens than "Berlin ,": a dry run and the progress count what is read."""
+    from quire.cli import tag
+
+    folder = write(tmp_path / "tag", "TokenClassification", "roberta", labels=["O", "B-LOC"])
+    config = json.loads((folder / "config.json").read_text())
+    config["task_specific_params"] = {"token-classification": {"aggregation": "words"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    tagger, text, heard = quire.load(folder), "Berlin, " * 10, list[int]()
+    undivided, divided = (len(tagger.contract.whole(one)) for one in (text, ("Berlin , " * 10).strip()))
+    assert undivided <= 64 < divided
+    tagger.tag([text], stride=8, progress=heard.append)
+    assert tag.windows(tagger, [text], tag.Tag("", stride=8)) == heard[-1] == 2
+    for more, tokens, long in (([], divided, ["the text"]), (["--stride", 8], divided, []), (["--aggregation", "simple"], undivided, [])):
+        (facts,) = rows(typed("tag", folder, text, "--dry-run", "--json", *more))
+        assert (facts["tokens"], facts["too_long"]) == (tokens, long)
+    assert f"has {divided - 2} tokens; this model reads 62 at once" in typed("tag", folder, text, code=2)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

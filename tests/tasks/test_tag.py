@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 import transformers
 
 import quire
-from quire.errors import ContextError, DataError, RecipeError
+from quire.errors import ContextError, DataError, ModelError, RecipeError
 from quire.tasks.tag import AGGREGATIONS, windows
 from tests.tasks.readers import CONTEXT, TEXTS, write
 
@@ -66,4 +69,13 @@ def test_what_is_no_aggregation_is_refused(tmp_path):
         model.tag(["x"], "none", stride=2)
     with pytest.raises(DataError, match="a list of texts is needed"):
         model.tag("x")
+    folder = model.folder
+    config = json.loads((folder / "config.json").read_text())
+    for value in ("mean", None, ["words"]):
+        told = {"task_specific_params": {"token-classification": {"aggregation": value}}}
+        (folder / "config.json").write_text(json.dumps(config | told))
+        said = f"of config.json has aggregation = {str(value)!r} for token-classification; allowed: none, simple, first"
+        with pytest.raises(ModelError, match=re.escape(said)):
+            quire.load(folder).tag(["x"])
+        assert quire.load(folder).tag(["x"], "simple") == model.tag(["x"], "simple")
     assert model.tag([]) == [] and model.tag([""]) == [[]]

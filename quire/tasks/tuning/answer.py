@@ -5,16 +5,15 @@ Windows are those of `quire answer` (`tasks.answer.Read`): the question first, t
 Of several answers the first one is learned, as in transformers' run_qa; every one counts as right when a model is measured.
 
 How sure "no answer" must be is no matter of training: where the held-out rows have such questions, the threshold that gives the highest F1
-on them is looked for once, at the end, and recorded in the model's folder, which `quire answer` reads. Figures are those at the threshold,
-and beside them those at 0; on the held-out rows the former are a little too good, on test rows they are not.
+on them is looked for once, at the end. It is recorded in the folders of the model and its adapter, with how long an answer may be, and
+`quire answer` reads it there. Figures are those at the threshold, and beside them those at 0; on the held-out rows the former are a little
+too good, on test rows they are not.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -22,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ... import durable
 from ...binding.contract import Contract
 from ...errors import ContextError, DataError
 from ...metrics.interval import Interval, mean_interval
@@ -31,14 +29,13 @@ from ...nn.batch import IGNORE, Batch
 from ...nn.transformer import Transformer
 from ...text.rows import Encoded
 from ..answer import PARAMETERS, Read, Window
-from ..reading import Long
+from ..reading import Long, parameters_of
 from ..task import Array, Term
 from .example import Evaluation, Example, as_trained, collate
 from .schemas import Question, Row
 
 LONGEST = 30  # tokens of an answer, as run_qa looks for it
 BEGINS, ENDS = 1, 2  # what a label says of a token; 0: neither
-CONFIG = "config.json"
 _EXAMPLES = 5
 _NOT_WHOLE = "the answer does not begin and end where tokens do; the tokens that hold it are learned"
 
@@ -179,13 +176,12 @@ class Answer:
             self.threshold = best_threshold(margins, scores, there)
         return self._evaluated(read, logits, wanted)
 
-    def write(self, folder: Path) -> None:
-        """Records in the folder's config.json what `quire answer` needs to know."""
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        told = {name: table for name, table in (config.get("task_specific_params") or {}).items() if name != PARAMETERS}
-        told |= {PARAMETERS: {"no_answer_threshold": self.threshold}} if self.threshold else {}
-        config.pop("task_specific_params", None)
-        durable.write_json(folder / CONFIG, config | ({"task_specific_params": told} if told else {}))
+    def settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The field of config.json in which `quire answer` reads what it needs to know; what else `config` says there is kept."""
+        tables = config.get("task_specific_params")
+        own = {name: value for name, value in parameters_of(config, PARAMETERS).items() if name != "no_answer_threshold"}
+        own |= {"longest": LONGEST} | ({"no_answer_threshold": self.threshold} if self.threshold else {})
+        return {"task_specific_params": {**(tables if isinstance(tables, Mapping) else {}), PARAMETERS: own}}
 
     @torch.inference_mode()
     def _logits(self, read: Read, model: Transformer) -> list[Array]:

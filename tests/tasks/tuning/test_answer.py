@@ -13,9 +13,11 @@ import transformers
 import quire
 from quire import recipe as recipes
 from quire.binding.contract import Contract
+from quire.cli.main import main
 from quire.errors import DataError, ModelError
 from quire.families import ModelFolder
 from quire.metrics.spans import best_threshold
+from quire.model import merge
 from quire.tasks.answer import Read
 from quire.tasks.tuning.answer import BEGINS, ENDS, LONGEST, Answer, tokens_of
 from quire.tasks.tuning.schemas import Question
@@ -264,16 +266,78 @@ def test_a_run_finds_the_threshold_on_held_out_rows_and_the_verb_uses_it(tmp_pat
     held, test = figures["held_out"], figures["test"]
     assert held["threshold"] == test["threshold"] != 0 and held["f1"] > held["f1_at_0"] and "f1_at_0" in test["intervals"]
     told = json.loads((run / "model" / "config.json").read_text())["task_specific_params"]
-    assert told == {"question-answering": {"no_answer_threshold": held["threshold"]}}
-    served = quire.load(run / "model").answer([(row.question, row.context) for row in rows[8:]], longest=LONGEST, no_answer=True)
-    assert [one[0].text for one in served] == [
-        json.loads(line)["answer"] for line in (run / "answers_held_out.jsonl").read_text().splitlines()
-    ]
+    assert told == {"question-answering": {"longest": LONGEST, "no_answer_threshold": held["threshold"]}}
+    assert served(quire.load(run / "model"), rows[8:]) == measured(run)
     config = (run / "model" / "config.json").read_text()
     for value, said in (('"much"', "'much'"), ("-1000", "'-1000'"), ("9" * 400, "'9999")):
         (run / "model" / "config.json").write_text(config.replace(f'threshold": {held["threshold"]}', f'threshold": {value}'))
         with pytest.raises(ModelError, match=f"no_answer_threshold = {said}"):
             quire.load(run / "model").answer([("who?", TEXTS[0])], no_answer=True)
+
+
+def served(model, rows):
+    return [one[0].text for one in model.answer([(row.question, row.context) for row in rows], no_answer=True)]
+
+
+def measured(run):
+    return [json.loads(line)["answer"] for line in (run / "answers_held_out.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["a base with answers", "a base without"])
+def test_an_adapter_takes_the_threshold_along_and_a_merge_keeps_it(tmp_path, tuned, capsys, own):
+    """Also over that of a base which has one."""
+    other = {"question-answering": {"no_answer_threshold": 90.0, "longest": 2}, "translation": {"prefix": "x"}} if own else None
+    folder = write(tmp_path / "base", "QuestionAnswering" if own else "MaskedLM", length=128, task_specific_params=other)
+    rows = [asked(f"who is {n}?", TEXTS[0], "Barack Obama" if n % 2 else "", where=f"q:{n}") for n in range(16)]
+    changes = {"train.steps": 1, "data.eval": (write_rows(tmp_path / "eval.jsonl", rows[8:]),), "adapt.method": "lora"}
+    run = train(tuned("answer", folder, rows[:8], **changes)).folder
+    threshold = json.loads((run / "evaluation.json").read_text())["held_out"]["threshold"]
+    assert threshold not in (0, 90)
+    merged = merge(folder, run / "adapter", tmp_path / "merged")
+    for where in (run / "model", merged):
+        told = json.loads((where / "config.json").read_text())["task_specific_params"]
+        assert told == (other or {}) | {"question-answering": {"longest": LONGEST, "no_answer_threshold": threshold}}
+    for model in (quire.load(folder, adapter=run / "adapter"), quire.load(merged)):
+        assert served(model, rows[8:]) == measured(run)
+    command = ["answer", str(folder), rows[8].question, "--context", rows[8].context, "--adapter", str(run / "adapter")]
+    assert main([*command, "--no-answer", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answers"][0]["text"] == measured(run)[0]
+
+
+def test_an_answer_is_as_long_as_in_training_by_every_way(tmp_path, capsys):
+    """The folder's length is the usual one, 15 without; another may be asked for."""
+    folder = write(tmp_path, "QuestionAnswering", length=128)
+    asks, config = [("Where is the basin?", CONTEXT)], json.loads((folder / "config.json").read_text())
+    plain = quire.load(folder)
+    assert plain.answer(asks, 20) == plain.answer(asks, 20, longest=15) != plain.answer(asks, 20, longest=LONGEST)
+    task = Answer(Contract.open(folder), 128, [row for row in ROWS if row.spans])
+    (folder / "config.json").write_text(json.dumps(config | task.settings(config)))
+    tuned = quire.load(folder)
+    assert tuned.answer(asks, 20) == plain.answer(asks, 20, longest=LONGEST)
+    assert tuned.answer(asks, 20, longest=15) == plain.answer(asks, 20)
+    for more, longest in (([], LONGEST), (["--longest", "3"], 3)):
+        assert main(["answer", str(folder), asks[0][0], "--context", CONTEXT, "--top", "20", "--json", *more]) == 0
+        found = [(one["text"], one["start"]) for one in json.loads(capsys.readouterr().out)["answers"]]
+        assert found == [(one.text, one.start) for one in plain.answer(asks, 20, longest=longest)[0]]
+    for value, said in (("0", "0"), ('"x"', "x"), ("true", "True"), ("1.5", "1.5")):
+        told = {"task_specific_params": {"question-answering": {"longest": json.loads(value)}}}
+        (folder / "config.json").write_text(json.dumps(config | told))
+        with pytest.raises(ModelError, match=f"of config.json has longest = '{said}' for question-answering; allowed is a number of"):
+            quire.load(folder).answer(asks)
+    (folder / "config.json").write_text(json.dumps(config | {"task_specific_params": {"question-answering": {"longest": 10**40}}}))
+    assert quire.load(folder).answer(asks, 20) == plain.answer(asks, 20, longest=128)
+
+
+def test_what_else_a_config_says_is_kept(tmp_path):
+    task = Answer(Contract.open(write(tmp_path, "QuestionAnswering", length=128)), 128, ROWS)
+    given = {"task_specific_params": {"question-answering": {"doc_stride": 64, "no_answer_threshold": 3.0}, "summarization": {"a": 1}}}
+    kept = {"doc_stride": 64, "longest": LONGEST}
+    told = {"question-answering": kept, "summarization": {"a": 1}}
+    assert task.settings(given) == {"task_specific_params": told}  # the threshold was that of another training
+    task.threshold = -1.5
+    assert task.settings(given) == {"task_specific_params": told | {"question-answering": kept | {"no_answer_threshold": -1.5}}}
+    for nothing in ({}, {"task_specific_params": None}, {"task_specific_params": {"question-answering": 3}}):
+        assert task.settings(nothing)["task_specific_params"]["question-answering"]["longest"] == LONGEST
 
 
 def test_without_unanswerable_rows_there_is_no_threshold(tmp_path):
@@ -282,5 +346,4 @@ def test_without_unanswerable_rows_there_is_no_threshold(tmp_path):
     task = Answer(Contract.open(folder), 64, [row for row in ROWS if row.spans][:2], stride=16)
     found = task.evaluate_last(model, [row for row in rows if row.spans])
     assert task.threshold == 0.0 and "threshold" not in found.figures
-    task.write(folder)
-    assert "task_specific_params" not in json.loads((folder / "config.json").read_text())
+    assert task.settings({}) == {"task_specific_params": {"question-answering": {"longest": LONGEST}}}
