@@ -50,9 +50,8 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
 def initialise_labels(head: LabelHeadModule, generator: torch.Generator) -> None:
     """First weights of a new label head on a trained model: by fan-in (LeCun et al. 1998, "Efficient BackProp"), whatever its family's std.
 
-    A fine-tuning run moves a weight by hundredths at most, so a head's logits grow with what it starts as: at 0.02 a small model (width 384)
-    of many labels learns far more slowly than at 0.05, and at 0.0176, which is 0.02 cut at two deviations, it loses four points of accuracy
-    in three epochs (docs/diary.md, BANKING77).
+    A short run moves a weight by hundredths, so how far logits come follows from where the head began. In the same 1,773 steps a small
+    encoder (width 384) gets 89 % of 77 intents right from 1/sqrt(384), and 73 % from 0.02 cut at two deviations (docs/diary.md).
     """
     with torch.no_grad():
         for module in head.modules():
