@@ -22,6 +22,7 @@ from .results import Done, Sink, each, of_windows, sink
 from .uses import dry_run, open_for
 
 if TYPE_CHECKING:
+    from ..binding import Contract
     from .uses import Opened
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -49,7 +50,12 @@ def run(argv: list[str]) -> int:
     at_least("--stride", options.stride, 0)
     rows = read(options.texts, options.files, Fields(), "tag")
     if options.files.dry_run:
-        return dry_run("tag", options.model, rows, options.files)
+        from ..tasks.tag import window
+
+        def divides(contract: Contract, context: int) -> bool:
+            return window(contract, context, options.stride, options.aggregation)[1] is not None
+
+        return dry_run("tag", options.model, rows, options.files, options.machine, windows=divides)
     model = open_for("tag", options.model, options.machine)
     colours: dict[str, str] = {}
 
