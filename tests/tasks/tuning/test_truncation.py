@@ -134,10 +134,10 @@ def test_what_a_model_keeps_is_what_was_said_or_seen(base: Path) -> None:
     assert recorded(base, "embed", [*pairs, replace(pairs[0], second=LONG)], 40) == Truncation(40, "cut")
     for task, row in (("embed", replace(pairs[0], second=LONG, where="long:1")), ("rerank", Ranked("dog", LONG, ("fox",), where="long:1"))):
         rows = [*(pairs if task == "embed" else ranked(24)), row]
-        with pytest.raises(DataError, match=r"1 row has more than 60 tokens \(long:1: \d+ tokens too many\)"):
-            recorded(base, task, rows, 60, long="error")
-    assert recorded(base, "rerank", ranked(24), 60) is None
-    assert recorded(base, "rerank", [*ranked(24), replace(ranked(1)[0], negatives=(LONG,))], 60) == Truncation(60, "cut")
+        with pytest.raises(DataError, match=r"1 row has more than 63 tokens \(long:1: \d+ tokens too many\)"):
+            recorded(base, task, rows, 63, long="error")
+    assert recorded(base, "rerank", ranked(24), 63) is None
+    assert recorded(base, "rerank", [*ranked(24), replace(ranked(1)[0], negatives=(LONG,))], 63) == Truncation(63, "cut")
 
 
 def test_only_what_is_read_counts_as_cut_where_texts_are_written(tmp_path: Path) -> None:
