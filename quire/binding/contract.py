@@ -47,8 +47,8 @@ class Contract:
 
     stop_ids: None makes a new contract: the end-of-text token and what ends a turn of the template stop, and a tokenizer that says nothing
     about what stands around a text is told so (`framed`). decoder_start: the id with which an encoder-decoder begins to write.
-    defaults: recommended sampling values; truncation: how texts were cut in training. Both are recorded but not hashed: a temperature, or
-    another cut, makes no other model.
+    defaults: recommended sampling values; truncation: how long texts were in training, and how longer ones are cut. Both are recorded but
+    not hashed: a temperature, or another cut, makes no other model.
     """
 
     tokenizer: Tokenizer
@@ -169,8 +169,13 @@ class Contract:
         """Tokens of a row at most, of a model that reads `context`: as in training, or all of them."""
         return context if self.truncation is None else min(self.truncation.longest, context)
 
+    def most(self, limit: int) -> str:
+        """A `limit` that a text goes beyond, in words: what the model was tuned on is often less than what it could read."""
+        tuned = self.truncation is not None and limit == self.truncation.longest
+        return f"this model was tuned on texts of at most {limit:,} tokens" if tuned else f"this model reads {limit:,} at once"
+
     def long(self, asked: Long | None) -> Long:
-        """What happens to a text that is too long: what was asked for, else as in training, else it is an error."""
+        """What happens to a text that is too long: what was asked for, else as its training says, else it is an error."""
         return asked or (self.truncation.long if self.truncation is not None else "error")
 
     def prompt(self, text: str) -> list[int]:

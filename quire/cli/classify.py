@@ -45,7 +45,7 @@ class Classify:
     top: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """The N best labels, a line each in a pipe; 0: all. Else JSON and a terminal have all, and a pipe the best, or all that apply."""
     long: Long = ""
-    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
+    """A text that is too long is an error, loses its end (cut), or its middle (head-tail); else as the model was tuned, or an error."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
     long = ways_to_cut(options.long)
     rows = read(options.texts, options.files, Fields(beside=("pair",), given=options.pair), "classify")
     if options.files.dry_run:
-        return dry_run("classify", options.model, rows, options.files)
+        return dry_run("classify", options.model, rows, options.files, options.machine, long)
     model = open_for("classify", options.model, options.machine)
     cut: list[int] = []
     with sink(options.files) as to:
@@ -132,7 +132,8 @@ class NextSentence:
     after: Text = None
     """The text that comes first, for all of them."""
     long: Long = ""
-    """A pair that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
+    """A pair that is too long is an error, or its longer text loses its end (cut) or middle (head-tail); else as the model was tuned, or an
+    error."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -150,7 +151,7 @@ def next_sentence(argv: list[str]) -> int:
         options.texts, options.files, Fields(("pair", "text"), ("after", "text"), given=options.after, needed=True), "next-sentence"
     )
     if options.files.dry_run:
-        return dry_run("next-sentence", options.model, rows, options.files)
+        return dry_run("next-sentence", options.model, rows, options.files, options.machine, long)
     model = opened_encoder("next-sentence", options.model, options.machine)
     cut: list[int] = []
     with sink(options.files) as to:

@@ -60,7 +60,7 @@ class Embed:
     pool: Annotated[str, tyro.conf.arg(metavar="cls|mean|max|last|mean-sqrt|weighted", help_behavior_hint="")] = ""
     """Which hidden states stand for a text; else as the folder says."""
     long: Long = ""
-    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
+    """A text that is too long is an error, loses its end (cut), or its middle (head-tail); else as the model was tuned, or an error."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -80,7 +80,7 @@ def run(argv: list[str]) -> int:
     kind, pool = chosen("--kind", options.kind, get_args(Kind)), chosen("--pool", options.pool, get_args(Pool))
     rows = read(options.texts, options.files, Fields(), "embed", every=True)
     if options.files.dry_run:
-        return dry_run("embed", options.model, rows, options.files)
+        return dry_run("embed", options.model, rows, options.files, options.machine, long)
     table = options.files.out is not None and options.files.out.suffix == ".npy"
     if table and options.files.json:
         raise RecipeError(f"--out {options.files.out} is a table of numbers, not JSON; leave --json out, or name the file .jsonl")
@@ -132,7 +132,7 @@ class Similar:
     top: Number = 5
     """With --to: so many of them for each text, the nearest first."""
     long: Long = ""
-    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
+    """A text that is too long is an error, loses its end (cut), or its middle (head-tail); else as the model was tuned, or an error."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -152,7 +152,7 @@ def similar(argv: list[str]) -> int:
     if len(rows) < 2 and options.to is None:
         raise RecipeError("there is one text and nothing to compare it with: give two, or --to PATH with texts to look in")
     if options.files.dry_run:
-        return dry_run("similar", options.model, [*rows, *(others if options.to else [])], options.files)
+        return dry_run("similar", options.model, [*rows, *(others if options.to else [])], options.files, options.machine, long)
     model = open_for("similar", options.model, options.machine)
     # An unnormalised product is what some models are trained for; their folder says so.
     unit = True if model.sentence.similarity == "cosine" else None
@@ -223,7 +223,7 @@ class Cluster:
     seed: Number = 0
     """The same seed gives the same groups."""
     long: Long = ""
-    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
+    """A text that is too long is an error, loses its end (cut), or its middle (head-tail); else as the model was tuned, or an error."""
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
 
@@ -239,7 +239,7 @@ def cluster(argv: list[str]) -> int:
     if not 1 <= options.count <= len(rows):
         raise RecipeError(f"--count is {options.count}; allowed is 1 to {len(rows)}, the number of texts")
     if options.files.dry_run:
-        return dry_run("cluster", options.model, rows, options.files)
+        return dry_run("cluster", options.model, rows, options.files, options.machine, long)
     model = open_for("cluster", options.model, options.machine)
     cut: list[int] = []
 

@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
         if not options.blank or options.blank not in row.text:
             raise DataError(f"{row.where or 'the text'} has no blank: {_instead(row.text, options.blank or '___')}")
     if options.files.dry_run:
-        return dry_run("fill", options.model, rows, options.files)
+        return dry_run("fill", options.model, rows, options.files, options.machine)
     from ..model import Encoder, Seq2Seq
 
     model = open_for("fill", options.model, options.machine)

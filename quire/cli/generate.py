@@ -54,7 +54,7 @@ def run(argv: list[str]) -> int:
     options = parse(Generate, "generate", argv, __doc__)
     rows = read(options.prompts, options.files, Fields(("prompt", "text"), turns=True), "generate", whole=True)
     if options.files.dry_run:
-        return dry_run("generate", options.model, rows, options.files)
+        return dry_run("generate", options.model, rows, options.files, options.machine)
     if options.sampling.logprobs and not options.files.as_json:
         raise RecipeError("--logprobs are written with --json; add it, or leave --logprobs out")
     forms = given_forms(options.schema, options.regex)

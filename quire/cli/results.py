@@ -183,7 +183,7 @@ def _at(row: Row, error: ContextError | DataError) -> ContextError | DataError:
 
 
 def tell_cut(cut: Sequence[int]) -> None:
-    """Says how many texts were cut, where --long cut has asked for it. cut: how many tokens of each were left out."""
+    """Says how many texts were cut, as --long asked for or as the model was tuned. cut: how many tokens of each were left out."""
     texts = sum(1 for tokens in cut if tokens)
     if texts:
         many = "texts were" if texts > 1 else "text was"

@@ -71,7 +71,7 @@ class Rewrite:
     texts: Texts = ()
     """Texts; '-' or nothing reads standard input, one a line."""
     long: Long = ""
-    """A text that is too long is an error, or is cut; else as the model was trained, and an error where that is not known."""
+    """A text that is too long is an error, loses its end (cut), or its middle (head-tail); else as the model was tuned, or an error."""
     writing: WritingOption = field(default_factory=Writing)
     files: FilesOption = field(default_factory=Files)
     machine: MachineOption = field(default_factory=Machine)
@@ -116,7 +116,7 @@ def run(verb: str, task: Task, options: Rewrite, source: str | None = None, targ
     long = ways_to_cut(options.long)
     rows = read(options.texts, options.files, Fields(("text", "source")), verb)
     if options.files.dry_run:
-        return dry_run(verb, options.model, rows, options.files)
+        return dry_run(verb, options.model, rows, options.files, options.machine, long)
     if options.writing.sampling.logprobs and not options.files.as_json:
         raise RecipeError("--logprobs are written with --json; add it, or leave --logprobs out")
     from ..tasks.rewrite import plan

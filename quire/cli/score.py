@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
     fields = Fields(("continuation", "text"), ("context",), options.context)
     rows = read(options.texts, options.files, fields, "score")
     if options.files.dry_run:
-        return dry_run("score", options.model, rows, options.files)
+        return dry_run("score", options.model, rows, options.files, options.machine)
     model = opened_writer("score", options.model, options.machine)
     with sink(options.files) as to:
         found = each(rows, lambda part, done: model.score([(row.beside or "", row.text) for row in part]), "score", to, at_once=256)

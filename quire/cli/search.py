@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
         raise DataError(f"--library {options.library} is {what}; give a folder of Python files")
     rows = read(options.texts, options.files, Fields(("text", "question")), "search")
     if options.files.dry_run:
-        return dry_run("embed", options.model, rows, options.files)
+        return dry_run("embed", options.model, rows, options.files, options.machine)
     with sink(options.files) as to:
         index = opened(open_for("embed", options.model, quick(options.machine)), options.library)
         for row, found in each(rows, lambda part, done: [index.search(one.text, options.top) for one in part], "search", to):

@@ -22,6 +22,7 @@ from .results import Done, Sink, each, of_windows, sink
 from .uses import dry_run, open_for
 
 if TYPE_CHECKING:
+    from ..binding import Contract
     from .uses import Opened
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -76,15 +77,16 @@ def windows(model: Opened, texts: Sequence[str], options: Tag) -> int:
 
 def count(rows: Sequence[Row], options: Tag) -> int:
     """A dry run, in tokens of what is read; a text that is too long is named where it would be refused, not read in windows."""
-    from ..binding.truncation import Truncation
-    from ..families import ModelFolder
-    from ..hub import locate
+    from ..model import described
     from ..tasks import tag
 
-    folder = locate(options.model)
-    way = options.aggregation or tag.aggregation_of(ModelFolder.open(folder).config)
-    split = options.stride is not None or tag.overlap(Truncation.read(folder), way) is not None
-    return dry_run("tag", options.model, [replace(row, text=tag.as_read(row.text, way)) for row in rows], options.files, split)
+    way = options.aggregation or tag.aggregation_of(described(options.model, options.machine.adapter)[0].config)
+
+    def divides(contract: Contract, context: int) -> bool:
+        return tag.window(contract, context, options.stride, way)[1] is not None
+
+    read = [replace(row, text=tag.as_read(row.text, way)) for row in rows]
+    return dry_run("tag", options.model, read, options.files, options.machine, windows=divides)
 
 
 def line(row: Row, entities: Sequence[Entity], to: Sink, colours: dict[str, str]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError
+from ..types import Long
 from .lines import Files, Machine, Row
 from .paint import flat, paint
 
 if TYPE_CHECKING:
     from ..binding import Contract
+    from ..families import ModelFolder
     from ..model import Decoder, Encoder, Seq2Seq
     from ..nn.config import ModelConfig
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _LABELS = {"row": "classify", "token": "tag", "span": "answer", "next": "next-sentence"}
 _GOES_ON = ("generate", "chat", "score", "fill", "eval")  # these read texts up to the model's context, however it was trained
+_PAIRS = ("classify", "next-sentence", "answer")  # these join two texts as the tokenizer says
+_VECTORS = ("embed", "similar", "cluster")
 _WRITTEN = {"row": "over whole texts", "token": "over tokens", "span": "where an answer begins and ends", "next": "whether a text follows"}
 
 
@@ -97,27 +101,30 @@ def opened_writer(verb: str, path: str, machine: Machine) -> Decoder | Seq2Seq:
     return model
 
 
-def dry_run(verb: str, path: str, rows: Sequence[Row], files: Files, split: bool = False) -> int:
-    """What a verb was given, in tokens of the model's own tokenizer; no weights are read. split: the verb divides what is too long."""
-    from ..binding import Contract
-    from ..families.folder import ModelFolder
-    from ..hub import locate
+def dry_run(
+    verb: str,
+    path: str,
+    rows: Sequence[Row],
+    files: Files,
+    machine: Machine,
+    long: Long | None = None,
+    windows: Callable[[Contract, int], bool] = lambda contract, context: False,
+) -> int:
+    """What a verb was given, in tokens of the model's own tokenizer, and what it would do with texts that are too long: the model is opened
+    with its adapter, and no weights are read. windows: does the verb read a text that is too long in windows, by this contract and context?
+    """
+    from ..model import described
 
-    folder = locate(path)
-    config, contract = ModelFolder.open(folder).model_config, Contract.open(folder)
-    check(verb, config, contract, str(folder))
-    around = len(contract.before) + len(contract.after)
-    texts = contract.tokenizer.encode_batch([row.text for row in rows])
-    for number, row in enumerate(rows):
-        if row.turns and contract.template is not None:
-            texts[number] = list(contract.template.encode(contract.tokenizer, row.turns, add_generation_prompt=True).ids)
-    beside = contract.tokenizer.encode_batch([row.beside or "" for row in rows])
-    counts = [len(text) + len(other) + around for text, other in zip(texts, beside)]
-    most = config.context if verb in _GOES_ON else contract.limit(config.context)
-    long = [row.where or "the text" for row, number in zip(rows, counts) if number > most]
+    opened, contract, context = described(path, machine.adapter)
+    check(verb, opened.model_config, contract, str(opened.path))
+    counts = _counts(verb, contract, rows)
+    most = context if verb in _GOES_ON else _most(verb, opened, contract, context)
+    way = "windows" if windows(contract, context) else "error" if verb in (*_GOES_ON, "tag") else contract.long(long)
+    over = [(row.where or "the text", count - most) for row, count in zip(rows, counts) if count > most and way != "windows"]
     passed = sorted({name for row in rows for name in row.rest})
-    facts: dict[str, Any] = {"verb": verb, "model": str(folder), "rows": len(rows), "tokens": sum(counts), "longest": max(counts)}
-    facts |= {"context": most, "too_long": [] if split else long, "passed_through": passed}
+    facts: dict[str, Any] = {"verb": verb, "model": str(opened.path), "rows": len(rows), "tokens": sum(counts), "longest": max(counts)}
+    facts |= {"context": most, "long": way, "too_long": [where for where, _ in over]}
+    facts |= {"left_out": sum(count for _, count in over) if way != "error" else 0, "passed_through": passed}
     if files.json:
         print(json.dumps(facts, ensure_ascii=False))
         return 0
@@ -125,7 +132,31 @@ def dry_run(verb: str, path: str, rows: Sequence[Row], files: Files, split: bool
     print(f"{len(rows):,} row{many}, {facts['tokens']:,} tokens, the longest {max(counts):,} of {most:,} that fit")
     if passed:
         print(f"passed through: {', '.join(map(flat, passed))}")
-    if facts["too_long"]:
-        told = "too long" if contract.long(None) == "error" else "too long, and cut as in training"
-        print(paint(f"{told}: {len(long):,} ({', '.join(long[:5])}{' ...' if len(long) > 5 else ''})", "yellow"))
+    if over:
+        shown = f"{len(over):,} ({', '.join(where for where, _ in over[:5])}{' ...' if len(over) > 5 else ''})"
+        what = "refused" if way == "error" else f"cut ({way}), {facts['left_out']:,} tokens left out"
+        print(paint(f"too long: {shown}: {what}", "yellow"))
     return 0
+
+
+def _counts(verb: str, contract: Contract, rows: Sequence[Row]) -> list[int]:
+    """Tokens of each row: of its text, of what stands beside it, and of what is put around them."""
+    texts = contract.tokenizer.encode_batch([row.text for row in rows])
+    for number, row in enumerate(rows):
+        if row.turns and contract.template is not None:
+            texts[number] = list(contract.template.encode(contract.tokenizer, row.turns, add_generation_prompt=True).ids)
+    beside = contract.tokenizer.encode_batch([row.beside or "" for row in rows])
+    alone = len(contract.before) + len(contract.after)
+    paired = sum(isinstance(part, int) for part, _ in contract.pair_layout) if verb in _PAIRS else alone
+    around = [alone if row.beside is None else paired for row in rows]
+    return [len(text) + len(other) + more for text, other, more in zip(texts, beside, around)]
+
+
+def _most(verb: str, opened: ModelFolder, contract: Contract, context: int) -> int:
+    """Tokens that a text may have where it is read whole; the folder of a sentence encoder may allow fewer for vectors."""
+    most = contract.limit(context)
+    if verb not in _VECTORS:
+        return most
+    from ..tasks.sentence import read
+
+    return min(most, read(opened.path, opened.model_config.width, contract.tokenizer.settings()).limit or most)

@@ -60,7 +60,7 @@ class Reader(Protocol):
 class Reading:
     """One text on its way. key: only those of one key are read together; value: a vector (D,), or {label: score}.
 
-    turn: its place in line, in tokens.
+    turn: its place in line, in tokens. cut: tokens of the text that were left out, for it was too long.
     """
 
     row: Row
@@ -70,6 +70,7 @@ class Reading:
     error: Exception | None = None
     done: bool = False
     turn: int = 0
+    cut: int = 0
 
 
 class EncoderEngine:
@@ -116,14 +117,14 @@ class EncoderEngine:
         most = self.contract.limit(context) if use == "classify" else embed.longest(context, self.contract, how)
         most = most if limit is None else min(most, limit)
         listed = texts if isinstance(texts, str | bytes) else [*texts]
-        skip = 0
+        skip, cut = 0, list[int]()
         if not isinstance(listed, str | bytes) and listed and all(_ids(row) for row in listed):
-            rows = rows_of(listed, self.model.config.vocab, most, asked)  # whoever sends ids has cut them
+            rows = rows_of(self.contract, listed, self.model.config.vocab, most, asked, cut)  # whoever sends ids has cut them
         elif use == "embed":
-            rows, skip = embed.prompted(context, self.contract, replace(how, limit=most), texts_of(listed), kind, long)
+            rows, skip = embed.prompted(context, self.contract, replace(how, limit=most), texts_of(listed), kind, long, cut)
         else:
-            rows = read(self.contract, texts_of(listed, "texts or pairs"), most, long)
-        return [Reading(row, (use, skip), finish) for row in rows]
+            rows = read(self.contract, texts_of(listed, "texts or pairs"), most, long, cut)
+        return [Reading(row, (use, skip), finish, cut=over) for row, over in zip(rows, cut, strict=True)]
 
     def _finish(self, use: Use, dimensions: int | None) -> Callable[[Floats], Any]:
         """What makes a result of what the model says of a row. Raises ModelError for a model that cannot say it."""

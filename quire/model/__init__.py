@@ -16,9 +16,9 @@ import torch
 from .. import hub, machine
 from ..adapt import is_prefix, is_prompt, open_adapter, open_prefix, open_prompt, with_its_head
 from ..adapt import merge as merge_active
-from ..adapt.folder import weights_hash
+from ..adapt.folder import RECORD, read_json, weights_hash
 from ..binding import Binding, Contract, bound
-from ..binding.truncation import Truncation
+from ..binding.truncation import CONFIG, Truncation
 from ..errors import RecipeError
 from ..families.folder import ModelFolder
 from ..families.tensors import release
@@ -31,7 +31,7 @@ from .encoder import Encoder
 from .saving import DTYPES, Stored
 from .seq2seq import Seq2Seq
 
-__all__ = ["Decoder", "Encoder", "Seq2Seq", "load", "merge"]
+__all__ = ["Decoder", "Encoder", "Seq2Seq", "described", "load", "merge"]
 
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -58,10 +58,8 @@ def load(
     folder = hub.locate(path)
     if verify:
         hub.verify(folder)
-    opened = ModelFolder.open(folder) if adapter is None else with_its_head(adapter, ModelFolder.open(folder))
-    binding, contract = bound(folder, verify), Contract.open(folder)
-    if adapter is not None and (told := Truncation.read(Path(adapter))) is not None:
-        contract = replace(contract, truncation=told)
+    opened, contract, _ = described(folder, adapter)
+    binding = bound(folder, verify)
     on = machine.device(device)
     model = opened.build(_dtype(dtype, opened, on), on)
     read, note = ("", "") if adapter is None else _put_on(Path(adapter), model, opened, binding)
@@ -77,6 +75,21 @@ def load(
     loaded.identity += f"+{read[:12]}" if read else ""
     loaded.identity += f"+{quant}" if quant is not None else ""
     return loaded
+
+
+def described(path: Path | str, adapter: Path | str | None = None) -> tuple[ModelFolder, Contract, int]:
+    """(the records, the contract, tokens of a text at most) of a model with its adapter, as `load` would open it; no weights are read."""
+    folder = hub.locate(path)
+    opened, contract = ModelFolder.open(folder), Contract.open(folder)
+    if adapter is None:
+        return opened, contract, opened.model_config.context
+    adapter = Path(adapter)
+    opened = with_its_head(adapter, opened)
+    # one with a tokenizer says how it was trained, also by saying nothing
+    if (adapter / RECORD).is_file() and (adapter / CONFIG).is_file():
+        contract = replace(contract, truncation=Truncation.read(adapter))
+    taken = read_json(adapter).get("num_virtual_tokens") if is_prompt(adapter) or is_prefix(adapter) else 0
+    return opened, contract, opened.model_config.context - (taken if isinstance(taken, int) else 0)
 
 
 def _put_on(adapter: Path, model: Transformer, opened: ModelFolder, base: Binding) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from ..errors import RecipeError, StorageError
 from ..families.folder import ModelFolder
 from ..native.linears import packed_bytes
 from ..nn.transformer import Transformer
-from ..tasks.sentence import beside, carry
+from ..tasks.sentence import beside, carry, limit_to
 
 Stored = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,7 +51,8 @@ def save(
     with durable.building(folder) as place:
         ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
         contract.save(place)
-        carry(source, place)
+        if carry(source, place) and contract.truncation is not None:
+            limit_to(place, contract.truncation.longest)  # an adapter was trained on shorter texts than its base: others are to know it too
     binding = Binding.of(folder, lineage)
     binding.write(folder)
     return binding

@@ -191,9 +191,8 @@ def limits(run: Run) -> str:
     if longest:
         lines.append(f"It learned from texts of at most {grouped(longest)} tokens.")
     if isinstance(cut, dict) and number(cut.get("examples")):
-        lines.append(
-            f"{grouped(number(cut['examples']) or 0)} of its training examples were cut ({code(part_of(run, 'data', 'long') or 'cut')})."
-        )
+        way = cut.get("long") or part_of(run, "data", "long") or "cut"
+        lines.append(f"{grouped(number(cut['examples']) or 0)} of its training examples were cut ({code(way)}).")
     split = judged(run)
     measured = (
         f"It was measured on {many(split.rows, SPLITS[split.name] + ' row')} of the same kind as it learned from"

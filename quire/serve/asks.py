@@ -136,10 +136,12 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of a `Read` or of `Tokens`. tokens: that were read."""
+    """The result of a `Read` or of `Tokens`. tokens: that were read. cut: how many were left out of each text; the first is of a query,
+    where that is read alone."""
 
     value: Any
     tokens: int
+    cut: Sequence[int] = ()
 
 
 Event = Begun | Piece | End | Found

@@ -301,17 +301,17 @@ class Desk:
         error = next((one.error for one in readings if one.error is not None), None)
         if error is not None:
             return told(whole.id, error)
-        values, count = [one.value for one in readings], sum(len(one.row) for one in readings)
+        values, count, cut = [one.value for one in readings], sum(len(one.row) for one in readings), [one.cut for one in readings]
         if ask.use == "classify":
-            return [whole.id, "found", [list(value.items()) for value in values], count]
+            return [whole.id, "found", [list(value.items()) for value in values], count, cut]
         if ask.use == "embed":
-            return [whole.id, "found", [base64.b64encode(value.astype("<f4").tobytes()).decode() for value in values], count]
+            return [whole.id, "found", [base64.b64encode(value.astype("<f4").tobytes()).decode() for value in values], count, cut]
         if isinstance(self.model.config.head, LabelHead):
             label = classify.one_of(self.model.labels, ask.label)
             scores = [value[label] for value in values]
         else:
             scores = embed.near(self.model.sentence, values[0][None], np.stack(values[1:]))[0].tolist()
-        return [whole.id, "found", classify.ranked(scores), count]
+        return [whole.id, "found", classify.ranked(scores), count, cut]
 
     def facts(self) -> dict[str, Any]:
         """What the front must know of the model."""

@@ -7,7 +7,8 @@
 
 A text that is too long is refused with the numbers, unless the model was tuned on texts that were cut and its folder says so: it then reads
 them as it learned to, and `truncate: false` refuses them. Others are cut only where the request says so: `truncate` cuts to what the model
-reads, `truncate_prompt_tokens` to so many tokens (-1: what the model reads), those around the text included.
+reads, `truncate_prompt_tokens` to so many tokens (-1: what the model reads), those around the text included. What was left out is told:
+`truncated_tokens` of each text, and of all of them in `usage`; where nothing was, the field is not there.
 
 `dimensions` keeps the first numbers of each vector and makes its length 1 again. A model that was trained for it (Matryoshka) has put most
 of the meaning there. Of any other model the first numbers are a choice like any: the vectors still compare with each other, worse the fewer
@@ -23,6 +24,7 @@ import base64
 import json
 import struct
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -72,7 +74,7 @@ class Cut(Body):
 
     model: str | None = Field(None, description="Which model; the first one where it is not said.")
     truncate: bool | None = Field(
-        None, description="Cut a text that is too long at its end, or refuse it; unsaid: as the model was trained, else refused."
+        None, description="Cut a text that is too long at its end, or refuse it; unsaid: as the model was tuned, else refused."
     )
     truncate_prompt_tokens: int | None = Field(None, ge=-1, description="Cut a text to so many tokens; -1: to what the model reads.")
     user: str | None = Field(None, max_length=256, description="Changes nothing here: nothing that is read is kept.")
@@ -159,8 +161,8 @@ def routes(front: Front) -> APIRouter:
         kind: Literal["query", "document"] | None = "document" if body.input_type == "passage" else body.input_type
         ask = Read("embed", body.input, kind=kind, dimensions=body.dimensions, **body.long())
         worker, found = await _read(front, request, body.model, ask)
-        rows = [row async for row in _rows(found.value, body.encoding_format == "base64")]
-        usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
+        rows = [row async for row in _rows(found.value, found.cut, body.encoding_format == "base64")]
+        usage = _usage(found)
         text = f'{{"object": "list", "data": [{", ".join(rows)}], "model": {json.dumps(worker.name)}, "usage": {json.dumps(usage)}}}'
         return Response(text, media_type="application/json")
 
@@ -171,19 +173,20 @@ def routes(front: Front) -> APIRouter:
         texts = [one if isinstance(one, str) else one.text for one in body.documents]
         ask = Read("rerank", texts, query=body.query, label=body.label, **body.long())
         worker, found = await _read(front, request, body.model, ask)
-        results = [{"index": number, "relevance_score": score} for number, score in found.value[: body.top_n or None]]
+        cut = found.cut[len(found.cut) - len(texts) :]  # without that of a query that was read alone
+        best = found.value[: body.top_n or None]
+        results = [{"index": number, "relevance_score": score, **_left_out(cut[number])} for number, score in best]
         if body.return_documents is not False:
             results = [{**one, "document": {"text": texts[one["index"]]}} for one in results]
-        usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
-        return JSONResponse({"id": f"rerank-{front.id(request)}", "model": worker.name, "usage": usage, "results": results})
+        return JSONResponse({"id": f"rerank-{front.id(request)}", "model": worker.name, "usage": _usage(found), "results": results})
 
     @router.post("/classify", summary="Labels of texts, or of pairs of texts")
     async def classify(body: Classify, request: Request) -> Response:
         worker, found = await _read(front, request, body.model, Read("classify", body.input, **body.long()))
         head = {"id": f"classify-{front.id(request)}", "object": "list", "created": int(time.time()), "model": worker.name}
-        usage = {"prompt_tokens": found.tokens, "total_tokens": found.tokens, "completion_tokens": 0}
-        data = [_labelled(number, dict(scores), worker.facts["labels"]) for number, scores in enumerate(found.value)]
-        return JSONResponse({**head, "data": data, "usage": usage})
+        labels, each = worker.facts["labels"], zip(found.value, found.cut, strict=True)
+        data = [_labelled(number, dict(scores), labels) | _left_out(cut) for number, (scores, cut) in enumerate(each)]
+        return JSONResponse({**head, "data": data, "usage": _usage(found) | {"completion_tokens": 0}})
 
     @router.post("/tokenize", summary="Ids of a text or a conversation")
     async def tokenize(body: Tokenize, request: Request) -> Response:
@@ -221,7 +224,16 @@ async def _read(front: Front, request: Request, model: str | None, ask: Read) ->
         raise
 
 
-async def _rows(vectors: list[str], packed: bool) -> Any:
+def _left_out(tokens: int) -> dict[str, int]:
+    """What an entry says of a text of which so many tokens were not read."""
+    return {"truncated_tokens": tokens} if tokens else {}
+
+
+def _usage(found: Found) -> dict[str, int]:
+    return {"prompt_tokens": found.tokens, "total_tokens": found.tokens, **_left_out(sum(found.cut))}
+
+
+async def _rows(vectors: list[str], cut: Sequence[int], packed: bool) -> Any:
     """The entries of `data`. Many vectors as decimal numbers take long to write, so others get their turn in between."""
     for number, vector in enumerate(vectors):
         if packed:
@@ -230,7 +242,8 @@ async def _rows(vectors: list[str], packed: bool) -> Any:
             held = base64.b64decode(vector)
             value = json.dumps(struct.unpack(f"<{len(held) // 4}f", held), allow_nan=False)
             await asyncio.sleep(0)
-        yield f'{{"object": "embedding", "index": {number}, "embedding": {value}}}'
+        more = "".join(f', "{name}": {tokens}' for name, tokens in _left_out(cut[number]).items())
+        yield f'{{"object": "embedding", "index": {number}, "embedding": {value}{more}}}'
 
 
 def _labelled(number: int, scores: dict[str, float], labels: list[str]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Row:
 def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "error", cut: list[int] | None = None) -> list[Row]:
     """Texts and pairs as rows of at most `limit` tokens. `cut` receives how many tokens of each were left out.
 
-    Raises ContextError for one that is too long (before any work, unless long="cut") or empty, with its number and the numbers of tokens.
+    Raises ContextError, before any work, for one that is too long where long="error", or empty, with its number and the numbers of tokens.
     """
     several(texts)
     pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
@@ -54,7 +54,7 @@ def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "er
         over = max(0, around + len(first) + len(other or ()) - limit)
         if over and long == "error":
             raise ContextError(
-                f"text {number} has {limit + over:,} tokens with those around it; this model reads {limit:,} at once. "
+                f"text {number} has {limit + over:,} tokens with those around it; {contract.most(limit)}. "
                 'Shorten or divide it, or say long="cut" to leave out what does not fit.'
             )
         if over:
@@ -67,15 +67,22 @@ def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "er
     return rows
 
 
-def rows_of(ids: Sequence[Sequence[int]], vocab: int, limit: int, long: Long = "error") -> list[Row]:
-    """Rows of ids as they stand, of at most `limit` tokens. Raises RecipeError for an id beyond `vocab`, ContextError for one too long."""
+def rows_of(
+    contract: Contract, ids: Sequence[Sequence[int]], vocab: int, limit: int, long: Long = "error", cut: list[int] | None = None
+) -> list[Row]:
+    """Rows of ids as they stand, of at most `limit` tokens. `cut` receives how many tokens of each were left out.
+
+    Raises RecipeError for an id beyond `vocab`, ContextError for a row that is too long where long="error".
+    """
     rows = []
     for number, row in enumerate(ids):
         wrong = next((id for id in row if type(id) is not int or not 0 <= id < vocab), None)
         if wrong is not None:
             raise RecipeError(f"row {number} holds {str(wrong)[:40]}; this model's ids go from 0 to {vocab - 1}.")
         if len(row) > limit and long == "error":
-            raise ContextError(f"row {number} has {len(row):,} tokens; at most {limit:,} are read at once here. Shorten or divide it.")
+            raise ContextError(f"row {number} has {len(row):,} tokens; {contract.most(limit)}. Shorten or divide it.")
+        if cut is not None:
+            cut.append(max(0, len(row) - limit))
         room(min(len(row), limit), limit, f"row {number}", spare=0)
         rows.append(Row(cut_to(list(row), limit, long)))
     return rows

@@ -161,9 +161,12 @@ def carry(source: Path, folder: Path) -> bool:
 
 
 def limit_to(folder: Path, limit: int) -> None:
-    """Makes the sentence model in `folder` read at most `limit` tokens of a text."""
+    """Makes the sentence model in `folder` read at most `limit` tokens of a text; one that reads fewer goes on reading those."""
     name = "sentence_bert_config.json"
-    durable.write_json(folder / name, {**_settings(folder / name, _OWN_KEYS), "max_seq_length": limit})
+    own = _settings(folder / name, _OWN_KEYS)
+    before = own.get("max_seq_length")
+    most = min(before, limit) if isinstance(before, int) and before > 0 else limit
+    durable.write_json(folder / name, {**own, "max_seq_length": most})
 
 
 def write_plain(folder: Path, width: int, limit: int) -> None:

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..binding.contract import Contract
-from ..binding.truncation import Truncation
 from ..errors import ContextError, ModelError, RecipeError
 from ..nn.transformer import Transformer
 from ..text.tokenizer import Tokenizer
@@ -75,15 +74,14 @@ def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
 
 
 def window(contract: Contract, context: int, stride: int | None, aggregation: str) -> tuple[int, int | None]:
-    """(tokens of a text that one window holds, by how many windows overlap); None: a text that is too long is refused."""
-    room = contract.limit(context) - len(contract.before) - len(contract.after)
-    usual = overlap(contract.truncation, aggregation)
-    return room, stride if stride is not None or usual is None else max(0, min(usual, room // 2))
+    """(tokens of a text that one window holds, by how many windows overlap); None: a text that is too long is refused.
 
-
-def overlap(told: Truncation | None, aggregation: str) -> int | None:
-    """The stride where nobody names one: that of the training, None without. Single tokens ("none") are not read in windows unasked."""
-    return None if told is None or told.long == "error" or aggregation == "none" else told.stride
+    stride: None is that of the training. Single tokens (aggregation "none") are not read in windows of which nobody spoke.
+    """
+    room, told = contract.limit(context) - len(contract.before) - len(contract.after), contract.truncation
+    if stride is None and aggregation != "none" and told is not None and told.stride is not None:
+        stride = max(0, min(told.stride, room // 2))
+    return room, stride
 
 
 def as_read(text: str, aggregation: str) -> str:
@@ -103,7 +101,7 @@ def tag(
 ) -> list[list[Entity]]:
     """The entities of each text, in order; those with a label of `ignore` are left out.
 
-    stride: None is as in training, where texts were not refused for their length. Raises ContextError for a text that is too long where
+    stride: None is as in training, unless that refused texts for their length. Raises ContextError for a text that is too long where
     there is no stride (before any work), RecipeError for an unknown aggregation.
     """
     if aggregation not in AGGREGATIONS:
@@ -112,6 +110,7 @@ def tag(
         raise RecipeError("a stride joins entities of overlapping windows, which single tokens (aggregation 'none') are not. Use 'simple'.")
     several(texts)
     before, after = list(contract.before), list(contract.after)
+    around = len(before) + len(after)
     room, stride = window(contract, model.config.context, stride, aggregation)
     rows: list[Row] = []
     owners: list[tuple[int, int, int]] = []  # (text, first token, last) of each row
@@ -119,7 +118,7 @@ def tag(
     for number, (ids, _) in enumerate(read):
         if len(ids) > room and stride is None:
             raise ContextError(
-                f"text {number} has {len(ids):,} tokens; this model reads {room:,} at once. "
+                f"text {number} has {len(ids) + around:,} tokens with those around it; {contract.most(room + around)}. "
                 "Divide it, or give a stride (32, say): it is then read in windows that overlap by so many tokens."
             )
         for start, end in windows(len(ids), room, stride or 0):

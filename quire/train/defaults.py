@@ -86,7 +86,7 @@ def of_data(task: str) -> list[Choice]:
     """What decides how rows are split and read, which `quire check` does without training; task: '' where it is not known yet."""
     found = [Choice("data.held_out", 0.1, "a tenth of the rows tells which weights are best; give rows of your own with data.eval")]
     if task == "classify":
-        found.append(Choice("data.long", "head-tail", "of a long text its beginning and its end are read (Sun et al. 2019)"))
+        found.append(Choice("data.long", "auto", "of a long text its beginning and its end are read (Sun et al. 2019)"))
     return found
 
 

@@ -54,7 +54,9 @@ class DataPart:
     names: tuple[str, ...] = ()  # of the columns of a CSV or TSV file without a header; "..." as the last leaves further ones out
     label_names: tuple[str, ...] = ()  # what numbers in labels and tags stand for: names in order from 0, or "1=World"
     longest: int = usual(0, 0, 131072)  # tokens of a row; 0: what the model reads
-    long: Long = "cut"  # a longer row: refused, cut at its end, or cut in its middle
+    # a longer row: refused, cut at its end, or cut in its middle; auto: in its middle for classify, at its end for others. The tuned model
+    # cuts as was said here, or as rows were cut; where nothing was said and no row was cut, it refuses a text that is too long.
+    long: Literal["auto", Long] = "auto"
     most_cut: float = usual(0.5, 0.0, 1.0)  # share of rows that may be cut
     duplicates: Literal["drop", "keep"] = "drop"  # of training rows that say the same
     overlap: Literal["refuse", "drop"] = "refuse"  # training rows that the evaluation reads too, exactly or nearly: refused, or left out

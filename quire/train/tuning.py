@@ -28,7 +28,7 @@ from ..tasks.score import evaluating
 from ..tasks.task import Objective
 from ..tasks.tuning.answer import Answer
 from ..tasks.tuning.embed import Embed
-from ..tasks.tuning.example import Evaluation, Example, SupervisedTask
+from ..tasks.tuning.example import Evaluation, Example, SupervisedTask, as_used
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import TASKS, Row, Tagged
 from ..text.tokenizer import Tokenizer
@@ -129,7 +129,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
         say(line)
     ledger.refuse()
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
-    opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
+    opened, base = ModelFolder.open(folder), bound(folder)
+    contract = dataclasses.replace(Contract.open(folder), truncation=None)  # a cut that the model was tuned with is not of this training
     most = opened.model_config.context - recipe.adapt.positions
     context = min(part.longest or most, most)
     check_kind(recipe, opened)
@@ -158,7 +159,8 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     ledger.look("new-tokens-frozen", new_tokens_frozen, model, contract.tokenizer, examples, given)
     notes, cut = _notes(examples), [example.cut for example in examples if example.cut]
     pairs = any(getattr(row, "pair", None) is not None for row in sets.train)
-    told = {"examples": len(examples), "pairs": pairs, "cut": {"examples": len(cut), "tokens": sum(cut)}, "notes": notes}
+    left_out = {"examples": len(cut), "tokens": sum(cut), "long": task.describe().get("long")}
+    told = {"examples": len(examples), "pairs": pairs, "cut": left_out, "notes": notes}
     run.write("data.json", sets.json() | told | {"checks": ledger.json()})
     ledger.refuse()
     ours, every = counted(model)
@@ -168,6 +170,7 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     loader = ExampleLoader(examples, task, recipe.train.batch, recipe.seed, context if part.pack else 0)
     contract = getattr(task, "contract", contract)  # a task may have given a base model its first chat template
     objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
+    contract = as_used(contract, part.long != "auto", part.longest > 0, examples)
     return Tuned(contract, opened, task, objective, sets.held_out, sets.test, loader, model, adapter)
 
 

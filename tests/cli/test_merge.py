@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 import quire
 from quire.adapt import LoRA, attach, attach_prompt, save_adapter, save_prompt
-from quire.binding import bound
+from quire.binding import Contract, bound
+from quire.binding.truncation import Truncation
 from quire.cli.main import main
 from quire.errors import ModelError
 from quire.families import ModelFolder, heads
@@ -49,6 +51,32 @@ def test_merge_proves_what_it_made(tuned: Path, capsys: pytest.CaptureFixture[st
     assert "not an empty folder" in error
     _, error = printed(capsys, "merge", tuned / "base", tuned / "base", tuned / "new", code=2)
     assert "adapter_config.json" in error and not (tuned / "new").exists()
+
+
+def test_a_dry_run_plans_with_the_adapter(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its head makes a verb possible, its training says how long a text may be, and a soft prompt takes positions."""
+    base, adapter = tuned / "base", tuned / "run" / "adapter"
+    replace(Contract.open(base), truncation=Truncation(12, "head-tail")).save(adapter)
+    words = ("classify", base, "def " * 20, "--dry-run", "--json")
+    assert "classify needs another model" in printed(capsys, *words, code=2)[1]
+    for more, way in (((), "head-tail"), (("--long", "error"), "error")):
+        facts = json.loads(printed(capsys, *words, "--adapter", adapter, *more)[0])
+        assert (facts["context"], facts["long"], facts["too_long"]) == (12, way, ["the text"])
+        assert facts["left_out"] == (facts["longest"] - 12 if way == "head-tail" else 0)
+    _, told = printed(capsys, "classify", base, "def " * 20, "--adapter", adapter)
+    assert f"{facts['longest'] - 12} tokens left out" in told
+    shown, _ = printed(capsys, *words[:-1], "--adapter", adapter)
+    assert f"cut (head-tail), {facts['longest'] - 12} tokens left out" in shown
+
+    decoder = write_model(tuned / "decoder", "llama")
+    opened = ModelFolder.open(decoder)
+    model = opened.build()
+    attach_prompt(model, 5)
+    save_prompt(tuned / "prompt", model, opened, bound(decoder))
+    words = ("generate", decoder, "x", "--dry-run", "--json")
+    found = [json.loads(printed(capsys, *words, *more)[0]) for more in ((), ("--adapter", tuned / "prompt"))]
+    assert found[0]["context"] - found[1]["context"] == 5
+    assert found[1]["context"] == quire.load(decoder, adapter=tuned / "prompt").config.context
 
 
 def test_an_adapter_alone_is_no_model(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:

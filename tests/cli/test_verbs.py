@@ -115,7 +115,7 @@ def test_a_text_that_is_too_long_is_named_or_cut(typed, tmp_path, capsys):
     (tmp_path / "in.txt").write_text(f"x\n\n{LONG}\n")
     said = typed("classify", "classify", "--file", tmp_path / "in.txt", code=2)
     assert re.search(r"in\.txt, line 3: this text has \d+ tokens with those around it; this model reads 64 at once.* say --long cut", said)
-    assert re.match(r"quire tag: this text has \d+ tokens; .* give --stride 32", typed("tag", "tag", LONG, code=2))
+    assert re.match(r"quire tag: this text has \d+ tokens with those around it; .* give --stride 32", typed("tag", "tag", LONG, code=2))
     assert "tag: this text" not in typed("tag", "tag", LONG, "--stride", 8)
     said = typed("answer", "answer", LONG, "--context", "x", "--length", 48, code=2)
     assert re.match(r"quire answer: the question has \d+ tokens", said)
@@ -519,4 +519,22 @@ def test_a_dry_run_counts_and_does_no_more(typed, folders, tmp_path):
     assert facts["rows"] == 2 and facts["context"] == 64 and len(facts["too_long"]) == 1 and facts["passed_through"] == ["id"]
     assert "classify needs another model" in typed("classify", "llama", "x", "--dry-run", code=2)
     (facts,) = rows(typed("answer", "answer", "x", "--context", LONG, "--dry-run", "--json"))
-    assert facts["too_long"] == [] and facts["longest"] > 64  # it reads in windows
+    assert facts["too_long"] == [] and facts["longest"] > 64 and facts["long"] == "windows"
+    (facts,) = rows(typed("tag", "tag", LONG, "--dry-run", "--json"))
+    assert facts["too_long"] == ["the text"] and facts["long"] == "error"
+    (facts,) = rows(typed("tag", "tag", LONG, "--stride", 8, "--dry-run", "--json"))
+    assert facts["too_long"] == [] and facts["long"] == "windows"
+
+
+def test_a_dry_run_plans_with_the_way_to_cut_that_is_asked_for(typed, folders, capsys):
+    """What it says is left out is what the verb then leaves out, of texts and of pairs."""
+    for verb, model, more in (("classify", "classify", ()), ("classify", "classify", ("--pair", LONG)), ("embed", "bert", ())):
+        (facts,) = rows(typed(verb, model, LONG, *more, "--dry-run", "--json"))
+        assert facts["long"] == "error" and facts["left_out"] == 0 and facts["too_long"] == ["the text"]
+        (facts,) = rows(typed(verb, model, LONG, *more, "--long", "cut", "--dry-run", "--json"))
+        assert facts["long"] == "cut" and facts["left_out"] == facts["longest"] - 64
+        capsys.readouterr()
+        assert main([verb, str(folders[model]), LONG, *more, "--long", "cut"]) == 0
+        assert f"{facts['left_out']:,} tokens left out" in capsys.readouterr().err
+    assert "refused" in typed("classify", "classify", LONG, "--dry-run")
+    assert "cut (head-tail), " in typed("classify", "classify", LONG, "--dry-run", "--long", "head-tail")

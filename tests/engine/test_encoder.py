@@ -68,7 +68,7 @@ def test_rows_of_ids_are_read_as_they_stand_and_vectors_can_be_cut(tmp_path: Pat
     for row, error, said in (
         ([160], RecipeError, "row 0 holds 160; this model's ids go from 0 to 159"),
         ([True], RecipeError, "row 0 holds True"),
-        ([5] * 33, ContextError, "row 0 has 33 tokens; at most 32 are read at once"),
+        ([5] * 33, ContextError, "row 0 has 33 tokens; this model reads 32 at once"),
         ([], ContextError, "row 0 is empty"),
     ):
         with pytest.raises(error, match=said):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 import quire
+from quire.binding import Contract
+from quire.binding.truncation import Truncation
 from quire.errors import ContextError, ModelError
 from quire.serve.asks import Read
 from quire.serve.desk import Desk
@@ -106,9 +109,45 @@ def test_a_text_that_is_too_long_is_refused_with_numbers_or_cut_where_that_is_sa
     row = server.post("/tokenize", {"model": "bert", "prompt": long}).json()["tokens"]
     assert "row 0 has " in refused(server, "/v1/embeddings", {"model": "bert", "input": row})["message"]
     cut = server.post("/v1/embeddings", {"model": "bert", "input": row, "truncate": True})
-    assert cut.json()["usage"]["total_tokens"] == 64
+    left = len(row) - 64
+    assert cut.json()["usage"] == {"prompt_tokens": 64, "total_tokens": 64, "truncated_tokens": left}
+    assert cut.json()["data"][0]["truncated_tokens"] == left
     both = {"model": "bert", "input": "x", "truncate": False, "truncate_prompt_tokens": 3}
     assert "say different things" in refused(server, "/v1/embeddings", both)["message"]
+
+
+def test_what_was_left_out_is_told_of_each_text_and_of_all(tmp_path: Path, server: Running) -> None:
+    """Asked for, or as a model was tuned: by every route that cuts. A text that was read whole says nothing."""
+    long, row = "fox " * 200, len(server.post("/tokenize", {"model": "bert", "prompt": "fox " * 200}).json()["tokens"])
+    for packed in ("float", "base64"):
+        body = {"model": "bert", "input": ["x", long], "truncate": True, "encoding_format": packed}
+        found = server.post("/v1/embeddings", body).json()
+        assert [one.get("truncated_tokens") for one in found["data"]] == [None, row - 64]
+        assert found["usage"]["truncated_tokens"] == row - 64
+    body = {"model": "bert", "query": long, "documents": ["x", long], "truncate": True}
+    found = server.post("/rerank", body).json()
+    assert {one["index"]: one.get("truncated_tokens") for one in found["results"]} == {0: None, 1: row - 64}
+    assert found["usage"]["truncated_tokens"] == 2 * (row - 64), "the query, which is read alone, was cut too"
+    assert "truncated_tokens" not in str(server.post("/rerank", {**body, "query": "x", "documents": ["y"]}).json())
+
+    folder = write(tmp_path / "tuned", "SequenceClassification", labels=["no", "yes"])
+    replace(Contract.open(folder), truncation=Truncation(16, "head-tail")).save(folder)
+    running = start(tmp_path, f"tuned={folder}")
+    try:
+        cut: list[int] = []
+        wanted = quire.load(folder).classify(["x", long, ("x", long)], cut=cut)
+        found = [running.post("/classify", {"model": "tuned", "input": texts}).json() for texts in (["x", long], [["x", long]])]
+        assert [one.get("truncated_tokens") for one in found[0]["data"]] == [None, cut[1]]
+        assert found[0]["usage"]["truncated_tokens"] == cut[1]
+        assert found[0]["data"][1]["scores"] == pytest.approx(wanted[1], abs=1e-5)
+        assert found[1]["usage"] == {"prompt_tokens": 16, "total_tokens": 16, "truncated_tokens": cut[2], "completion_tokens": 0}
+        ranked = running.post("/rerank", {"model": "tuned", "query": "x", "documents": [long, "y"], "label": "yes"}).json()
+        assert {one["index"]: one.get("truncated_tokens") for one in ranked["results"]} == {0: cut[2], 1: None}
+        error = refused(running, "/classify", {"model": "tuned", "input": long, "truncate": False})
+        assert "this model was tuned on texts of at most 16 tokens. Shorten or divide it" in error["message"]
+        assert '"truncate": true' in error["message"]
+    finally:
+        running.stop()
 
 
 def test_ranks_by_vectors_and_by_labels(server: Running, folders: dict[str, Path], judges: tuple[Running, dict[str, Path]]) -> None:

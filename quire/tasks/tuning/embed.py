@@ -31,7 +31,7 @@ from ..reading import Long
 from ..sentence import Sentence
 from ..task import Term
 from . import nearness
-from .example import Evaluation, Example, as_trained, collate
+from .example import Evaluation, Example, as_trained, collate, refuse_long
 from .example import rows as rows_of
 from .schemas import Ranked, Row, Similar, digest
 
@@ -148,12 +148,15 @@ class Embed:
                 more.append(Example(other, _labels(role, text, others_skip, scores[place] if scores else None)))
                 over += others_over
             found.append(Example(ids, _labels(TEXT, texts[0], skip, None), more=tuple(more), cut=over, where=row.where))
+        if self.long == "error":
+            refuse_long(rows, [one.cut for one in found], self.longest)
         return found
 
     def _read(self, texts: Sequence[str], kind: Kind | None) -> list[tuple[np.ndarray[Any, Any], int, int]]:
         """ids, how many of them are not pooled, and how many tokens were left out."""
         cut: list[int] = []
-        rows, skip = prompted(self.context, self.contract, self.how, texts, kind, self.long, cut)
+        long: Long = "cut" if self.long == "error" else self.long  # `examples` refuses a row by its place in its file
+        rows, skip = prompted(self.context, self.contract, self.how, texts, kind, long, cut)
         return [(np.array(row.ids), skip, over) for row, over in zip(rows, cut, strict=True)]
 
     def _check(self, rows: Sequence[Row]) -> None:

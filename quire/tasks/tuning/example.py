@@ -85,8 +85,25 @@ class SupervisedTask(Objective, Protocol):
 
 
 def as_trained(contract: Contract, longest: int, long: Long, stride: int | None = None) -> Contract:
-    """The contract of a model that learns from texts that are cut so, and is used as it was trained: it goes into the model's folder."""
+    """The contract of a model that learns from texts that are cut so, and is measured as it is trained."""
     return replace(contract, truncation=Truncation(longest, long, stride))
+
+
+def as_used(contract: Contract, named: bool, bounded: bool, examples: Sequence[Example]) -> Contract:
+    """The contract that goes into the model's folder. named: the recipe says how a long text is cut; bounded: how long one may be.
+
+    The model cuts as it was told to, or as its rows were cut. What one that never saw a cut makes of it nobody has measured: a text that is
+    too long is refused there, as by a model that was never tuned. Windows stay as they are, since they leave nothing out.
+    """
+    told = contract.truncation
+    if told is None or named or any(_is_cut(row, told.longest) for row in examples):
+        return contract
+    return replace(contract, truncation=replace(told, long="error") if bounded or told.stride is not None else None)
+
+
+def _is_cut(example: Example, longest: int) -> bool:
+    """Was a text of it cut? What fills the limit was, where something was left out; else it was left out of what is to be written."""
+    return example.cut > 0 and any(len(row.ids) >= longest for row in rows([example]))
 
 
 def refuse_long(rows: Sequence[Row], cut: Sequence[int], most: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ...binding.contract import Contract
 from ...errors import DataError, RecipeError
@@ -12,12 +12,17 @@ from ..reading import Long
 from .example import SupervisedTask
 from .schemas import TASKS, Labelled, Question, Rewrite, Row, Tagged
 
+Way = Literal["auto", Long]
 
-def make(part: Any, long: Long, contract: Contract, context: int, rows: Sequence[Row], folder: Path, width: int) -> SupervisedTask:
+
+def make(part: Any, long: Way, contract: Contract, context: int, rows: Sequence[Row], folder: Path, width: int) -> SupervisedTask:
     """`part`: the recipe's [task]; rows: those to train on, which decide the labels; folder: the start model's, `width` wide.
 
-    Raises DataError for rows of another kind.
+    long: "auto" is what is usual: of a text with a label its beginning and its end say most (Sun et al. 2019), of others the beginning is
+    read. Raises DataError for rows of another kind.
     """
+    if long == "auto":
+        long = "head-tail" if part.name == "classify" else "cut"
     schema = rows[0].schema
     wanted = TASKS[part.name].schemas
     if schema not in wanted:

@@ -27,7 +27,7 @@ from ..classify import classify
 from ..reading import Long, read
 from ..task import Term
 from .embed import ordered, scores_of
-from .example import Evaluation, Example, as_trained, collate
+from .example import Evaluation, Example, as_trained, collate, refuse_long
 from .example import rows as rows_of
 from .schemas import Ranked, Row, Similar
 
@@ -93,7 +93,8 @@ class Rerank:
     def examples(self, rows: Sequence[Row]) -> list[Example]:
         cut: list[int] = []
         pairs = [(row.reads()[0], text) for row in rows for text in row.reads()[1:]]
-        reads = iter(zip(read(self.contract, pairs, self.context, self.long, cut), cut, strict=True))
+        long: Long = "cut" if self.long == "error" else self.long  # the error below knows the row's place in its file
+        reads = iter(zip(read(self.contract, pairs, self.context, long, cut), cut, strict=True))
         found = []
         for row in rows:
             wanted = self._wanted(row)
@@ -109,6 +110,8 @@ class Rerank:
                 for (ids, over), place, score in parts
             ]
             found.append(_joined(made))
+        if self.long == "error":
+            refuse_long(rows, [one.cut for one in found], self.context)
         return found
 
     def _wanted(self, row: Row) -> tuple[float, ...]:

@@ -81,7 +81,7 @@ class Tag:
         self.context, self.long = context, long
         self.room = context - len(contract.before) - len(contract.after)
         self.stride = max(0, min(stride, self.room // 2))
-        self.contract = as_trained(contract, context, long, self.stride)
+        self.contract = as_trained(contract, context, long, None if long == "error" else self.stride)
         self.served_by = _served_by(rows)
         counts = Counter(tag for row in rows for tag in row.tags)
         self.labels = tuple(sorted(counts))

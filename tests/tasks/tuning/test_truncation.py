@@ -19,13 +19,15 @@ from quire.binding import Contract
 from quire.binding.truncation import Truncation
 from quire.cli.main import main
 from quire.engine.encoder import EncoderEngine
-from quire.errors import ContextError, ModelError
+from quire.errors import ContextError, DataError, ModelError
 from quire.nn.batch import Batch
 from quire.serve.reading import Classify as ClassifyBody
-from quire.tasks.tuning.example import collate
+from quire.tasks.tag import window as tag_window
+from quire.tasks.tuning.example import as_used, collate
+from quire.tasks.tuning.make import make
 from quire.tasks.tuning.rerank import Rerank
 from quire.tasks.tuning.schemas import Labelled, Question, Ranked, Rewrite, Tagged
-from quire.train.recipe import TrainRecipe
+from quire.train.recipe import TaskPart, TrainRecipe
 from quire.train.run import train
 from tests.small import write_model
 from tests.tasks.readers import write
@@ -82,12 +84,78 @@ def test_labels_of_a_long_text_are_those_of_the_evaluation(
     assert next(iter(json.loads(out)["labels"].items())) == (answer["label"], pytest.approx(answer["score"], abs=2e-3))
     assert f"1 text was too long: {len(ids) - 12} tokens left out" in err
     assert main(["classify", str(path), long, "--long", "error"]) == 2
-    assert f"has {len(ids)} tokens with those around it; this model reads 12 at once" in capsys.readouterr().err
+    said = f"has {len(ids)} tokens with those around it; this model was tuned on texts of at most 12 tokens. Shorten or divide it, or say"
+    assert said in capsys.readouterr().err
     assert main(["classify", str(path), long, "--long", "middle"]) == 2
     assert "allowed: error, cut, head-tail" in capsys.readouterr().err
-    with pytest.raises(ContextError, match="reads 12 at once"):
+    with pytest.raises(ContextError, match="was tuned on texts of at most 12 tokens"):
         model.classify([long], long="error")
     assert model.classify([long], long="cut") != model.classify([long])
+
+
+def test_a_model_that_never_saw_a_cut_makes_none_unasked(base: Path, tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
+    """Nothing was said and no row was cut: a text that is too long is refused by the model, its adapter and the engine, as before tuning.
+    The adapter's word holds over that of a base which was tuned on shorter texts."""
+    Contract.open(base).save(base)
+    file = base / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | Truncation(16).settings()))
+    path = train(tuned("classify", base, ROWS, **{"train.steps": 2, "adapt.method": "lora"})).model
+    assert path is not None and json.loads((tmp_path / "run" / "data.json").read_text())["cut"]["examples"] == 0
+    adapter = tmp_path / "run" / "adapter"
+    merged = quire.load(base, adapter=adapter).save(tmp_path / "merged")
+    for model in (quire.load(path), quire.load(base, adapter=adapter), quire.load(merged)):
+        assert model.contract.truncation is None and model.contract.limit(model.config.context) == 64
+        with pytest.raises(ContextError, match="this model reads 64 at once"):
+            model.classify([LONG * 3])
+        with pytest.raises(ContextError, match="this model reads 64 at once"):
+            EncoderEngine(model).classify([LONG * 3])
+        cut: list[int] = []
+        assert model.classify([LONG * 3], long="cut", cut=cut) and cut[0] > 0
+
+
+def recorded(base: Path, name: str, rows: list[Any], context: int, **ways: Any) -> Truncation | None:
+    """What a model of these rows would keep, by the recipe's `data`."""
+    part, long = TaskPart(name=name, stride=5), ways.get("long", "auto")  # type: ignore[arg-type]
+    contract = replace(Contract.open(base), truncation=None)
+    task: Any = make(part, long, contract, context, rows, base, 32)
+    return as_used(task.contract, long != "auto", "longest" in ways, task.examples(rows)).truncation
+
+
+def test_what_a_model_keeps_is_what_was_said_or_seen(base: Path) -> None:
+    short, long = ROWS, [*ROWS, Labelled(LONG, ("good",), where="long")]
+    most = max(len(Contract.open(base).whole(row.text)) for row in short)
+    assert recorded(base, "classify", short, 64) is None
+    assert recorded(base, "classify", short, 64, long="cut") == Truncation(64, "cut")
+    assert recorded(base, "classify", short, 64, long="error") == Truncation(64, "error")
+    assert recorded(base, "classify", short, most, longest=most) == Truncation(most, "error")
+    assert recorded(base, "classify", long, 40) == Truncation(40, "head-tail")
+    pairs = similar(24, scores=False)
+    assert recorded(base, "embed", pairs, 64) is None
+    assert recorded(base, "embed", [*pairs, replace(pairs[0], second=LONG)], 40) == Truncation(40, "cut")
+    for task, row in (("embed", replace(pairs[0], second=LONG, where="long:1")), ("rerank", Ranked("dog", LONG, ("fox",), where="long:1"))):
+        rows = [*(pairs if task == "embed" else ranked(24)), row]
+        with pytest.raises(DataError, match=r"1 row has more than 63 tokens \(long:1: \d+ tokens too many\)"):
+            recorded(base, task, rows, 63, long="error")
+    assert recorded(base, "rerank", ranked(24), 63) is None
+    assert recorded(base, "rerank", [*ranked(24), replace(ranked(1)[0], negatives=(LONG,))], 63) == Truncation(63, "cut")
+
+
+def test_only_what_is_read_counts_as_cut_where_texts_are_written(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", "t5")
+    rows = [Rewrite(text(n), text(n + 1), where=f"rows:{n}") for n in range(4)]
+    assert recorded(base, "rewrite", rows, 64) is None
+    assert recorded(base, "rewrite", [*rows, Rewrite("dog", LONG, where="target")], 40) is None
+    assert recorded(base, "rewrite", [*rows, Rewrite(LONG, "dog", where="source")], 40) == Truncation(40, "cut")
+
+
+def test_windows_stay_where_no_row_was_cut_for_they_leave_nothing_out(base: Path) -> None:
+    tagged = [Tagged(tuple(text(n).split()), tuple(("O", "B-X", "I-X", "O")[(n + k) % 4] for k in range(4))) for n in range(8)]
+    assert recorded(base, "tag", tagged, 64) == Truncation(64, "error", 5)
+    assert recorded(base, "tag", tagged, 64, long="error") == Truncation(64, "error")
+    contract = replace(Contract.open(base), truncation=Truncation(16, "error", 5))
+    assert tag_window(contract, 64, None) == (14, 5) and tag_window(contract, 64, None, "none") == (14, None)
+    asked = [Question(f"{n} who?", f"{n} {text(n)}", ((text(n).split()[0], len(str(n)) + 1),), where=f"rows:{n}") for n in range(8)]
+    assert recorded(base, "answer", asked, 64) == Truncation(64, "error", 5)
 
 
 def test_other_tools_find_the_length(base: Path, tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
@@ -112,7 +180,7 @@ def test_words_are_tagged_in_the_windows_of_the_training(base: Path, tuned: Call
     assert model.contract.truncation == Truncation(16, "head-tail", 5)
     seen: list[int] = []
     assert model.tag([LONG], progress=seen.append) == model.tag([LONG], stride=5) and seen[-1] > 1
-    with pytest.raises(ContextError, match="this model reads 14 at once"):
+    with pytest.raises(ContextError, match="this model was tuned on texts of at most 16 tokens"):
         model.tag([LONG], "none")
 
 
@@ -139,6 +207,20 @@ def test_vectors_of_long_texts_are_those_of_the_training(tuned: Callable[..., Tr
     assert np.abs(model.embed([LONG]) - theirs.encode([LONG])).max() < 2e-5
     assert np.abs(EncoderEngine(model).embed([LONG]) - model.embed([LONG])).max() < 1e-5
     assert np.abs(model.embed([LONG]) - model.embed([LONG], long="head-tail")).max() > 1e-4
+
+
+def test_an_adapter_for_vectors_is_merged_with_the_length_of_its_training(tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
+    """The base's folder reads 64 tokens: merged with an adapter that learned from 12, it reads 12, here and in sentence-transformers."""
+    start = write(tmp_path / "start", "MaskedLM", length=64)
+    SentenceTransformer(str(start), device="cpu").save(str(tmp_path / "sentence"))
+    start = tmp_path / "sentence"
+    train(tuned("embed", start, similar(24), **WAYS | {"data.long": "cut", "adapt.method": "lora"}))
+    adapter, merged = tmp_path / "run" / "adapter", tmp_path / "merged"
+    assert main(["merge", str(start), str(adapter), str(merged)]) == 0
+    with_adapter, model, theirs = quire.load(start, adapter=adapter), quire.load(merged), SentenceTransformer(str(merged), device="cpu")
+    assert theirs.max_seq_length == model.sentence.limit == 12 and with_adapter.contract.truncation == model.contract.truncation
+    assert np.abs(model.embed([LONG]) - with_adapter.embed([LONG])).max() < 1e-5
+    assert np.abs(model.embed([LONG]) - theirs.encode([LONG])).max() < 2e-5
 
 
 def test_pairs_are_ranked_as_they_were_learned(tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
@@ -183,7 +265,8 @@ def test_rows_of_ids_are_never_cut_unasked(base: Path) -> None:
     engine = EncoderEngine(quire.load(base))
     with pytest.raises(ContextError, match="16"):
         engine.readings([[5] * 20])
-    assert len(engine.readings([[5] * 20], long="cut")[0].row.ids) == 16
+    [reading] = engine.readings([[5] * 20], long="cut")
+    assert len(reading.row.ids) == 16 and reading.cut == 4
 
 
 def test_the_server_says_so_too() -> None:
