@@ -153,7 +153,7 @@ def test_windows_stay_where_no_row_was_cut_for_they_leave_nothing_out(base: Path
     assert recorded(base, "tag", tagged, 64) == Truncation(64, "error", 5)
     assert recorded(base, "tag", tagged, 64, long="error") == Truncation(64, "error")
     contract = replace(Contract.open(base), truncation=Truncation(16, "error", 5))
-    assert tag_window(contract, 64, None) == (14, 5) and tag_window(contract, 64, None, "none") == (14, None)
+    assert tag_window(contract, 64, None, "simple") == (14, 5) and tag_window(contract, 64, None, "none") == (14, None)
     asked = [Question(f"{n} who?", f"{n} {text(n)}", ((text(n).split()[0], len(str(n)) + 1),), where=f"rows:{n}") for n in range(8)]
     assert recorded(base, "answer", asked, 64) == Truncation(64, "error", 5)
 
