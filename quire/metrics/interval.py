@@ -3,6 +3,9 @@
 The unit that is drawn again is the document (or example), never the token: tokens of one document are far from independent, and an interval
 over tokens would be much too narrow. Percentile method; every draw comes from a generator of its own, so a figure's interval is the same
 each time it is computed.
+
+Where every document is right, or none is, all draws are alike and would claim certainty: there the exact interval of a share stands
+(Clopper and Pearson 1934).
 """
 
 from __future__ import annotations
@@ -58,6 +61,11 @@ def ratio_interval(totals: Sequence[float], weights: Sequence[float], *, level: 
         places = generator.integers(0, n, size=(rows, n))
         drawn[start : start + rows] = top[places].sum(axis=1) / bottom[places].sum(axis=1)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    least = ((1 - level) / 2) ** (1 / n)  # the share at which n right of n are just not too lucky
+    if not top.any():
+        high = 1.0 - least
+    elif (top == bottom).all():
+        low = least
     return Interval(float(top.sum() / bottom.sum()), float(low), float(high), level, n)
 
 

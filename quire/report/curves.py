@@ -128,7 +128,8 @@ def _supervised(run: Run, evals: list[Chart], steps: list[Chart]) -> tuple[list[
         lines = [replace(losses.series[0], name="training"), replace(held.series[0], name="held out", colour=1)]
         losses = replace(losses, title="Loss", series=lines, note="Solid: training, each step; dashed: the held-out rows.")
     if losses is not None:
-        losses = replace(losses, unit=_UNITS.get(task(run), ""))
+        number_learned = task(run) == "classify" and run.metric == "spearman"
+        losses = replace(losses, unit="squared error a row" if number_learned else _UNITS.get(task(run), ""))
     # A perplexity is the loss in another unit; beside a loss that is the metric, the likeness of what was written says more than any other.
     evals = [chart for chart in evals if chart.title != _named(run, "perplexity")[0]]
     if run.metric == "loss":

@@ -81,13 +81,18 @@ class Run:
         return lower_is_better(self.metric, self.evals)
 
     def best(self) -> tuple[str, float, int] | None:
-        """(metric, value, step) of the best evaluation."""
+        """(metric, value, step) of the best evaluation; of equal ones that with the lowest loss, as the run itself chooses."""
         name = self.metric
-        scored = [(value, int(row["step"])) for row in self.evals if (value := number(row.get(name))) is not None]
+        sign = 1 if self.lower_is_better else -1
+        scored = [
+            (sign * value, math.inf if (loss := number(row.get("loss"))) is None else loss, int(row["step"]))
+            for row in self.evals
+            if (value := number(row.get(name))) is not None
+        ]
         if not scored:
             return None
-        value, step = min(scored) if self.lower_is_better else max(scored, key=lambda pair: (pair[0], -pair[1]))
-        return name, value, step
+        value, _, step = min(scored)
+        return name, sign * value, step
 
 
 def number(value: Any) -> float | None:

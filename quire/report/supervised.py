@@ -44,6 +44,8 @@ FIGURES = {
     "ndcg@10": ("NDCG@10", False),
     "spearman": ("Spearman correlation", False),
     "pearson": ("Pearson correlation", False),
+    "mae": ("mean absolute error", False),
+    "rmse": ("root mean squared error", False),
     "rouge1": ("ROUGE-1", True),
     "rouge2": ("ROUGE-2", True),
     "rougeL": ("ROUGE-L", True),

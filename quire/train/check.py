@@ -91,7 +91,11 @@ def refuse_untrained(step: int, weights: dict[str, int]) -> None:
 
 
 class Patience:
-    """Early stopping and the best evaluation so far."""
+    """Early stopping and the best evaluation so far.
+
+    Of evaluations with equal figures (an F1 of 0 at first, an accuracy of few rows) the one with the lower held-out loss is the best: it
+    has learned more. Patience waits for a better figure all the same.
+    """
 
     def __init__(self, metric: str, better: str, patience: int) -> None:
         self.metric, self.lower, self.patience = metric, better == "lower", patience
@@ -100,12 +104,13 @@ class Patience:
 
     def see(self, step: int, figures: dict[str, float]) -> bool:
         """Takes an evaluation; True when it is the best so far."""
-        value = figures.get(self.metric, math.nan)
-        if math.isfinite(value) and (not self.best or (value < self.best["value"] if self.lower else value > self.best["value"])):
-            self.best, self.since = {"metric": self.metric, "value": value, "step": step}, 0
-            return True
-        self.since += 1
-        return False
+        value, loss = figures.get(self.metric, math.nan), figures.get("loss", math.nan)
+        better = math.isfinite(value) and (not self.best or (value < self.best["value"] if self.lower else value > self.best["value"]))
+        level = bool(self.best) and value == self.best["value"] and loss < self.best.get("loss", math.inf)
+        self.since = 0 if better else self.since + 1
+        if better or level:
+            self.best = {"metric": self.metric, "value": value, "step": step} | ({"loss": loss} if math.isfinite(loss) else {})
+        return better or level
 
     @property
     def over(self) -> bool:

@@ -246,10 +246,14 @@ def _finish(
 
     Raises Interrupted where a signal breaks off the evaluation.
     """
-    best = outcome.best.get("step", outcome.step)
+    best, kept = outcome.best.get("step", outcome.step), outcome.step
+    if outcome.best.get("value") == 0 and parts.task.better == "higher":
+        what = f"{outcome.best['metric']} was 0 at every evaluation: this model has learned too little to be used"
+        say(f"{what}. Train longer, or at a higher rate.")
     if recipe.train.keep == "best" and best != outcome.step:
         try:
             state.load_weights(trainer.model, state.open_at(run.checkpoints, best).weights())
+            kept = best
             say(f"kept: the weights of step {best}, the best by {outcome.best['metric']}")
         except CheckpointError as error:
             warnings.warn(f"{error}. The last weights are kept instead of the best.", CheckpointWarning, stacklevel=2)
@@ -258,7 +262,7 @@ def _finish(
     with trainer.meters.pause("evaluating what is kept"), trainer.stop.listening(), trainer.stop.breaking(trainer.model):
         evaluation = parts.evaluate(trainer.model, run)
     run.write("evaluation.json", evaluation)
-    lineage = {"run": run.path.name, "task": parts.task.name, "step": outcome.step, "corpus": parts.corpus}
+    lineage = {"run": run.path.name, "task": parts.task.name, "step": kept, "corpus": parts.corpus}
     model = parts.write(run.model, trainer.model, lineage)
     if model is not None:
         certify.write(certify.certify(model), model)

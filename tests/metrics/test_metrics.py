@@ -59,6 +59,14 @@ def test_ratio_weighs_long_documents_and_repeats_exactly() -> None:
     assert ratio_interval([3.0], [2.0]).low == 1.5  # one document says nothing about others; the interval cannot either
 
 
+def test_all_right_or_none_right_claims_no_certainty() -> None:
+    """Clopper and Pearson's bounds; those of 12 of 12 and 0 of 12 stand in many tables."""
+    right, wrong = mean_interval([1.0] * 12), ratio_interval([0.0] * 12, [1.0, 3.0] * 6)
+    assert (right.value, right.high) == (1.0, 1.0) and right.low == pytest.approx(0.7354, abs=1e-4)
+    assert (wrong.value, wrong.low) == (0.0, 0.0) and wrong.high == pytest.approx(0.2646, abs=1e-4)
+    assert mean_interval([1.0] * 10_000).low > 0.9996
+
+
 def test_interval_in_pieces_equals_interval_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(1).normal(size=40).tolist()
     whole = mean_interval(values, draws=500)

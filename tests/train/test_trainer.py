@@ -24,7 +24,7 @@ from quire.nn.batch import IGNORE, Batch
 from quire.tasks.task import make
 from quire.text import training
 from quire.train import state
-from quire.train.check import Health
+from quire.train.check import Health, Patience
 from quire.train.folder import RunFolder
 from quire.train.meters import Meters
 from quire.train.parallel import Compute, LossScale, global_norm, scale_all
@@ -321,3 +321,14 @@ def test_hooks_come_when_they_are_due(tiny: Tiny, tmp_path: Path) -> None:
     made.fit()
     assert [row["step"] for row in read_lines(tmp_path / "metrics.jsonl") if row.get("what") == "saved"] == [10, 20, 25]
     assert state.steps_saved(tmp_path / "checkpoints") == [20, 25]
+
+
+def test_of_equal_figures_the_lower_loss_is_the_best_and_patience_waits_on() -> None:
+    patience = Patience("f1", "higher", 3)
+    seen = [patience.see(step, {"f1": 0.0, "loss": loss}) for step, loss in ((2, 2.0), (4, 1.0), (6, 1.5))]
+    assert seen == [True, True, False] and patience.best == {"metric": "f1", "value": 0.0, "step": 4, "loss": 1.0}
+    assert patience.since == 2 and not patience.over
+    again = Patience("f1", "higher", 3)
+    again.load_state(patience.state())
+    assert not again.see(8, {"f1": 0.0, "loss": math.nan}) and again.over
+    assert again.see(10, {"f1": 0.1, "loss": 9.0}) and not again.over

@@ -151,7 +151,8 @@ class Classify:
         loss = self._loss(found, wanted)
         if self.problem == "number":
             mine, theirs = found[:, 0].tolist(), [float(cast(float, row.number)) for row in wanted]
-            figures = {**likeness(mine, theirs), "loss": loss}
+            apart = np.abs(np.subtract(mine, theirs))
+            figures = {**likeness(mine, theirs), "mae": float(apart.mean()), "rmse": float(np.sqrt((apart**2).mean())), "loss": loss}
             return Evaluation(figures, found=[{"number": round(value, 4)} for value in mine])
         if self.problem == "several":
             chosen = [[label for label, score in zip(self.labels, row) if score > 0] for row in found]

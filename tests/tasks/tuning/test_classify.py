@@ -110,7 +110,7 @@ def test_rows_to_measure_on_are_read_before_the_first_step(base: Path, tmp_path:
 
 def test_a_run_learns_resumes_to_the_same_bits_and_is_used_by_its_labels(base: Path, tuned: Callable[..., TrainRecipe]) -> None:
     rows = [Labelled(f"{word} {text(n)}", (word,), where="") for n in range(20) for word in ("fox", "dog")]
-    recipe = tuned("classify", base, rows, **{"train.steps": 30, "optim.lr": 5e-3})
+    recipe = tuned("classify", base, rows, **{"train.steps": 50, "optim.lr": 5e-3})
     whole = train(recipe)
     assert whole.evaluation["held_out"]["accuracy"] == 1.0
     assert sum(map(sum, whole.evaluation["held_out"]["tables"]["confusion"]["counts"])) == whole.evaluation["held_out"]["rows"]
@@ -145,4 +145,5 @@ def test_numbers_that_do_not_differ_end_no_run(base: Path) -> None:
     task, model, _ = made(base, rows)
     found = task.evaluate(model, rows[:1])  # of one number nothing can be said
     assert np.isnan(found.figures["spearman"]) and np.isfinite(found.figures["loss"])
-    assert np.isfinite(task.evaluate(model, rows).figures["spearman"])
+    figures = task.evaluate(model, rows).figures
+    assert np.isfinite(figures["spearman"]) and 0 < figures["mae"] <= figures["rmse"] == pytest.approx(figures["loss"] ** 0.5, rel=1e-4)
