@@ -103,7 +103,7 @@ def test_a_recipe_for_words_or_answers_tunes_two_steps(name: str, tmp_path: Path
     from quire.train.run import train
     from tests.small import write_model
 
-    base = write_model(tmp_path / "base", "bert", context=128)
+    base = write_model(tmp_path / "base", "bert", context=512)
     files = {}
     for number, key in enumerate(("data.sources", "data.eval", "data.test")):
         files[key] = tmp_path / f"{key}.jsonl"

@@ -71,10 +71,9 @@ class RowSets:
             return []
         why = "figures on so few say little" if held < _LEAST else "rows of one text or context stay on one side"
         why = why if held else "no figure will tell which weights are best"
-        return [
-            f"held out: {share_of(held, of)}, where {100 * self.asked:.2g} % was asked for: {why}. Give rows with data.eval, or another "
-            "data.held_out."
-        ]
+        as_asked = bool(held) and self.asked / 2 <= held / of <= self.asked * 2
+        wanted = "" if as_asked else f", where {100 * self.asked:.2g} % was asked for"
+        return [f"held out: {share_of(held, of)}{wanted}: {why}. Give rows with data.eval, or another data.held_out."]
 
 
 def load(

@@ -112,6 +112,8 @@ def label(value: Any, name: str, names: Mapping[str, str]) -> str:
         value = "true" if value else "false"
     elif isinstance(value, int):
         value = str(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise Wrong(f"'{name}' is {value!r}, which is no label. Take the row out, or give it its label.")
     elif isinstance(value, float):
         raise Wrong(
             f"'{name}' is {value!r}, a number with a fraction. For a regression set task.labels to 'number'; a class is a text or whole."

@@ -21,7 +21,7 @@ from ..tasks.tuning.example import Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import TASKS, Row
 from .recipe import TrainRecipe
-from .tuning import load_rows, look_at_readings
+from .tuning import load_rows, look_at_readings, row_tokens
 
 _FIXED = "Nothing can be learned from them as they are: this cannot be allowed."
 
@@ -62,8 +62,7 @@ def _read(found: Examined, recipe: TrainRecipe, rows: list[Row]) -> None:
     folder = hub.locate(recipe.model.start)
     opened, base, contract = ModelFolder.open(folder), bound(folder), Contract.open(folder)
     part = replace(recipe, "task.name", task_for(rows[0], recipe)).task
-    most = opened.model_config.context - recipe.adapt.positions
-    context = min(recipe.data.longest or most, most)
+    context = row_tokens(recipe, opened)
     try:
         found.task = make(part, recipe.data.long, contract, context, rows, folder, opened.model_config.width)
         found.examples = found.task.examples(rows)

@@ -131,8 +131,7 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     folder = scratch.begin(run, recipe, sets.train, say) if named is None else named
     opened, base = ModelFolder.open(folder), bound(folder)
     contract = dataclasses.replace(Contract.open(folder), truncation=None)  # a cut that the model was tuned with is not of this training
-    most = opened.model_config.context - recipe.adapt.positions
-    context = min(part.longest or most, most)
+    context = row_tokens(recipe, opened)
     check_kind(recipe, opened)
     task = make(recipe.task, part.long, contract, context, sets.train, folder, opened.model_config.width)
     if part.pack and not task.packs:
@@ -172,6 +171,17 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> 
     objective = teacher.beside(run, recipe, task, model, contract.tokenizer, compute, loader.row_tokens, labels)
     contract = as_used(contract, part.long != "auto", part.longest > 0, examples)
     return Tuned(contract, opened, task, objective, sets.held_out, sets.test, loader, model, adapter)
+
+
+def row_tokens(recipe: TrainRecipe, opened: ModelFolder) -> int:
+    """Tokens that a row may have. Raises RecipeError where the recipe allows more than the model reads."""
+    most, longest = opened.model_config.context - recipe.adapt.positions, recipe.data.longest
+    if longest > most:
+        beside = f" beside the {recipe.adapt.positions} positions of adapt.tokens" if recipe.adapt.positions else ""
+        raise RecipeError(
+            f"data.longest = {longest}, and this model reads {most} tokens at once{beside}: give at most {most}, or leave it out."
+        )
+    return longest or most
 
 
 def _changed(opened: ModelFolder) -> dict[str, list[str]]:

@@ -225,6 +225,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"text": "ü\0", "label": "x"}, "'text' holds a NUL character"),
     ({"text": "t", "label": None}, "'label' is missing (None)"),
     ({"text": "t", "label": ""}, "'label' is empty"),
+    ({"text": "t", "label": float("nan")}, "'label' is nan, which is no label. Take the row out"),
     ({"text": "t", "label": 0.5}, "'label' is 0.5, a number with a fraction. For a regression set task.labels to 'number'"),
     ({"text": "t", "label": {"a": 1}}, "'label' is {'a': 1}, of type dict"),
     ({"text": "t", "labels": ["x", "x"]}, "'labels' is ['x', 'x'], with a label twice"),

@@ -213,6 +213,7 @@ def test_a_split_far_from_what_was_asked_says_so() -> None:
         return RowSets(counted(a=train), counted(b=held), [], asked=asked).lines()[-1]
 
     assert "held out: 1 of 60 rows (1.7 %), where 10 % was asked for: figures on so few say little" in last(59, 1, 0.1)
+    assert "held out: 3 of 30 rows (10 %): figures on so few say little" in last(27, 3, 0.1)
     assert "no figure will tell" in last(60, 0, 0.1)
     assert "32 of 100 rows (32 %)" in last(68, 32, 0.1) and "stay on one side. Give rows with data.eval" in last(68, 32, 0.1)
     assert "held out:" not in last(90, 12, 0.1) + last(60, 1, 0.0) and "held out:" in last(990, 12, 0.1)

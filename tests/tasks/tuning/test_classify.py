@@ -15,7 +15,7 @@ import transformers
 import quire
 from quire.binding import Contract
 from quire.data.readings import padding_labels
-from quire.errors import DataError
+from quire.errors import DataError, RecipeError
 from quire.families import ModelFolder, heads
 from quire.nn.batch import Batch
 from quire.tasks.reading import read
@@ -106,6 +106,11 @@ def test_rows_to_measure_on_are_read_before_the_first_step(base: Path, tmp_path:
     recipe = tuned("classify", base, ROWS, **{"data.test": (long,), "data.long": "error"})
     with pytest.raises(DataError, match=r"1 row has more than 64 tokens \(.*test.jsonl:1: \d+ tokens too many"):
         train(recipe)
+
+
+def test_longer_rows_than_the_model_reads_are_no_setting(base: Path, tuned: Callable[..., TrainRecipe]) -> None:
+    with pytest.raises(RecipeError, match=r"data.longest = 600, and this model reads 64 tokens at once: give at most 64"):
+        train(tuned("classify", base, ROWS, **{"data.longest": 600}))
 
 
 def test_a_run_learns_resumes_to_the_same_bits_and_is_used_by_its_labels(base: Path, tuned: Callable[..., TrainRecipe]) -> None:
