@@ -238,8 +238,9 @@ def test_a_base_model_goes_on_with_the_text(page: Page) -> None:
 
 
 def test_what_else_a_token_might_have_been(page: Page) -> None:
-    page.open(max_tokens=12)
+    page.open(max_tokens=12, seed=1)
     page.say("hello")
+    page.until("document.querySelectorAll('.token').length > 1")
     page.run("document.querySelector('.token').dispatchEvent(new MouseEvent('mouseover', { bubbles: true }))")
     rows = page.run(
         "[...document.querySelectorAll('#chances table:first-child tr')].map((row) => [row.className, row.lastChild.textContent])"
