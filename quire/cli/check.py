@@ -170,7 +170,7 @@ def facts(found: Examined, recipe: TrainRecipe) -> dict[str, Any]:
         **(
             {}
             if found.sets is None
-            else {"train": len(found.sets.train), "held_out": len(found.sets.held_out), "test": len(found.sets.test)}
+            else {key: value for key, value in found.sets.json().items() if key in ("train", "held_out", "test", "columns")}
         ),
         **({"tokens": sum(tokens), "longest": max(tokens)} if tokens else {}),
         "seconds": round(found.seconds, 3),
@@ -200,7 +200,7 @@ def _table(found: Examined) -> None:
 
     entries = found.ledger.entries
     rows = [
-        (entry.check, CHECKS[entry.check], entry.outcome, f"{entry.finding.count:,}", f"{entry.seconds:.2f}")
+        (entry.check, CHECKS[entry.check], entry.outcome, f"{entry.finding.count:,}" if entry.finding.count else "", f"{entry.seconds:.2f}")
         for entry in entries
         if entry.finding
     ]

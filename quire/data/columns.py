@@ -6,7 +6,7 @@ fault, since it would be another kind of row or a half-empty one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ class AmbiguousRows(DataError):
 class Plan:
     """How records are read. places: {our name: the file's}; keys: the first record's columns; beside: ones that may come and go.
 
-    told: the user named every column that is needed, so the others do not tell what kind of row it is.
+    told: the user named every column that is needed, so the others do not tell what kind of row it is. there: the places that the first
+    record has.
     """
 
     form: Form
@@ -43,6 +44,19 @@ class Plan:
     beside: frozenset[str]
     told: bool
     where: str
+    there: Mapping[str, str]
+
+    @property
+    def unread(self) -> list[str]:
+        """Columns of the first record that are left out."""
+        return sorted(self.keys - _parts(self.there.values()))
+
+    def json(self) -> dict[str, Any]:
+        return {"read": dict(self.there), "unread": self.unread}
+
+    def __str__(self) -> str:
+        read = ", ".join(f"{ours} = {theirs}" for ours, theirs in self.there.items())
+        return read + (f"; not read: {_listed(self.unread)}" if self.unread else "")
 
     def fits(self, fields: Mapping[str, Any]) -> bool:
         """Is this a record of the same kind as the first one?"""
@@ -61,24 +75,30 @@ def rows(
     number: bool | None = None,
     label_names: Sequence[str] | Mapping[str, str] = (),
     among: Sequence[str] = (),
+    problems: Problems | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
 ) -> Iterator[Row]:
     """Typed rows of records.
 
     schema: one of SCHEMAS, or 'auto'. columns: {our name: the file's}; the file's may be a key inside a column ('translation.en') or
     texts to join ('title+body'). number: labels are numbers to be predicted (None: where their column is called score). label_names: what
     the numbers in labels and tags stand for, in order from 0, or {number: name}. among: schemas that are meant where several would fit.
+    problems: what `records` gathers its faults in, so that those of files and of values are told together. on_plan: hears how the rows are
+    read, once the first one has decided it.
     Raises DataError at the first record when it cannot be told how to read it, and at the end when any row had a fault (what came before
     is then not to be used).
     """
     if schema != AUTO and schema not in SCHEMAS:
         raise DataError(f"data.schema is {schema!r}; allowed: {AUTO}, {', '.join(SCHEMAS)}.{nearest(schema, list(SCHEMAS))}")
     reading = Reading(number, named(label_names))
-    problems = Problems()
+    problems = Problems() if problems is None else problems
     plan: Plan | None = None
     several: tuple[bool, str] | None = None  # whether the labels of the first row are a list, and where that was
     for record in records:
         if plan is None:
             plan = settle(record, schema, columns or {}, reading, among)
+            if on_plan:
+                on_plan(plan)
         if not plan.fits(record.fields):
             problems.add(record.where, _mixed(record, plan))
             continue
@@ -97,9 +117,9 @@ def rows(
                 )
                 continue
         yield row
+    problems.finish()
     if plan is None:
         raise DataError("there are no rows. Name files that hold some.")
-    problems.finish()
 
 
 def _mixed(record: Record, plan: Plan) -> str:
@@ -163,11 +183,11 @@ def settle(record: Record, schema: str, columns: Mapping[str, str], reading: Rea
     form = whole[0].form
     places = {ours: names[0] for ours, names in form.may.items()} | whole[0].places  # one that may come later has its first name
     beside = frozenset(places[ours] for ours in form.may)
-    return Plan(form, places, frozenset(record.fields), beside, columns.keys() >= form.needs.keys(), record.where)
+    return Plan(form, places, frozenset(record.fields), beside, columns.keys() >= form.needs.keys(), record.where, whole[0].places)
 
 
 def _fit(form: Form, fields: Mapping[str, Any], columns: Mapping[str, str]) -> _Fit:
-    taken = {part for place in columns.values() for part in (place, place.partition(".")[0], *place.split("+"))}
+    taken = _parts(columns.values())
     places = dict(columns)
     missing, clashes = [], {}
     for ours, names in (*form.needs.items(), *form.may.items()):
@@ -185,7 +205,12 @@ def _fit(form: Form, fields: Mapping[str, Any], columns: Mapping[str, str]) -> _
     return _Fit(form, places, missing, clashes, blocked)
 
 
-def _listed(fields: Mapping[str, Any]) -> str:
+def _parts(places: Iterable[str]) -> set[str]:
+    """The columns that places may be made of."""
+    return {part for place in places for part in (place, place.partition(".")[0], *place.split("+"))}
+
+
+def _listed(fields: Iterable[str]) -> str:
     return ", ".join(shown(name, 60) for name in list(fields)[:20]) or "none"
 
 

@@ -23,6 +23,7 @@ CHECKS: dict[str, str] = {
     "same-answer": "every row answers the same",
     "one-label": "labels that tell nothing apart",
     "label-spellings": "one label in two spellings",
+    "label-numbers": "numbers among names of labels",
     "label-unknown": "labels that only the evaluation rows have",
     "contradictions": "the same text with another answer",
     "duplicates": "rows that are there twice",
@@ -47,7 +48,7 @@ SHOWN = 5  # rows of a finding in a message; the run folder has no more
 class Finding:
     """What one check found. says: one sentence; rows: the first few, each with its place, cut; fix: what to do.
 
-    count of `of` rows (or labels, or pairs). key: what of the recipe decides about it, where that is not `data.allow`.
+    count: of rows (or labels, or pairs); 0: nothing to count. key: what of the recipe decides about it, where that is not `data.allow`.
     """
 
     refused: bool
@@ -79,7 +80,8 @@ class Entry:
 
     def json(self) -> dict[str, Any]:
         found = self.finding
-        said = {} if found is None else {"says": found.says, "rows": list(found.rows), "count": found.count, "fix": found.fix}
+        said: dict[str, Any] = {} if found is None else {"says": found.says, "rows": list(found.rows), "fix": found.fix}
+        said |= {"count": found.count} if found and found.count else {}
         return {"check": self.check, "outcome": self.outcome, "seconds": round(self.seconds, 4), **said}
 
 

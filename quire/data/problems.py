@@ -14,6 +14,14 @@ SHOWN = 5
 MOST = 1000  # faults after which the file is not what it is taken for: reading on tells nothing more
 
 
+class FaultyRows(DataError):
+    """Rows that cannot be used as they are. count: how many faults were found."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.count = count
+
+
 class Problems:
     """`add` faults while reading, `finish` at the end."""
 
@@ -34,11 +42,11 @@ class Problems:
         if self.count:
             raise self._error(f"{self.count:,} faults")
 
-    def _error(self, total: str) -> DataError:
+    def _error(self, total: str) -> FaultyRows:
         if self.count == 1:
-            return DataError(self.examples[0])
+            return FaultyRows(self.examples[0], 1)
         first = f"; the first {len(self.examples)}" if self.count > len(self.examples) else ""
-        return DataError("\n  ".join([f"the rows cannot be used as they are ({total}{first}):", *self.examples]))
+        return FaultyRows("\n  ".join([f"the rows cannot be used as they are ({total}{first}):", *self.examples]), self.count)
 
 
 def shown(value: Any, most: int = 80) -> str:

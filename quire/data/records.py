@@ -35,12 +35,14 @@ class Record:
     where: str
 
 
-def read(given: Sequence[str], names: Sequence[str] = (), *, tally: sources.Tally | None = None) -> Iterator[Record]:
+def read(
+    given: Sequence[str], names: Sequence[str] = (), *, tally: sources.Tally | None = None, problems: Problems | None = None
+) -> Iterator[Record]:
     """The records of all sources, source by source, in an order that depends on names alone.
 
     given: files, folders, globs, pulled data sets by their names, or A+B for two plain-text files whose lines belong together (fields
     `source`, `target`). names: the columns of CSV and TSV files that have no header; '...' as the last leaves further ones out.
-    tally: what folders held that is no file of records is counted there.
+    tally: what folders held that is no file of records is counted there. problems: faults are gathered there, for the caller to finish.
     Raises DataError with the first faults and their number when the pass ends (what came before it is then not to be used), at once for a
     source that is not there; ExtraError for Parquet without pyarrow.
     """
@@ -49,24 +51,25 @@ def read(given: Sequence[str], names: Sequence[str] = (), *, tally: sources.Tall
     if not given:
         raise DataError("no sources were given. Name files, folders or globs of rows.")
     tally = sources.Tally() if tally is None else tally
-    problems = Problems()
+    gathered = Problems() if problems is None else problems
     seen: dict[Path, str] = {}
     for spec in given:
         for name, read_one in _places(spec, names, tally, seen):
             tally.files += 1
             count = 0
-            faults = problems.count
+            faults = gathered.count
             try:
-                for where, fields in read_one(problems.add):
+                for where, fields in read_one(gathered.add):
                     count += 1
                     yield Record(fields, sources.printable(where))
             except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-                problems.add(name, f"a damaged gzip file ({error}){_after(count)}. Fetch or compress it again.")
+                gathered.add(name, f"a damaged gzip file ({error}){_after(count)}. Fetch or compress it again.")
             except OSError as error:
-                problems.add(name, f"cannot be read: {error.strerror or error}{_after(count)}. Check the file and its permissions.")
-            if not count and problems.count == faults:
-                problems.add(name, "the file holds no rows. Mend it or take it out.")
-    problems.finish()
+                gathered.add(name, f"cannot be read: {error.strerror or error}{_after(count)}. Check the file and its permissions.")
+            if not count and gathered.count == faults:
+                gathered.add(name, "the file holds no rows. Mend it or take it out.")
+    if problems is None:
+        gathered.finish()
 
 
 def _after(count: int) -> str:

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ..errors import DataError
 from ..progress import many
 from ..tasks.tuning.schemas import Labelled, Row, labels_of
 from . import pydoc_questions
+from .columns import Plan
 from .columns import rows as as_rows
 from .ledger import share as share_of
 from .overlap import without_copies
+from .problems import Problems
 from .records import parse_columns, parse_names, read
 
 _FEW = 50  # rows to hold out, below which a threshold of hashes may miss the share by far
@@ -35,10 +38,12 @@ class RowSets:
     overlapping: int = 0  # training rows that were left out because the evaluation reads them too
     unknown: int = 0  # rows of the evaluation that were left out because of labels that are never trained
     asked: float = 0.0  # the share that was to be held out; 0: none, or rows of its own
+    columns: dict[str, Plan] = field(default_factory=dict)  # how the files of each side were read: 'train', 'held_out', 'test'
 
     def json(self) -> dict[str, Any]:
         sizes = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
-        return {**sizes, "repeated": self.repeated, "overlapping": self.overlapping, "unknown": self.unknown}
+        columns = {side: plan.json() for side, plan in self.columns.items()}
+        return {**sizes, "columns": columns, "repeated": self.repeated, "overlapping": self.overlapping, "unknown": self.unknown}
 
     def leave_out_unknown(self) -> None:
         """Takes rows out of the evaluation that have a label which no training row has. Raises DataError when none is left of a file's."""
@@ -62,7 +67,13 @@ class RowSets:
         left = [many(count, f"repeated {name} row") for name, count in self.repeated.items() if count]
         left += [f"{many(self.overlapping, 'training row')} that the evaluation reads too"] * bool(self.overlapping)
         left += [f"{many(self.unknown, 'row')} of the evaluation with labels that are never trained"] * bool(self.unknown)
-        return [sizes, *(f"left out: {what}" for what in left), *self._far()]
+        return [*self._columns(), sizes, *(f"left out: {what}" for what in left), *self._far()]
+
+    def _columns(self) -> list[str]:
+        """Which column was taken as what; of the evaluation's files, where they are read otherwise than those that train."""
+        said = {side: str(plan) for side, plan in self.columns.items()}
+        names = {"train": "columns", "held_out": "columns of data.eval", "test": "columns of data.test"}
+        return [f"{names[side]}: {text}" for side, text in said.items() if side == "train" or text != said.get("train")]
 
     def _far(self) -> list[str]:
         """Says where the share that came out is not the one that was asked for, or too small to measure on."""
@@ -98,18 +109,24 @@ def load(
     """
     meant = parse_columns(columns)
     labels = parse_names(label_names)
+    plans: dict[str, Plan] = {}
 
-    def from_(specs: Sequence[str]) -> list[Row]:
+    def from_(specs: Sequence[str], side: str) -> list[Row]:
         files = [spec for spec in specs if spec != pydoc_questions.NAME]
-        made = _asked(schema, meant) if len(files) < len(specs) else []
-        found = made + (list(as_rows(read(files, names), schema, meant, number=number, label_names=labels, among=among)) if files else [])
+        found = made = _asked(schema, meant) if len(files) < len(specs) else []
+        if files:
+            gathered = Problems()
+            records, heard = read(files, names, problems=gathered), partial(plans.__setitem__, side)
+            told = as_rows(records, schema, meant, number=number, label_names=labels, among=among, problems=gathered, on_plan=heard)
+            found = [*made, *told]
         if made and found[-1].schema != made[0].schema:
             raise DataError(
                 f"the source '{pydoc_questions.NAME}' makes {made[0].schema} rows, and {found[-1].where} is a {found[-1].schema} row."
             )
         return found
 
-    sets = RowSets(from_(sources), from_(held_out) if held_out else [], from_(test) if test else [])
+    evaluation = from_(held_out, "held_out") if held_out else [], from_(test, "test") if test else []
+    sets = RowSets(from_(sources, "train"), *evaluation, columns=plans)
     if not sets.train:
         raise DataError(f"there is no row in {', '.join(sources)}.")
     _one_kind(sets, among)

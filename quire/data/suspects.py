@@ -6,6 +6,7 @@ Each check is a function of the rows that returns a `Finding` or None. What a da
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ _ALIKE_ROWS = 8  # rows that answer the same are no accident from here on
 _LONG_NAME = 6  # letters of a label in which one slip of the finger can be told from another word
 _SWAPPED = 4  # letters that may have changed their places
 _RARE = 20  # a label so many times as frequent as the one that looks like it is what was meant
+_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 _FEW = 5  # rows of a label that may be a slip
 _WORDS = 5  # a text of fewer words stands on both sides by chance
 _NEAR = 0.01  # of the evaluation's rows may have a near copy among the training rows; a random split of one source ten times as many
@@ -42,6 +44,7 @@ def look(ledger: Ledger, sets: RowSets, *, given: bool) -> None:
     ledger.look("same-answer", same_answer, train)
     ledger.look("one-label", one_label, train)
     ledger.look("label-spellings", label_spellings, every)
+    ledger.look("label-numbers", label_numbers, every)
     ledger.look("label-unknown", label_unknown, train, held)
     if "label-unknown" in ledger.allow:
         sets.leave_out_unknown()
@@ -161,6 +164,26 @@ def _slip(one: str, other: str) -> bool:
     if len(mine) == 1:
         return end < len(short) and not (mine + theirs).isdigit()
     return len(mine) <= _SWAPPED and sorted(mine) == sorted(theirs)
+
+
+def label_numbers(rows: Sequence[Row]) -> Finding | None:
+    """Numbers among names, whether the file writes them as numbers or, as tables do, as texts. Where most labels are numbers, a name
+    among them ('other') may well be meant: that is told."""
+    labels = dict.fromkeys(label for row in rows if isinstance(row, Labelled) for label in row.labels)
+    numbers = [label for label in labels if _NUMBER.fullmatch(label)]
+    names = [label for label in labels if not _NUMBER.fullmatch(label)]
+    if not numbers or not names:
+        return None
+    slipped = len(numbers) <= len(names)
+    what, odd, beside, usual = ("number", numbers, "names", names) if slipped else ("name", names, "numbers", numbers)
+    found = [row for row in rows if not set(odd).isdisjoint(labels_of(row))]
+    says = f"{share(len(found), len(rows))} have a {what} as label ({_quoted(odd)}) among {beside} ({_quoted(usual)}): a class of its own."
+    fix = 'Write all labels alike, or say what every number stands for, as in data.label_names = ["0=bad", "1=good"].'
+    return Finding(slipped, says, first(f"{row.where}: {', '.join(map(repr, labels_of(row)))}" for row in found), fix, len(found))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
 
 
 def label_unknown(train: Sequence[Row], held: Sequence[Row]) -> Finding | None:

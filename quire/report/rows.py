@@ -59,7 +59,7 @@ def _badge(outcome: str) -> str:
 
 def _finding(check: dict[str, Any]) -> str:
     lines = "".join(f"<li><code>{escape(row)}</code></li>" for row in check["rows"])
-    more = check["count"] - len(check["rows"])
+    more = check.get("count", 0) - len(check["rows"])
     rest = f"<li>and {more:,} more</li>" if check["rows"] and more > 0 else ""
     fix = f'<p class="fix">{escape(check["fix"])}</p>' if check["fix"] else ""
     says = escape(check["says"]).replace("\n", "<br>")

@@ -12,6 +12,7 @@ from .. import hub
 from ..binding import Contract, bound
 from ..data import suspects
 from ..data.ledger import Finding, Ledger
+from ..data.problems import FaultyRows
 from ..data.readings import Reader
 from ..data.rows import RowSets
 from ..errors import ContextError, DataError, RecipeError
@@ -47,7 +48,8 @@ def examine(recipe: TrainRecipe) -> Examined:
         reading = time.perf_counter() - start
         suspects.look(found.ledger, found.sets, given=bool(recipe.data.eval))
     except DataError as error:  # they are no rows, or none is left of the evaluation's
-        found.ledger.add("readable", Finding(True, str(error), key=_FIXED), time.perf_counter() - start)
+        count = error.count if isinstance(error, FaultyRows) else 0
+        found.ledger.add("readable", Finding(True, str(error), count=count, key=_FIXED), time.perf_counter() - start)
     else:
         found.ledger.add("readable", None, reading)
         if recipe.model.start:

@@ -30,14 +30,14 @@ def test_rows_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", rows(tmp_path / "rows.jsonl", labelled())]) == 0
     told = capsys.readouterr().out
     assert "checks in " in told and "a run would begin" in told and "With --model they are looked at as that model reads them." in told
-    assert "10 of 10 checks found nothing (--json names them)" in told and "label-spellings" not in told
+    assert "11 of 11 checks found nothing (--json names them)" in told and "label-spellings" not in told
 
 
 def test_what_would_be_refused_is_shown_with_its_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spelt = (*labelled(), {"text": "one more text", "label": "Positive"})
     code = main(["check", rows(tmp_path / "rows.jsonl", spelt), "--test", rows(tmp_path / "test.jsonl", labelled(4))])
     told = capsys.readouterr().out
-    assert code == 2 and "2 of them would refuse a run" in told and " of 10 checks found nothing" in told
+    assert code == 2 and "2 of them would refuse a run" in told and " of 11 checks found nothing" in told
     assert "one label in two spellings" in told and "rows that answer nothing" not in told
     assert "refused label-spellings: 1 label looks like another one in a second spelling" in told
     assert "rows.jsonl:49) against 'positive'" in told
@@ -49,6 +49,50 @@ def test_rows_that_cannot_be_read_are_a_finding_too(tmp_path: Path, capsys: pyte
     assert main(["check", str(tmp_path / "rows.jsonl"), "--json"]) == 2
     found = json.loads(capsys.readouterr().out)["checks"]
     assert [(one["check"], one["outcome"]) for one in found] == [("readable", "refused")] and "rows.jsonl:2: no JSON" in found[0]["says"]
+
+
+def test_all_faults_of_a_file_are_counted_and_told_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        '{"text": "a", "label": "x"}\n{"text": \n{"text": "b", "label": "x"}\n{"text": "", "label": "x"}\n'
+    )
+    assert main(["check", str(tmp_path / "rows.jsonl")]) == 2
+    told = capsys.readouterr().out
+    assert "(2 faults)" in told and "rows.jsonl:2: no JSON" in told and "rows.jsonl:4: 'text' is empty" in told
+    assert told[told.index("rows that cannot be read") :].splitlines()[0].split()[-3:-1] == ["refused", "2"]
+    assert main(["check", str(tmp_path / "other.jsonl")]) == 2  # here nothing was counted
+    told = capsys.readouterr().out
+    assert (
+        "refused readable: the source" in told and told[told.index("rows that cannot be read") :].splitlines()[0].split()[-2] == "refused"
+    )
+
+
+def test_which_column_is_what_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{number},a review of number {number},{'good' if number % 2 else 'bad'}\n" for number in range(30)]
+    (tmp_path / "rows.csv").write_text("id,review,stars\n" + "".join(lines))
+    (tmp_path / "test.csv").write_text("sentence,class\nsomething else,good\n")
+    words = ["check", str(tmp_path / "rows.csv"), "--test", str(tmp_path / "test.csv")]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "columns: text = review, label = stars; not read: 'id'\n" in told
+    assert "columns of data.test: text = sentence, label = class\n" in told
+    assert main([*words, "--json"]) == 0
+    columns = json.loads(capsys.readouterr().out)["columns"]
+    assert columns["train"] == {"read": {"text": "review", "label": "stars"}, "unread": ["id"]}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_number_among_names_of_labels_is_refused(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [{"text": f"number {number}", "label": "good" if number % 2 else "bad"} for number in range(30)]
+    found[4]["label"] = 3  # type: ignore[assignment]
+    lines = [f"{row['text']},{row['label']}\n" if kind == "csv" else json.dumps(row) + "\n" for row in found]
+    path = tmp_path / f"rows.{kind}"
+    path.write_text("text,label\n" * (kind == "csv") + "".join(lines))
+    assert main(["check", str(path)]) == 2
+    told = capsys.readouterr().out
+    assert "refused label-numbers: 1 of 30 rows (3.3 %) have a number as label ('3') among names" in told
+    assert f"rows.{kind}:{6 if kind == 'csv' else 5}: '3'" in told and "data.label_names" in told
+    assert main(["check", str(path), "--data.allow", "label-numbers"]) == 0
+    assert main(["check", str(path), "--data.label-names", "1=bad", "3=good"]) == 0
 
 
 def test_an_evaluation_of_which_nothing_is_left_is_a_finding_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
