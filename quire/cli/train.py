@@ -50,8 +50,10 @@ def run(argv: list[str]) -> int:
 def show_plan(recipe: TrainRecipe, as_json: bool) -> int:
     from ..train.dry import dry_plan
 
-    plan = dry_plan(recipe, lambda line: print(line, file=sys.stderr))
-    print(json.dumps(plan.json()) if as_json else "\n".join(plan.lines()))
+    def shown(plan: Plan) -> None:
+        print(json.dumps(plan.json()) if as_json else "\n".join(plan.lines()), flush=True)
+
+    dry_plan(recipe, lambda line: print(line, file=sys.stderr), shown)
     return 0
 
 

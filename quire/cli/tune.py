@@ -189,9 +189,12 @@ def settle(values: dict[str, Any], keys: Sequence[str]) -> tuple[TrainRecipe, st
     """
     import warnings
 
+    def split(given: TrainRecipe) -> Mapping[str, Any]:  # as the run splits them: how many rows train decides about settings
+        return {choice.key: choice.value for choice in defaults.left_open(given, defaults.of_data(given.task.name))}
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", recipes.RecipeWarning)  # said once, of the recipe that is run
-        recipe = recipes.over(TrainRecipe, values, keys, "quire tune")
+        recipe = recipes.over(TrainRecipe, values, keys, "quire tune", split)
     from .. import hub
     from ..data.columns import AmbiguousRows
     from ..families import ModelFolder

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecipeError
+from ..errors import ContextError, RecipeError
+from ..progress import many
 from ..types import Long
 from .lines import Files, Machine, Row
 from .paint import flat, paint
@@ -112,6 +113,8 @@ def dry_run(
 ) -> int:
     """What a verb was given, in tokens of the model's own tokenizer, and what it would do with texts that are too long: the model is opened
     with its adapter, and no weights are read. windows: does the verb read a text that is too long in windows, by this contract and context?
+
+    Raises ContextError, when all is said, where the verb would refuse a text.
     """
     from ..model import described
 
@@ -127,16 +130,22 @@ def dry_run(
     facts |= {"left_out": sum(count for _, count in over) if way != "error" else 0, "passed_through": passed}
     if files.json:
         print(json.dumps(facts, ensure_ascii=False))
-        return 0
-    many = "s" * (len(rows) != 1)
-    print(f"{len(rows):,} row{many}, {facts['tokens']:,} tokens, the longest {max(counts):,} of {most:,} that fit")
-    if passed:
-        print(f"passed through: {', '.join(map(flat, passed))}")
-    if over:
-        shown = f"{len(over):,} ({', '.join(where for where, _ in over[:5])}{' ...' if len(over) > 5 else ''})"
-        what = "refused" if way == "error" else f"cut ({way}), {facts['left_out']:,} tokens left out"
-        print(paint(f"too long: {shown}: {what}", "yellow"))
+    else:
+        _tell(facts)
+    if over and way == "error":
+        where, more = over[0]
+        hint = ", or give --stride to have it read in windows" if verb == "tag" else ", or say --long cut to leave out what does not fit"
+        raise ContextError(f"{where} has {most + more:,} tokens, and {most:,} fit. Shorten or divide it{'' if verb in _GOES_ON else hint}.")
     return 0
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    print(f"{many(facts['rows'], 'row')}, {facts['tokens']:,} tokens, the longest {facts['longest']:,} of {facts['context']:,} that fit")
+    if facts["passed_through"]:
+        print(f"passed through: {', '.join(map(flat, facts['passed_through']))}")
+    if over := facts["too_long"]:
+        what = "refused" if facts["long"] == "error" else f"cut ({facts['long']}), {facts['left_out']:,} tokens left out"
+        print(paint(f"too long: {len(over):,} ({', '.join(over[:5])}{' ...' if len(over) > 5 else ''}): {what}", "yellow"))
 
 
 def _counts(verb: str, contract: Contract, rows: Sequence[Row]) -> list[int]:

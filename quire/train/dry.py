@@ -13,6 +13,7 @@ import math
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +22,8 @@ from torch import nn
 
 from .. import hub
 from ..data import check, sources
+from ..data.ledger import Ledger
+from ..errors import DataError
 from ..families import ModelFolder, family_for
 from ..nn.batch import Batch
 from ..nn.config import ModelConfig
@@ -83,12 +86,28 @@ class PlainLoss:
         return {"tokens": token_loss(model.head, model(batch), batch.labels["tokens"], chunk)}
 
 
-def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
-    """The plan of `recipe`. Raises what the run would raise for a recipe, a model or sources that cannot be."""
+class Later(Ledger):
+    """Waits with its refusals until the plan is told: `Ledger.refuse` then raises them."""
+
+    def refuse(self) -> None:
+        pass
+
+
+def dry_plan(recipe: TrainRecipe, say: Say, on_plan: Callable[[Plan], None] = lambda plan: None) -> Plan:
+    """The plan of `recipe`. Raises what the run would raise for a recipe, a model or sources that cannot be; where text or rows are there
+    and would be refused, `on_plan` hears the plan before."""
     recipe = settle(recipe)
     if recipe.task.name in SUPERVISED:
-        with tempfile.TemporaryDirectory(prefix="quire-plan-") as place, torch.random.fork_rng():
-            return _plan_of_rows(RunFolder(place), recipe, say)
+        ledger = Later(recipe.data.allow)
+        try:
+            with tempfile.TemporaryDirectory(prefix="quire-plan-") as place, torch.random.fork_rng():
+                plan = _plan_of_rows(RunFolder(place), recipe, say, ledger)
+                on_plan(plan)
+        except Exception:
+            Ledger.refuse(ledger)  # of rows that are to be refused no more can be asked
+            raise
+        Ledger.refuse(ledger)
+        return plan
     path = recipe.tokenizer.path or (hub.locate(recipe.model.start) if recipe.model.start else "")
     tokenizer = Tokenizer.open(path) if path else None
     vocab = recipe.tokenizer.vocab if tokenizer is None else tokenizer.vocab_size
@@ -106,13 +125,20 @@ def dry_plan(recipe: TrainRecipe, say: Say) -> Plan:
     wanted = part.steps * a_step or part.tokens or part.epochs * epoch
     steps = math.ceil(wanted / a_step) if wanted else max(1, int(60 * part.minutes / seconds))
     compiled = part.compile == "on"
-    return draw_up(recipe, trainer.model, Calibration(seconds, compiled, steps), setting, a_step, epoch)
+    plan = draw_up(recipe, trainer.model, Calibration(seconds, compiled, steps), setting, a_step, epoch)
+    on_plan(plan)
+    if epoch < a_step:
+        raise DataError(
+            f"the training text is smaller than one batch: it has about {epoch:,.0f} tokens, and a batch needs {part.batch:,} rows "
+            f"({a_step:,} tokens). Add text to data.sources, or lower train.batch or model.context."
+        )
+    return plan
 
 
-def _plan_of_rows(run: RunFolder, recipe: TrainRecipe, say: Say) -> Plan:
+def _plan_of_rows(run: RunFolder, recipe: TrainRecipe, say: Say, ledger: Ledger) -> Plan:
     """The plan of a supervised recipe: its rows are read and checked, and its model learns nothing from a few of them."""
     settings, part = compute(recipe.train), recipe.train
-    parts = tuning.prepare(run, recipe, settings, say)
+    parts = tuning.prepare(run, recipe, settings, say, ledger)
     weights = 4 * sum(parameter.numel() for parameter in parts.model.parameters())
     chunk = loss_chunk(recipe, parts.model.config.vocab, parts.row_tokens)
     setting = Setting(settings, chunk, program_memory(settings, weights), parts.row_tokens)

@@ -118,11 +118,11 @@ def _shown(row: Row) -> list[str]:
     return [text if len(text) <= _SHOWN else text[:_SHOWN] + "…" for text in texts[:8]]
 
 
-def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any) -> Tuned:
-    """Everything of a supervised run. Hold the lock. Raises the errors of the parts, each naming rows or keys."""
+def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any, ledger: Ledger | None = None) -> Tuned:
+    """Everything of a supervised run. Hold the lock. Raises the errors of the parts, each naming rows or keys; `ledger` refuses rows."""
     part = recipe.data
     named = hub.locate(recipe.model.start) if recipe.model.start else None
-    ledger = Ledger(part.allow)
+    ledger = ledger or Ledger(part.allow)
     sets = load_rows(recipe)
     suspects.look(ledger, sets, given=bool(part.eval))
     for line in sets.lines():

@@ -60,7 +60,7 @@ def test_a_dry_run_plans_with_the_adapter(tuned: Path, capsys: pytest.CaptureFix
     words = ("classify", base, "def " * 20, "--dry-run", "--json")
     assert "classify needs another model" in printed(capsys, *words, code=2)[1]
     for more, way in (((), "head-tail"), (("--long", "error"), "error")):
-        facts = json.loads(printed(capsys, *words, "--adapter", adapter, *more)[0])
+        facts = json.loads(printed(capsys, *words, "--adapter", adapter, *more, code=2 if way == "error" else 0)[0])
         assert (facts["context"], facts["long"], facts["too_long"]) == (12, way, ["the text"])
         assert facts["left_out"] == (facts["longest"] - 12 if way == "head-tail" else 0)
     _, told = printed(capsys, "classify", base, "def " * 20, "--adapter", adapter)

@@ -226,7 +226,10 @@ def test_a_written_recipe_is_what_runs(
 
     before = sorted(tmp_path.rglob("*"))
     assert main([*words, "--dry-run", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    plan = json.loads(told.out)
+    assert "few rows: 54 (" in told.err and "54 rows to train on, 6 held out" in told.err
+    assert "columns: text = text, label = label\n" in told.err
     assert plan["steps"] == 20 * 4 and plan["minutes"] > 0 and any("at the fullest" in note for note in plan["notes"])
     assert main(["plan", "mine.toml"]) == 0 and "80 steps of 16 rows of at most" in capsys.readouterr().out
     assert sorted(tmp_path.rglob("*")) == before
@@ -235,6 +238,14 @@ def test_a_written_recipe_is_what_runs(
     result = json.loads(capsys.readouterr().out)
     assert result["step"] == 3 and 0 <= result["evaluation"]["accuracy"] <= 1
     assert recipes.load(TrainRecipe, tmp_path / "run" / "recipe.toml").optim.lr == 1e-3
+
+
+def test_a_dry_run_tells_the_plan_and_then_refuses(models: dict[str, str], file: Rows, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(both_labels(file))
+    path.write_text(path.read_text() + '{"text": "one more", "label": "Quick"}\n')
+    assert main(["tune", models["encoder"], str(path), "--train.threads", "1", "--dry-run", "--json"]) == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out)["minutes"] > 0 and "label-spellings: 1 label looks like another" in told.err
 
 
 def test_help_names_our_options_and_the_keys(capsys: pytest.CaptureFixture[str]) -> None:

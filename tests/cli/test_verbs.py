@@ -53,6 +53,21 @@ def typed(capsys: pytest.CaptureFixture[str], folders: dict[str, Path]):
 
 
 @pytest.fixture
+def planned(capsys: pytest.CaptureFixture[str], folders: dict[str, Path]):
+    """The facts of a dry run, which ends with 2 and says why where the verb would refuse a text."""
+
+    def run(verb: str, model: str, *words: object) -> dict[str, object]:
+        code = main([verb, str(folders.get(model, model)), *map(str, words), "--dry-run", "--json"])
+        said = capsys.readouterr()
+        (facts,) = rows(said.out)
+        refused = bool(facts["too_long"]) and facts["long"] == "error"
+        assert code == 2 * refused and ("Shorten or divide it" in said.err) == refused
+        return facts
+
+    return run
+
+
+@pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -183,7 +198,7 @@ def test_the_windows_of_long_texts_are_counted_as_the_methods_count_them(folders
     assert tag.windows(tagger, texts, tag.Tag("", stride=8)) == heard[-1] > 3
 
 
-def test_a_text_that_is_read_by_its_words_is_counted_by_them(typed, tmp_path):
+def test_a_text_that_is_read_by_its_words_is_counted_by_them(typed, planned, tmp_path):
     """A byte-level vocabulary writes "Berlin," with fewer tokens than "Berlin ,": a dry run and the progress count what is read."""
     from quire.cli import tag
 
@@ -197,7 +212,7 @@ def test_a_text_that_is_read_by_its_words_is_counted_by_them(typed, tmp_path):
     tagger.tag([text], stride=8, progress=heard.append)
     assert tag.windows(tagger, [text], tag.Tag("", stride=8)) == heard[-1] == 2
     for more, tokens, long in (([], divided, ["the text"]), (["--stride", 8], divided, []), (["--aggregation", "simple"], undivided, [])):
-        (facts,) = rows(typed("tag", folder, text, "--dry-run", "--json", *more))
+        facts = planned("tag", folder, text, *more)
         assert (facts["tokens"], facts["too_long"]) == (tokens, long)
     assert f"has {divided} tokens with those around it; this model reads 64 at once" in typed("tag", folder, text, code=2)
 
@@ -511,30 +526,31 @@ def test_a_model_of_another_kind_says_what_it_can_do(typed, verb, model, words, 
         typed(verb, model, *words)
 
 
-def test_a_dry_run_counts_and_does_no_more(typed, folders, tmp_path):
+def test_a_dry_run_counts_and_does_no_more(typed, planned, tmp_path, capsys, folders):
     (tmp_path / "in.jsonl").write_text(f'{{"text": "x", "id": 1}}\n{{"text": "{LONG}"}}\n')
-    said = typed("classify", "classify", "--file", tmp_path / "in.jsonl", "--dry-run")
-    assert "2 rows, " in said and "passed through: id" in said and "too long: 1 (" in said and "line 2)" in said
-    (facts,) = rows(typed("classify", "classify", "--file", tmp_path / "in.jsonl", "--dry-run", "--json"))
+    assert main(["classify", str(folders["classify"]), "--file", str(tmp_path / "in.jsonl"), "--dry-run"]) == 2
+    said, why = capsys.readouterr()
+    assert "2 rows, " in said and "passed through: id" in said and "too long: 1 (" in said and "line 2): refused" in said
+    assert "line 2 has " in why and "tokens, and 64 fit. Shorten or divide it, or say --long cut" in why
+    facts = planned("classify", "classify", "--file", tmp_path / "in.jsonl")
     assert facts["rows"] == 2 and facts["context"] == 64 and len(facts["too_long"]) == 1 and facts["passed_through"] == ["id"]
     assert "classify needs another model" in typed("classify", "llama", "x", "--dry-run", code=2)
-    (facts,) = rows(typed("answer", "answer", "x", "--context", LONG, "--dry-run", "--json"))
+    facts = planned("answer", "answer", "x", "--context", LONG)
     assert facts["too_long"] == [] and facts["longest"] > 64 and facts["long"] == "windows"
-    (facts,) = rows(typed("tag", "tag", LONG, "--dry-run", "--json"))
+    facts = planned("tag", "tag", LONG)
     assert facts["too_long"] == ["the text"] and facts["long"] == "error"
-    (facts,) = rows(typed("tag", "tag", LONG, "--stride", 8, "--dry-run", "--json"))
+    facts = planned("tag", "tag", LONG, "--stride", 8)
     assert facts["too_long"] == [] and facts["long"] == "windows"
 
 
-def test_a_dry_run_plans_with_the_way_to_cut_that_is_asked_for(typed, folders, capsys):
+def test_a_dry_run_plans_with_the_way_to_cut_that_is_asked_for(typed, planned, folders, capsys):
     """What it says is left out is what the verb then leaves out, of texts and of pairs."""
     for verb, model, more in (("classify", "classify", ()), ("classify", "classify", ("--pair", LONG)), ("embed", "bert", ())):
-        (facts,) = rows(typed(verb, model, LONG, *more, "--dry-run", "--json"))
+        facts = planned(verb, model, LONG, *more)
         assert facts["long"] == "error" and facts["left_out"] == 0 and facts["too_long"] == ["the text"]
-        (facts,) = rows(typed(verb, model, LONG, *more, "--long", "cut", "--dry-run", "--json"))
+        facts = planned(verb, model, LONG, *more, "--long", "cut")
         assert facts["long"] == "cut" and facts["left_out"] == facts["longest"] - 64
         capsys.readouterr()
         assert main([verb, str(folders[model]), LONG, *more, "--long", "cut"]) == 0
         assert f"{facts['left_out']:,} tokens left out" in capsys.readouterr().err
-    assert "refused" in typed("classify", "classify", LONG, "--dry-run")
     assert "cut (head-tail), " in typed("classify", "classify", LONG, "--dry-run", "--long", "head-tail")

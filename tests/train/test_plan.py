@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from quire.errors import RecipeError
+from quire.errors import DataError, RecipeError
 from quire.families import FAMILIES, family_for
 from quire.nn.transformer import Transformer
 from quire.train.dry import dry_plan
 from quire.train.parallel import Compute
-from quire.train.plan import Setting, estimate_memory, loss_chunk, parameters_by_part
+from quire.train.plan import Plan, Setting, estimate_memory, loss_chunk, parameters_by_part
 from quire.train.prepare import build_model, first_weights, new_config
 from quire.train.recipe import TrainRecipe
 
@@ -62,6 +62,14 @@ def test_a_dry_plan_of_minutes_and_of_other_kinds(tiny: Tiny) -> None:
         assert dry_plan(tiny(**changes), lambda line: None).steps == 8
     with pytest.raises(RecipeError, match="exactly one of"):
         dry_plan(tiny(**{"train.tokens": 4}), lambda line: None)
+
+
+def test_a_dry_plan_of_too_little_text_is_told_and_refused(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "small.txt").write_text("a few words")
+    told: list[Plan] = []
+    with pytest.raises(DataError, match="smaller than one batch"):
+        dry_plan(tiny(**{"data.sources": (str(tmp_path / "small.txt"),)}), lambda line: None, told.append)
+    assert len(told) == 1 and told[0].steps > 0
 
 
 def test_a_dry_plan_counts_with_the_tokenizer_that_is_there(tiny: Tiny, tmp_path: Path) -> None:
