@@ -11,13 +11,13 @@ not count.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..tasks.tuning.schemas import Chat, Question, Ranked, Row
+from ..tasks.tuning.schemas import Chat, Question, Ranked, Row, digest
 
 ALIKE = 0.8
 _RUN = 3  # words
@@ -30,6 +30,7 @@ _MOST = 600  # words of a row that are compared
 _FORM = 0.2  # share of rows
 _FORM_ROWS = 10
 _CANDIDATES = 50  # rows that a row is compared with
+_NEXT = 8  # of the rows of a split
 _WORD = re.compile(r"\w+")
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
 
@@ -74,15 +75,44 @@ def near(train: Sequence[Row], held: Sequence[Row]) -> list[Pair]:
     usable = np.diff(starts) >= _LEAST
     found: dict[int, tuple[float, int]] = {}
     for number, candidates in _candidates(signature, usable, split).items():
-        mine = runs[starts[number] : starts[number + 1]]
         for other in candidates:
-            theirs = runs[starts[other] : starts[other + 1]]
-            both = len(np.intersect1d(mine, theirs, assume_unique=True))
-            alike = both / (len(mine) + len(theirs) - both)
+            alike = _shared(runs, starts, number, other)
             if alike >= ALIKE and alike > found.get(number, (0.0, 0))[0] and _same_question(rows[number], rows[other]):
                 found[number] = (alike, other)
     pairs = [Pair(rows[other], rows[number], alike) for number, (alike, other) in sorted(found.items())]
     return [pair for pair in pairs if pair.train.digest() != pair.held.digest()]
+
+
+def sides(rows: Sequence[Row]) -> list[bytes]:
+    """What decides the side of a split: `Row.side`, and for rows that are near copies of one another, through others too, one for all.
+
+    That one is made of the least of theirs, and hashed again: the least of many lies below a threshold nearly always. Rows with a group say
+    already what stays together.
+    """
+    own = [row.side() for row in rows]
+    above: dict[bytes, bytes] = {}
+
+    def top(side: bytes) -> bytes:
+        while side in above:
+            above[side] = above.get(above[side], above[side])
+            side = above[side]
+        return side
+
+    runs, starts = _runs(rows, {})
+    usable = (np.diff(starts) >= _LEAST) & np.array([not row.group for row in rows], dtype=bool)
+    for one, other in _neighbours(_signatures(runs, starts), usable):
+        low, high = sorted((top(own[one]), top(own[other])))
+        if low != high and _shared(runs, starts, one, other) >= ALIKE and _same_question(rows[one], rows[other]):
+            above[high] = low
+    joined = {top(side) for side in above}
+    return [digest(("copies", least.hex())) if (least := top(side)) in joined else side for side in own]
+
+
+def _shared(runs: Runs, starts: np.ndarray[Any, Any], one: int, other: int) -> float:
+    """How much of the runs of two rows both have (Jaccard)."""
+    mine, theirs = (runs[starts[row] : starts[row + 1]] for row in (one, other))
+    both = len(np.intersect1d(mine, theirs, assume_unique=True))
+    return both / (len(mine) + len(theirs) - both)
 
 
 def _same_question(one: Row, other: Row) -> bool:
@@ -146,6 +176,17 @@ def _signatures(runs: Runs, starts: np.ndarray[Any, Any]) -> Runs:
             least = np.minimum.reduceat(mixed * _PRIME, starts[:-1][there])
             bands[there, band] = (bands[there, band] + least) * _PRIME
     return bands
+
+
+def _neighbours(bands: Runs, usable: np.ndarray[Any, Any]) -> Iterator[tuple[int, int]]:
+    """Pairs of rows that share a band, each row with the next few that do: copies of copies are joined by them."""
+    there = np.flatnonzero(usable)
+    for band in range(_BANDS):
+        order = there[np.argsort(bands[there, band], kind="stable")]
+        keys = bands[order, band]
+        for gap in range(1, _NEXT + 1):
+            same = keys[gap:] == keys[:-gap]
+            yield from zip(order[:-gap][same].tolist(), order[gap:][same].tolist(), strict=True)
 
 
 def _candidates(bands: Runs, usable: np.ndarray[Any, Any], split: int) -> dict[int, set[int]]:

@@ -19,6 +19,7 @@ from . import pydoc_questions
 from .columns import Plan
 from .columns import rows as as_rows
 from .ledger import share as share_of
+from .overlap import sides as sides_of
 from .overlap import without_copies
 from .problems import Problems
 from .records import parse_columns, parse_names, read
@@ -80,7 +81,7 @@ class RowSets:
         held, of = len(self.held_out), len(self.train) + len(self.held_out) + self.overlapping
         if not self.asked or (held >= _LEAST and self.asked / 2 <= held / of <= self.asked * 2):
             return []
-        why = "figures on so few say little" if held < _LEAST else "rows of one text or context stay on one side"
+        why = "figures on so few say little" if held < _LEAST else "rows of one text or context, and near copies, stay on one side"
         why = why if held else "no figure will tell which weights are best"
         as_asked = bool(held) and self.asked / 2 <= held / of <= self.asked * 2
         wanted = "" if as_asked else f", where {100 * self.asked:.2g} % was asked for"
@@ -157,18 +158,17 @@ def _one_kind(sets: RowSets, among: Sequence[str]) -> None:
 
 
 def _divided(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:
-    """(rows to train on, rows held out), picked by the hash of what must stay together.
+    """(rows to train on, rows held out), picked by the hash of what must stay together: one text, one context, near copies.
 
-    Of many rows those whose hash lies below a threshold: rows that are added then move no others. Of few a threshold holds out now one row,
-    now twelve of sixty, so the groups with the lowest hashes are taken as long as they bring the share nearer.
+    Of many rows those whose hash lies below a threshold: rows that are added then move no others, but near copies of theirs. Of few, or of
+    few groups, a threshold holds out now one row, now twelve of sixty, so the groups with the lowest hashes are taken as long as they bring
+    the share nearer.
     """
     cut, wanted = int(share * 2.0**64), share * len(rows)
-    sides = [row.side() for row in rows]
-    if wanted >= _FEW:
-        low = {side for side in sides if int.from_bytes(side[:8], "big") < cut}
-    else:
-        sizes = Counter(sides)
-        low, held = set[bytes](), 0
+    sides = sides_of(rows)
+    low = {side for side in sides if int.from_bytes(side[:8], "big") < cut} if wanted >= _FEW else set()
+    if not low:
+        sizes, held = Counter(sides), 0
         for side in sorted(sizes):
             if held + sizes[side] < len(rows) and held + sizes[side] - wanted < wanted - held:
                 low.add(side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,6 +201,28 @@ def test_few_rows_are_split_near_the_share_and_by_what_they_say() -> None:
     train, held = _divided(questions, 0.1)
     assert len(held) == 20 and not {row.side() for row in train} & {row.side() for row in held}  # a whole context, and never none
     assert _divided(questions[:20], 0.1)[1] == []  # one context is not divided
+
+
+def test_near_copies_stay_on_one_side_of_a_split() -> None:
+    def told(n: int) -> str:
+        return " ".join(f"w{n * 31 + place}" for place in range(40))
+
+    for count in (60, 600):  # groups that are taken one by one, and a threshold
+        copies = [(text, "ab"[n % 2]) for n in range(count) for text in (told(n), f"And {told(n).upper()}!", f"{told(n)} and so on")]
+        found = labelled(*copies)
+        train, held = _divided(found, 0.1)
+        assert overlap.near(train, held) == [] and abs(len(held) - 0.1 * len(found)) < 0.04 * len(found)
+        assert {row.digest() for row in _divided(found[::-1], 0.1)[1]} == {row.digest() for row in held}
+    alone = [*labelled(*((told(n), "a") for n in range(50))), *(replace(row, group=row.text) for row in found[:9])]
+    assert overlap.sides(alone) == [row.side() for row in alone]
+
+
+def test_of_a_few_large_groups_one_is_held_out() -> None:
+    for number in range(10):
+        groups = (" ".join(f"w{number}x{group}x{place}" for place in range(30)) for group in range(8))
+        found = labelled(*((f"{text} number {n}", "a") for text in groups for n in range(100)))
+        train, held = _divided(found, 0.1)
+        assert len(held) >= 100 and len(train) >= 100 and not set(overlap.sides(train)) & set(overlap.sides(held))
 
 
 def test_many_rows_keep_their_side_when_some_are_added() -> None:
