@@ -3,8 +3,10 @@
     python -m benchmarks.tuning.peers sst2 --out PEERS/sst2-full                the peers, once for each task and way
     python -m benchmarks.tuning.quality --peers PEERS --out FOLDER [sst2 ...]   Quire beside every result that is there
 
-Settings are read from the peer's own `result.json`: rate, batch, epochs, length, stride, rank, and the last weights count on both sides.
-Each difference comes with a 95 % interval in which the same test rows are drawn for both (Koehn 2004): below 0 Quire is worse.
+Settings are read from the peer's own `result.json`: rate, batch, epochs, length, stride, rank, seed, and the last weights count on both
+sides. Each difference comes with a 95 % interval in which the same test rows are drawn for both (Koehn 2004): below 0 Quire is worse. One
+run says nothing of what another seed would give: PEERS may hold several runs of a task (sst2-lora, sst2-lora-1, ...), figures are then
+means over runs, and each draw of the interval also draws the runs of each side.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +88,43 @@ def score(task: str) -> Callable[[Sequence[Any], Sequence[Any]], Callable[[Any],
     return mean
 
 
-def compare(task: str, peer: Path, run: Path) -> tuple[float, float, Interval]:
-    """(Quire's figure, the peer's, their difference)."""
-    rows = [json.loads(line) for line in (peer / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
-    gold, theirs = [row["gold"] for row in rows], [row["found"] for row in rows]
-    every, (ours, other) = np.arange(len(rows)), (score(task)(found, gold) for found in (found_by_quire(task, run), theirs))
-    return ours(every), other(every), drawn_interval(lambda drawn: ours(drawn) - other(drawn), len(rows), draws=1000)
+def compare(task: str, pairs: Sequence[tuple[Path, Path]]) -> tuple[list[float], list[float], Interval]:
+    """(Quire's figures, the peer's, the difference of their means) of (the peer's folder, Quire's run)."""
+    ours, theirs = [], []
+    for peer, run in pairs:
+        rows = [json.loads(line) for line in (peer / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        gold = [row["gold"] for row in rows]
+        ours.append(score(task)(found_by_quire(task, run), gold))
+        theirs.append(score(task)([row["found"] for row in rows], gold))
+    every, draw = np.arange(len(rows)), np.random.default_rng(0)
+
+    def some(runs: Sequence[Callable[[Any], float]], drawn: Any) -> float:
+        return float(np.mean([runs[place](drawn) for place in draw.integers(len(runs), size=len(runs))]))
+
+    apart = drawn_interval(lambda drawn: some(ours, drawn) - some(theirs, drawn), len(rows), draws=1000)
+    mine, other = [run(every) for run in ours], [run(every) for run in theirs]
+    return mine, other, replace(apart, value=float(np.mean(mine) - np.mean(other)))
+
+
+def beside(task: str, way: str, peers: Path, out: Path, threads: int) -> str | None:
+    """A line of the table: Quire trained like each of the peer's runs; None where there is none."""
+    results = [folder for folder in sorted(peers.glob(f"{task}-{way}*")) if (folder / "result.json").is_file()]
+    pairs, seconds, peer_seconds = [], 0.0, 0.0
+    for peer in results:
+        result, run = json.loads((peer / "result.json").read_text(encoding="utf-8")), out / peer.name / "run"
+        if not (run / "evaluation.json").is_file():
+            subprocess.run(recipe(task, out / peer.name, result["settings"], threads), check=True, stdout=subprocess.DEVNULL)
+        pairs.append((peer, run))
+        seconds += json.loads((run / "status.json").read_text(encoding="utf-8"))["seconds"]
+        peer_seconds += result["train_seconds"]
+    if not pairs:
+        return None
+    ours, theirs, apart = compare(task, pairs)
+    between = f"{100 * apart.value:+.1f} points [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
+    figures = "".join(
+        f"{f'{np.mean(side):.3f}' + (f' ({min(side):.3f} to {max(side):.3f})' if len(side) > 1 else ''):>24}" for side in (ours, theirs)
+    )
+    return f"{task + ' ' + way:<16}{len(pairs):>5}{figures}   {between:<28}{seconds:9.0f}{peer_seconds:9.0f}"
 
 
 def main() -> None:
@@ -100,19 +134,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=0)
     chosen = parser.parse_args()
-    print(f"{'':<18}{'Quire':>8}{'peer':>8}  {'difference, 95 % interval':<28}{'seconds':>9}{'peer':>9}")
+    print(f"{'':<16}{'runs':>5}{'Quire':>24}{'peer':>24}   {'difference, 95 % interval':<28}{'seconds':>9}{'peer':>9}")
     for task in chosen.tasks:
         for way in ("full", "lora"):
-            peer, folder = chosen.peers / f"{task}-{way}", chosen.out / f"{task}-{way}"
-            if not (peer / "result.json").is_file():
-                continue
-            result = json.loads((peer / "result.json").read_text(encoding="utf-8"))
-            if not (folder / "run" / "evaluation.json").is_file():
-                subprocess.run(recipe(task, folder, result["settings"], chosen.threads), check=True, stdout=subprocess.DEVNULL)
-            ours, theirs, apart = compare(task, peer, folder / "run")
-            seconds = json.loads((folder / "run" / "status.json").read_text(encoding="utf-8"))["seconds"]
-            between = f"{100 * apart.value:+.1f} points [{100 * apart.low:+.1f}, {100 * apart.high:+.1f}]"
-            print(f"{task + ' ' + way:<18}{ours:8.3f}{theirs:8.3f}  {between:<28}{seconds:9.0f}{result['train_seconds']:9.0f}", flush=True)
+            if line := beside(task, way, chosen.peers, chosen.out, chosen.threads):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":
