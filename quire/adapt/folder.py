@@ -23,6 +23,7 @@ from ..nn.config import LabelHead, LMHead, MLMHead, ModelConfig
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "quire_adapter.json"
 SCHEMA = 1
 MAX_BYTES = 1 << 20  # of a JSON file
+_LONGEST_NAME = 200  # characters of a base's name that a message shows
 _PARTS = ("id", "contract", "weights", "architecture")
 
 
@@ -125,10 +126,10 @@ def _ids(base: Binding) -> dict[str, str]:
     return {"id": base.id, "contract": base.contract_id, "weights": base.weights_id, "architecture": base.architecture_id}
 
 
-def proven(path: Path, base: Binding | None, found: str) -> str:
-    """A note for an adapter without a record, "" for one that is on its own base. Raises BindingError for any other.
+def proven(path: Path, base: Binding | None, found: str, on: Path) -> str:
+    """A note for an adapter without a record, "" for one that is on its own base. Raises BindingError for any other, naming both bases.
 
-    found: the hash of the weights that are there.
+    found: the hash of the weights that are there. on: the folder of the base that it was tried on.
     """
     file = path / RECORD
     if not file.exists():
@@ -142,12 +143,24 @@ def proven(path: Path, base: Binding | None, found: str) -> str:
     if record.get("weights") != found:
         raise BindingError(f"{path / WEIGHTS} is not what {RECORD} names: it was changed or exchanged. Restore the two together.")
     if base is None:
-        raise BindingError(f"{path} records its base, {ids['id'][:12]}, and this base has no binding to compare with. Open it with one.")
+        raise BindingError(f"{path} records its base, {_own(path, ids)}, and {on} has no binding to compare with. Open it with one.")
     if base.id != ids["id"]:
         mine = _ids(base)
         what = [part for part in _PARTS[1:] if ids[part] != mine[part]]
         raise BindingError(
-            f"{path} was trained on the base {ids['id'][:12]}; this one is {base.id[:12]}. Other: {', '.join(what) or 'the schema'} "
-            "(contract: tokenizer, chat template, stop rule). Use the base that it belongs to."
+            f"{path} was trained on the base {_own(path, ids)}, and was tried on {on} ({base.id[:12]}). Other: "
+            f"{', '.join(what) or 'the schema'} (contract: tokenizer, chat template, stop rule). Use the base that it belongs to."
         )
     return ""
+
+
+def base_of(path: Path) -> str:
+    """What an adapter's config calls its base, in quotes; "" where it does not. It is text of a stranger, so printed as a literal."""
+    name = read_json(path).get("base_model_name_or_path")
+    return repr(str(name)[:_LONGEST_NAME]) if name else ""
+
+
+def _own(path: Path, ids: Mapping[str, str]) -> str:
+    """The base that an adapter's record is about: its name and its id."""
+    name, id = base_of(path), ascii(ids["id"][:12])[1:-1]
+    return f"{name} ({id})" if name else id

@@ -7,14 +7,16 @@ classifier tell as much, without the labels' names.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import BindingError
+from ..errors import BindingError, ModelError
 from ..families import heads
 from ..families.folder import ModelFolder
 from ..nn.config import LabelHead
-from .folder import RECORD, read_json, read_slots
+from .folder import RECORD, base_of, read_json, read_slots
 
 # A record changes the head and what is said about its labels, nothing else of the base.
 _FIELDS = frozenset("architectures id2label label2id num_labels problem_type task_specific_params".split())
@@ -25,13 +27,25 @@ _LAST = ("classifier.weight", "score.weight", "out_proj.weight", "qa_outputs.wei
 def with_its_head(path: Path | str, opened: ModelFolder) -> ModelFolder:
     """`opened` with the head that the adapter in `path` belongs to; as it is where that is its own.
 
-    Raises BindingError for a record that would change more than a head, ModelError for a head that this family does not have.
+    Raises BindingError for a record that would change more than a head, ModelError for a head that this family does not have: then it is
+    another base that the adapter was trained on.
     """
     path = Path(path)
     fields = _recorded(path) if (path / RECORD).exists() else _told(path, opened)
     if all(opened.config.get(name) == value for name, value in fields.items()):
         return opened
-    return opened.with_head(fields)
+    with _fitting(path, opened):
+        return opened.with_head(fields)
+
+
+@contextmanager
+def _fitting(path: Path, opened: ModelFolder) -> Iterator[None]:
+    """Names both bases where a family says that it has no such head."""
+    try:
+        yield
+    except ModelError as error:
+        own = base_of(path) or "a base that it does not name"
+        raise type(error)(f"{path} was trained on {own}, and its head does not fit {opened.path}: {error}") from None
 
 
 def _recorded(path: Path) -> dict[str, Any]:
@@ -49,4 +63,5 @@ def _told(path: Path, opened: ModelFolder) -> dict[str, Any]:
     head = opened.model_config.head
     if over is None or len(set(rows)) != 1 or (isinstance(head, LabelHead) and (head.over, head.labels) == (over, rows[0])):
         return {}
-    return heads.fields(opened, over, [f"LABEL_{number}" for number in range(rows[0])])
+    with _fitting(path, opened):
+        return heads.fields(opened, over, [f"LABEL_{number}" for number in range(rows[0])])

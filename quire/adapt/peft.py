@@ -147,7 +147,7 @@ def open_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     spec = _spec(read_json(path))
     slots = read_slots(path)
     found = weights_hash(path)
-    note = proven(path, base, found)
+    note = proven(path, base, found, opened.path)
     low, whole = _sorted(path, slots, places, opened)
     names = tuple(ours for place in low.values() for ours in place[0].ours)
     if not names:

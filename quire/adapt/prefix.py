@@ -219,7 +219,7 @@ def open_prefix(path: Path | str, model: Transformer, opened: ModelFolder, base:
     if type(count) is not int or not 1 <= count <= most:
         raise ModelError(f"{CONFIG}: num_virtual_tokens is {str(count)[:80]!r}; allowed is 1 to {most}.")
     slots = read_slots(path)
-    note = proven(path, base, weights_hash(path))
+    note = proven(path, base, weights_hash(path), opened.path)
     size = (count, 2 * layers * heads * channels)
     if set(slots) != {_KEY} or slots[_KEY].shape != size:
         raise WeightsError(f"{path / WEIGHTS} holds {sorted(slots)[:3]}; a prefix of this base is {_KEY} of shape {size}.")

@@ -229,7 +229,7 @@ def open_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base:
     _takes(opened.model_config)
     count = _length(config, opened.model_config)
     slots = read_slots(path)
-    note = proven(path, base, weights_hash(path))
+    note = proven(path, base, weights_hash(path), opened.path)
     rows = count * int(config.get("num_transformer_submodules") or 1)
     shape = slots[_KEY].shape if _KEY in slots else None
     if set(slots) != {_KEY} or shape != (rows, width):

@@ -128,13 +128,28 @@ def test_a_failed_open_leaves_the_model_alone(base: Path, adapter: Path) -> None
 
 def test_another_base_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", "gpt2", template=True)
-    with pytest.raises(BindingError, match=r"was trained on the base \w{12}; this one is \w{12}. Other: contract \("):
+    said = rf"was trained on the base '{base}' \(\w{{12}}\), and was tried on {other} \(\w{{12}}\)\. Other: contract"
+    with pytest.raises(BindingError, match=said):
         quire.load(other, adapter=adapter)
     with pytest.raises(BindingError, match="no binding to compare"):
         open_adapter(adapter, ModelFolder.open(base).build(), ModelFolder.open(base))
     (adapter / RECORD).unlink()
     with pytest.warns(UserWarning, match="has no record of its base"):
         quire.load(other, adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("org/\x1b[2Jbase\n\u202eevil", r"the base 'org/\\x1b\[2Jbase\\n\\u202eevil' \(\w{12}\), and"),
+        ("x" * 5000, r"the base 'x{200}' \(\w{12}\), and"),
+        (None, r"the base \w{12}, and was tried on"),
+    ],
+)
+def test_the_name_of_a_base_is_a_text_of_a_stranger(name: object, said: str, adapter: Path, tmp_path: Path) -> None:
+    edit(base_model_name_or_path=name)(adapter)
+    with pytest.raises(BindingError, match=said):
+        quire.load(write_model(tmp_path / "other", "gpt2", template=True), adapter=adapter)
 
 
 def test_the_record_names_the_base(base: Path, adapter: Path) -> None:
