@@ -19,11 +19,32 @@ A message names the value received, what is allowed, and what to do.
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
 class QuireError(Exception):
+    """field: what of that which was asked for it is about, by its name, where that is one thing; servers tell it beside the message."""
+
     exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str = "", *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@contextmanager
+def about(field: str) -> Iterator[None]:
+    """What is refused within is about this field, unless it says of itself what it is about."""
+    try:
+        yield
+    except QuireError as error:
+        error.field = error.field or field
+        raise
 
 
 class RecipeError(QuireError):
@@ -73,6 +94,14 @@ class StorageError(QuireError):
 class ExtraError(QuireError):
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package '{package}', which is not installed. Install it with: pip install 'quire[{extra}]'")
+
+
+def warn(message: str, kind: type[Warning] = RuntimeWarning) -> None:
+    """A warning with the line outside of this package that led to it, however deep it arises."""
+    frame, level, inside = sys._getframe(1), 2, os.path.dirname(__file__) + os.sep
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, kind, stacklevel=level)
 
 
 def nearest(word: str, known: list[str]) -> str:

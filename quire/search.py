@@ -26,7 +26,7 @@ from .errors import CheckpointError, DataError, StorageError
 from .stdlib import module, parsed, sources
 from .types import Embedder
 
-_FORM = 2  # of the files in the cache
+_FORM = 3  # of the files in the cache
 _LONGEST = 240  # characters of an entry: no more tokens than the smallest encoders read
 _CHUNK = 256  # entries between two calls of `progress`
 _LARGEST = 1 << 26  # bytes of the list of entries
@@ -53,7 +53,8 @@ class Found:
 
 
 class Index:
-    """Entries and their vectors (N, D), with the model that made them. unread: files that are no Python of this version."""
+    """Entries and their vectors (N, D), with the model that made them. unread: files that are no Python of this version; cut: how many
+    tokens of each entry the model did not read."""
 
     def __init__(
         self,
@@ -62,17 +63,20 @@ class Index:
         embedder: Embedder,
         root: Path,
         unread: Sequence[str] = (),
+        cut: Sequence[int] = (),
     ) -> None:
-        self.entries, self.vectors, self.embedder, self.root, self.unread = entries, vectors, embedder, root, tuple(unread)
+        self.entries, self.vectors, self.embedder, self.root = entries, vectors, embedder, root
+        self.unread, self.cut = tuple(unread), tuple(cut)
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def search(self, query: str, top: int = 5) -> list[Found]:
-        """The `top` entries nearest to a question, the nearest first. Raises ContextError for a question that is too long."""
+    def search(self, query: str, top: int = 5, *, cut: list[int] | None = None) -> list[Found]:
+        """The `top` entries nearest to a question, the nearest first. Raises ContextError for a question that is too long, unless the
+        embedder cuts it; `cut` receives how many of its tokens were left out."""
         if top < 1 or not query.strip():
             raise DataError(f"the question is {query[:40]!r} and top is {top}; give some words, and 1 or more.")
-        (vector,) = _unit(self.embedder.embed([query], "query"))
+        (vector,) = _unit(self.embedder.embed([query], "query", cut=cut))
         scores = self.vectors @ vector  # (N,)
         found = []
         for number in np.argsort(-scores, kind="stable")[:top]:
@@ -103,25 +107,25 @@ def build_or_open(
     place = cache_folder(root, embedder.identity)
     opened = None if only is not None else _open(place, facts)
     if opened is not None:
-        entries, vectors, unread = opened
-        return Index(entries, vectors, embedder, root, unread)
+        entries, vectors, unread, cut = opened
+        return Index(entries, vectors, embedder, root, unread, cut)
     unread = [name for name, source in files.items() if module(name) and parsed(source) is None]
     entries = [entry for name, source in files.items() for entry in read(name, source)]
     if not entries:
         broken = f"; {len(unread)} of its files are no Python that {platform.python_version()} reads" if unread else ""
         raise DataError(f"{root} holds no Python source with docstrings (an embedded Python?), so there is nothing to search{broken}.")
-    vectors = _embed(embedder, [_words(entry) for entry in entries], progress)
+    vectors, cut = _embed(embedder, [_words(entry) for entry in entries], progress)
     if only is not None:
-        return Index(entries, _unit(vectors), embedder, root, unread)
+        return Index(entries, _unit(vectors), embedder, root, unread, cut)
     try:
-        kept = {"entries": [asdict(entry) for entry in entries], "unread": unread}
+        kept = {"entries": [asdict(entry) for entry in entries], "unread": unread, "cut": cut}
         with durable.building(place, facts) as folder:
             durable.write_text(folder / "entries.json", json.dumps(kept, ensure_ascii=False))
             with durable.writing(folder / "vectors.npy") as file:
                 np.save(file, vectors.astype(np.float16), allow_pickle=False)
     except (StorageError, RuntimeError):  # RuntimeError: no home to keep a cache in
         pass
-    return Index(entries, _unit(vectors), embedder, root, unread)
+    return Index(entries, _unit(vectors), embedder, root, unread, cut)
 
 
 def cache_folder(root: Path, identity: str) -> Path:
@@ -130,19 +134,19 @@ def cache_folder(root: Path, identity: str) -> Path:
     return base / "quire" / "search" / key[:24]
 
 
-def _open(place: Path, facts: dict[str, object]) -> tuple[list[Entry], npt.NDArray[np.float32], list[str]] | None:
+def _open(place: Path, facts: dict[str, object]) -> tuple[list[Entry], npt.NDArray[np.float32], list[str], list[int]] | None:
     """What a kept index holds; None where there is none, it is of something else, or it is damaged."""
     try:
         if not place.is_dir() or durable.check(place) != facts or (place / "entries.json").stat().st_size > _LARGEST:
             return None
         kept = json.loads((place / "entries.json").read_text(encoding="utf-8"))
-        entries, unread = [Entry(**entry) for entry in kept["entries"]], list(map(str, kept["unread"]))
+        entries, unread, cut = [Entry(**entry) for entry in kept["entries"]], list(map(str, kept["unread"])), list(map(int, kept["cut"]))
         vectors = np.load(place / "vectors.npy", mmap_mode="r", allow_pickle=False)
     except (CheckpointError, StorageError, OSError, ValueError, TypeError, KeyError, EOFError, RecursionError):
         return None
     if vectors.dtype != np.float16 or vectors.ndim != 2 or len(vectors) != len(entries):
         return None
-    return entries, _unit(np.asarray(vectors, dtype=np.float32)), unread
+    return entries, _unit(np.asarray(vectors, dtype=np.float32)), unread, cut
 
 
 def _hash(files: dict[str, bytes]) -> str:
@@ -153,18 +157,18 @@ def _hash(files: dict[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _embed(embedder: Embedder, texts: list[str], progress: Callable[[int, int], None] | None) -> npt.NDArray[np.float32]:
-    """Vectors (N, D) of texts, those of like length together."""
+def _embed(embedder: Embedder, texts: list[str], progress: Callable[[int, int], None] | None) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """Vectors (N, D) of texts, those of like length together; and how many tokens of each were left out."""
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-    parts = []
+    parts, lost = [], list[int]()
     for start in range(0, len(order), _CHUNK):
-        parts.append(embedder.embed([texts[number] for number in order[start : start + _CHUNK]], "document"))
+        parts.append(embedder.embed([texts[number] for number in order[start : start + _CHUNK]], "document", cut=lost))
         if progress is not None:
             progress(min(start + _CHUNK, len(order)), len(order))
     joined = np.concatenate(parts)
     vectors = np.empty_like(joined)
     vectors[order] = joined
-    return vectors
+    return vectors, [tokens for _, tokens in sorted(zip(order, lost))]
 
 
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -176,7 +176,11 @@ class Scorer(Protocol):
 class Embedder(Protocol):
     identity: str
 
-    def embed(self, texts: Sequence[str], kind: Literal["document", "query"] | None = ...) -> npt.NDArray[np.float32]: ...
+    def embed(
+        self, texts: Sequence[str], kind: Literal["document", "query"] | None = ..., *, cut: list[int] | None = ...
+    ) -> npt.NDArray[np.float32]:
+        """Vectors (N, D). `cut` receives how many tokens of each text were left out."""
+        ...
 
 
 class Classifier(Protocol):

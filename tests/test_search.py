@@ -49,8 +49,10 @@ class Words:
         self.identity = identity
         self.read = 0
 
-    def embed(self, texts, kind=None):
+    def embed(self, texts, kind=None, *, cut=None):
         self.read += len(texts)
+        if cut is not None:
+            cut += [max(0, len(text) - 18) for text in texts]
         return np.array(
             [[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts], dtype=np.float32
         )

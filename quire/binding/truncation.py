@@ -7,7 +7,7 @@ folders have one that nobody trained with. Recorded and not hashed, as recommend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +18,12 @@ from ..types import Long
 
 FIELD, LENGTH, CONFIG = "quire_truncation", "model_max_length", "tokenizer_config.json"
 _LARGEST = 1 << 24
+
+
+def left_out(cut: Sequence[int], what: str = "text") -> str:
+    """How much was not read, in words; "" where nothing was left out. cut: tokens left out of each `what`."""
+    texts = sum(1 for tokens in cut if tokens)
+    return f"{texts:,} {what}{'s were' if texts > 1 else ' was'} too long: {sum(cut):,} tokens left out" if texts else ""
 
 
 @dataclass(frozen=True)

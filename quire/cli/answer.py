@@ -84,7 +84,7 @@ def run(argv: list[str]) -> int:
         if not (row.beside or "").strip():
             raise DataError(f"{row.where or 'text 1'} has an empty context: there is no text in which the answer could stand. Give one.")
     if options.files.dry_run:
-        return dry_run("answer", options.model, rows, options.files, options.machine, windows=lambda contract, context: True)
+        return dry_run("answer", options.model, rows, options.files, options.machine, windows=lambda *_: True)
     model = open_for("answer", options.model, options.machine)
     ways: dict[str, Any] = {"top": options.top, "length": options.length, "stride": options.stride, "longest": options.longest}
 

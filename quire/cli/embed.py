@@ -5,8 +5,8 @@ All three read every line of a file, the empty ones as the empty text: their row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ..binding import Contract
+    from ..families import ModelFolder
     from .uses import Opened
 
     Vector = npt.NDArray[np.float32]
@@ -80,7 +82,7 @@ def run(argv: list[str]) -> int:
     kind, pool = chosen("--kind", options.kind, get_args(Kind)), chosen("--pool", options.pool, get_args(Pool))
     rows = read(options.texts, options.files, Fields(), "embed", every=True)
     if options.files.dry_run:
-        return dry_run("embed", options.model, rows, options.files, options.machine, long)
+        return dry_run("embed", options.model, rows, options.files, options.machine, long, as_read=prompted((rows, kind)))
     table = options.files.out is not None and options.files.out.suffix == ".npy"
     if table and options.files.json:
         raise RecipeError(f"--out {options.files.out} is a table of numbers, not JSON; leave --json out, or name the file .jsonl")
@@ -97,6 +99,19 @@ def run(argv: list[str]) -> int:
             numbers = [round(float(value), 8) for value in vector]
             to.row(row, {"text": row.text, "embedding": numbers}, _line, row, numbers, to)
     return 0
+
+
+def prompted(*parts: tuple[Sequence[Row], Kind | None]) -> Callable[[ModelFolder, Contract], list[Row]]:
+    """For a dry run: rows of each kind as their model reads them, behind its folder's prompt."""
+
+    def as_read(opened: ModelFolder, contract: Contract) -> list[Row]:
+        from ..tasks import embed, sentence
+
+        how = sentence.read(opened.path, opened.model_config.width, contract.tokenizer.settings())
+        texts = [(row, text) for rows, kind in parts for row, text in zip(rows, embed.as_read(how, [row.text for row in rows], kind))]
+        return [replace(row, text=text) for row, text in texts]
+
+    return as_read
 
 
 def vectors(model: Opened, rows: Sequence[Row], to: Sink, verb: str, long: WayToCut | None, **ways: Any) -> Iterator[tuple[Row, Vector]]:
@@ -152,7 +167,9 @@ def similar(argv: list[str]) -> int:
     if len(rows) < 2 and options.to is None:
         raise RecipeError("there is one text and nothing to compare it with: give two, or --to PATH with texts to look in")
     if options.files.dry_run:
-        return dry_run("similar", options.model, [*rows, *(others if options.to else [])], options.files, options.machine, long)
+        parts: list[tuple[list[Row], Kind | None]] = [(rows, None)] if options.to is None else [(rows, "query"), (others, "document")]
+        every = [row for part, _ in parts for row in part]
+        return dry_run("similar", options.model, every, options.files, options.machine, long, as_read=prompted(*parts))
     model = open_for("similar", options.model, options.machine)
     # An unnormalised product is what some models are trained for; their folder says so.
     unit = True if model.sentence.similarity == "cosine" else None
@@ -239,7 +256,7 @@ def cluster(argv: list[str]) -> int:
     if not 1 <= options.count <= len(rows):
         raise RecipeError(f"--count is {options.count}; allowed is 1 to {len(rows)}, the number of texts")
     if options.files.dry_run:
-        return dry_run("cluster", options.model, rows, options.files, options.machine, long)
+        return dry_run("cluster", options.model, rows, options.files, options.machine, long, as_read=prompted((rows, None)))
     model = open_for("cluster", options.model, options.machine)
     cut: list[int] = []
 

@@ -177,14 +177,14 @@ def _named(part: list[Row], method: Callable[[list[Row], Done], Sequence[Found]]
 def _at(row: Row, error: ContextError | DataError) -> ContextError | DataError:
     """The error with the row's place, in the words of the command line. A number within one chunk says nothing to who reads it."""
     told = re.sub(r"^([Tt]he )?(text|pair|prompt|row) \d+ ", r"this \2 ", str(error))
-    told = told.replace('long="cut"', "--long cut").replace("give a stride (32, say)", "give --stride 32")
+    told = re.sub(r'long="([\w-]+)"', r"--long \1", told).replace("give a stride (32, say)", "give --stride 32")
     told = re.sub(r"^the question of pair \d+ ", "the question ", told)
     return type(error)(f"{row.where}: {told}" if row.where else told)
 
 
-def tell_cut(cut: Sequence[int]) -> None:
+def tell_cut(cut: Sequence[int], what: str = "text") -> None:
     """Says how many texts were cut, as --long asked for or as the model was tuned. cut: how many tokens of each were left out."""
-    texts = sum(1 for tokens in cut if tokens)
-    if texts:
-        many = "texts were" if texts > 1 else "text was"
-        tell(f"{texts:,} {many} too long: {sum(cut):,} tokens left out")
+    from ..binding.truncation import left_out
+
+    if said := left_out(cut, what):
+        tell(said)

@@ -6,7 +6,7 @@ How it is written (beams, lengths, penalties, what stands before the text) is wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,10 @@ from .paint import flat, paint, safe, short
 from .results import Done, Sink, each, sink, tell_cut
 from .sampling import Number, SamplingOptions, Whole
 from .uses import dry_run, opened_seq2seq
+
+if TYPE_CHECKING:
+    from ..binding import Contract
+    from ..families import ModelFolder
 
 _AT_ONCE = 128  # rows: writing is slow, and answers are wanted as they come
 _EITHER = ("max_tokens", "min_tokens", "repetition_penalty")  # what sampling and beams both have
@@ -115,12 +119,17 @@ def text2text(argv: list[str]) -> int:
 def run(verb: str, task: Task, options: Rewrite, source: str | None = None, target: str | None = None) -> int:
     long = ways_to_cut(options.long)
     rows = read(options.texts, options.files, Fields(("text", "source")), verb)
-    if options.files.dry_run:
-        return dry_run(verb, options.model, rows, options.files, options.machine, long)
-    if options.writing.sampling.logprobs and not options.files.as_json:
-        raise RecipeError("--logprobs are written with --json; add it, or leave --logprobs out")
     from ..tasks.rewrite import plan
 
+    if options.files.dry_run:
+
+        def as_read(opened: ModelFolder, _: Contract) -> list[Row]:
+            prefix = plan(opened.path, opened.model_config.vocab, task, None, source, target).prefix
+            return [replace(row, text=prefix + row.text) for row in rows]
+
+        return dry_run(verb, options.model, rows, options.files, options.machine, long, as_read=as_read)
+    if options.writing.sampling.logprobs and not options.files.as_json:
+        raise RecipeError("--logprobs are written with --json; add it, or leave --logprobs out")
     model = opened_seq2seq(verb, options.model, options.machine)
     told = plan(model.folder, model.config.vocab, task, None, source, target).how
     how = options.writing.over(told)

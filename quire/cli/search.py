@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..errors import DataError
+from .embed import prompted
 from .lines import Fields, Files, FilesOption, Machine, MachineOption, PathOption, Row, Texts, at_least, parse, read, tell
 from .paint import bar, flat, paint, short
-from .results import Later, Sink, each, sink
+from .results import Later, Sink, each, sink, tell_cut
 from .uses import dry_run, open_for
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ def run(argv: list[str]) -> int:
         raise DataError(f"--library {options.library} is {what}; give a folder of Python files")
     rows = read(options.texts, options.files, Fields(("text", "question")), "search")
     if options.files.dry_run:
-        return dry_run("embed", options.model, rows, options.files, options.machine)
+        return dry_run("embed", options.model, rows, options.files, options.machine, as_read=prompted((rows, "query")))
+    cut: list[int] = []
     with sink(options.files) as to:
         index = opened(open_for("embed", options.model, quick(options.machine)), options.library)
-        for row, found in each(rows, lambda part, done: [index.search(one.text, options.top) for one in part], "search", to):
+        for row, found in each(rows, lambda part, done: [index.search(one.text, options.top, cut=cut) for one in part], "search", to):
             places = [asdict(one) for one in found]
             to.row(row, {"text": row.text, "found": places}, line, row, found, to, index.root)
+    tell_cut(cut)
     return 0
 
 
@@ -89,6 +92,7 @@ def opened(model: Opened, library: Path | None = None) -> Index:
     if index.unread:
         few = ", ".join(index.unread[:3]) + (" ..." if len(index.unread) > 3 else "")
         tell(f"{len(index.unread)} file{'s' * (len(index.unread) > 1)} left out, with errors of syntax: {few}")
+    tell_cut(index.cut, "docstring")
     return index
 
 

@@ -23,6 +23,7 @@ from .uses import dry_run, open_for
 
 if TYPE_CHECKING:
     from ..binding import Contract
+    from ..families import ModelFolder
     from .uses import Opened
 
 _COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -77,16 +78,18 @@ def windows(model: Opened, texts: Sequence[str], options: Tag) -> int:
 
 def count(rows: Sequence[Row], options: Tag) -> int:
     """A dry run, in tokens of what is read; a text that is too long is named where it would be refused, not read in windows."""
-    from ..model import described
     from ..tasks import tag
 
-    way = options.aggregation or tag.aggregation_of(described(options.model, options.machine.adapter)[0].config)
+    def way(opened: ModelFolder) -> str:
+        return options.aggregation or tag.aggregation_of(opened.config)
 
-    def divides(contract: Contract, context: int) -> bool:
-        return tag.window(contract, context, options.stride, way)[1] is not None
+    def as_read(opened: ModelFolder, _: Contract) -> list[Row]:
+        return [replace(row, text=tag.as_read(row.text, way(opened))) for row in rows]
 
-    read = [replace(row, text=tag.as_read(row.text, way)) for row in rows]
-    return dry_run("tag", options.model, read, options.files, options.machine, windows=divides)
+    def divides(opened: ModelFolder, contract: Contract, context: int) -> bool:
+        return tag.window(contract, context, options.stride, way(opened))[1] is not None
+
+    return dry_run("tag", options.model, rows, options.files, options.machine, windows=divides, as_read=as_read)
 
 
 def line(row: Row, entities: Sequence[Entity], to: Sink, colours: dict[str, str]) -> str:

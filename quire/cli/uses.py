@@ -13,6 +13,8 @@ from .lines import Files, Machine, Row
 from .paint import flat, paint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..binding import Contract
     from ..families import ModelFolder
     from ..model import Decoder, Encoder, Seq2Seq
@@ -59,6 +61,18 @@ def describe(config: ModelConfig) -> str:
     return f"{kind} that writes text" if isinstance(head, LMHead) else f"{kind} without a head"
 
 
+def trained_for(config: ModelConfig) -> str:
+    """What somebody wanted who trained a model, or an adapter, of this head."""
+    from ..nn.config import LabelHead, LMHead, MLMHead
+
+    head = config.head
+    if isinstance(head, LabelHead):
+        return {"row": "labels of texts", "token": "labels of tokens", "span": "question answering", "next": "what follows what"}[head.over]
+    if isinstance(head, MLMHead):
+        return "words that are missing"
+    return "writing text" if isinstance(head, LMHead) else "vectors of texts"
+
+
 def open_for(verb: str, path: str, machine: Machine) -> Opened:
     """The model at `path`, on the threads that the machine grants. Raises RecipeError naming its uses when `verb` is not among them."""
     import torch
@@ -67,15 +81,22 @@ def open_for(verb: str, path: str, machine: Machine) -> Opened:
     from ..model import load
 
     model = load(path, machine.dtype, machine.device, machine.verify, machine.quant, machine.adapter)
-    check(verb, model.config, model.contract, str(model.folder))
+    check(verb, model.config, model.contract, str(model.folder), machine.adapter)
     torch.set_num_threads(min(torch.get_num_threads(), threads()))
     return model
 
 
-def check(verb: str, config: ModelConfig, contract: Contract, name: str) -> None:
+def check(verb: str, config: ModelConfig, contract: Contract, name: str, adapter: Path | None = None) -> None:
+    """Raises RecipeError for a verb that a model does not serve. adapter: whose head `config` has, in place of the base's at `name`."""
     can = uses(config, contract)
-    if verb not in can:
+    if verb in can:
+        return
+    if adapter is None:
         raise RecipeError(f"{verb} needs another model: {name} is {describe(config)}; it can: {', '.join(can)}.")
+    raise RecipeError(
+        f"{verb} needs another adapter: {adapter} was trained for {trained_for(config)}: use quire {can[0]}. With it, {name} is "
+        f"{describe(config)}; it can: {', '.join(can)}."
+    )
 
 
 def opened_encoder(verb: str, path: str, machine: Machine) -> Encoder:
@@ -109,20 +130,23 @@ def dry_run(
     files: Files,
     machine: Machine,
     long: Long | None = None,
-    windows: Callable[[Contract, int], bool] = lambda contract, context: False,
+    windows: Callable[[ModelFolder, Contract, int], bool] = lambda opened, contract, context: False,
+    as_read: Callable[[ModelFolder, Contract], Sequence[Row]] | None = None,
 ) -> int:
     """What a verb was given, in tokens of the model's own tokenizer, and what it would do with texts that are too long: the model is opened
-    with its adapter, and no weights are read. windows: does the verb read a text that is too long in windows, by this contract and context?
+    with its adapter, and no weights are read. windows: does the verb read a text that is too long in windows, with this context?
+    as_read: the rows with the texts that this model reads, where those are others (a prefix, a prompt); they are what is counted.
 
     Raises ContextError, when all is said, where the verb would refuse a text.
     """
+    from ..binding.truncation import ways
     from ..model import described
 
     opened, contract, context = described(path, machine.adapter)
-    check(verb, opened.model_config, contract, str(opened.path))
-    counts = _counts(verb, contract, rows)
+    check(verb, opened.model_config, contract, str(opened.path), machine.adapter)
+    counts = _counts(verb, contract, rows if as_read is None else as_read(opened, contract))
     most = context if verb in _GOES_ON else _most(verb, opened, contract, context)
-    way = "windows" if windows(contract, context) else "error" if verb in (*_GOES_ON, "tag") else contract.long(long)
+    way = "windows" if windows(opened, contract, context) else "error" if verb in (*_GOES_ON, "tag") else contract.long(long)
     over = [(row.where or "the text", count - most) for row, count in zip(rows, counts) if count > most and way != "windows"]
     passed = sorted({name for row in rows for name in row.rest})
     facts: dict[str, Any] = {"verb": verb, "model": str(opened.path), "rows": len(rows), "tokens": sum(counts), "longest": max(counts)}
@@ -134,15 +158,19 @@ def dry_run(
         _tell(facts)
     if over and way == "error":
         where, more = over[0]
-        hint = ", or give --stride to have it read in windows" if verb == "tag" else ", or say --long cut to leave out what does not fit"
-        raise ContextError(f"{where} has {most + more:,} tokens, and {most:,} fit. Shorten or divide it{'' if verb in _GOES_ON else hint}.")
+        hint = {"tag": ", or have it read in windows: --aggregation simple --stride 32"}.get(verb, f", or say {ways('--long {}')}")
+        raise ContextError(
+            f"{where} has {most + more:,} tokens, and {most:,} are read at once. Shorten or divide it{'' if verb in _GOES_ON else hint}."
+        )
     return 0
 
 
 def _tell(facts: dict[str, Any]) -> None:
-    print(f"{many(facts['rows'], 'row')}, {facts['tokens']:,} tokens, the longest {facts['longest']:,} of {facts['context']:,} that fit")
+    print(f"{many(facts['rows'], 'row')}, {facts['tokens']:,} tokens, the longest {facts['longest']:,}; {facts['context']:,} are read at once")
     if facts["passed_through"]:
         print(f"passed through: {', '.join(map(flat, facts['passed_through']))}")
+    if facts["long"] == "windows" and facts["longest"] > facts["context"]:
+        print("what is longer is read in windows that overlap")
     if over := facts["too_long"]:
         what = "refused" if facts["long"] == "error" else f"cut ({facts['long']}), {facts['left_out']:,} tokens left out"
         print(paint(f"too long: {len(over):,} ({', '.join(over[:5])}{' ...' if len(over) > 5 else ''}): {what}", "yellow"))

@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..binding import Contract
-from ..errors import RecipeError
+from ..errors import RecipeError, about
 from ..nn.config import LabelHead
 from ..nn.transformer import Transformer
 from ..tasks import classify, embed
 from ..tasks.classify import Function
 from ..tasks.embed import Kind
 from ..tasks.lengths import batches
-from ..tasks.reading import Long, Row, budget, labelled, read, rows_of
+from ..tasks.reading import Long, Row, budget, labelled, read, rows_of, tell
 from ..tasks.sentence import Sentence
 from ..text.library import texts_of
 from ..types import Text
@@ -113,7 +113,7 @@ class EncoderEngine:
         an id that the model has not.
         """
         finish, how = self._finish(use, dimensions), self.loaded.sentence
-        context, asked, long = self.model.config.context, long or "error", self.contract.long(long)
+        context, asked = self.model.config.context, long or "error"
         most = self.contract.limit(context) if use == "classify" else embed.longest(context, self.contract, how)
         most = most if limit is None else min(most, limit)
         listed = texts if isinstance(texts, str | bytes) else [*texts]
@@ -129,7 +129,8 @@ class EncoderEngine:
     def _finish(self, use: Use, dimensions: int | None) -> Callable[[Floats], Any]:
         """What makes a result of what the model says of a row. Raises ModelError for a model that cannot say it."""
         if use == "embed":
-            return partial(embed.first, dimensions=embed.cut_to(dimensions, embed.size(self.model, self.loaded.sentence)))
+            with about("dimensions"):
+                return partial(embed.first, dimensions=embed.cut_to(dimensions, embed.size(self.model, self.loaded.sentence)))
         if use != "classify":
             raise RecipeError(f"use is {use!r}; allowed: embed, classify. For ranks there is rerank.")
         return partial(classify.listed, labels=self.loaded.labels, function=self.loaded.function)
@@ -162,29 +163,36 @@ class EncoderEngine:
             if gone:
                 self.waiting = [reading for reading in self.waiting if reading not in gone]
 
-    def embed(self, texts: Sequence[str], kind: Kind | None = None, *, long: Long | None = None) -> Floats:
+    def embed(self, texts: Sequence[str], kind: Kind | None = None, *, long: Long | None = None, cut: list[int] | None = None) -> Floats:
         """(N, D) in fp32, as `model.embed`."""
-        found = self._all(texts, "embed", kind, long)
+        found = self._all(texts, "embed", kind, long, cut)
         return np.stack(found) if found else np.empty((0, embed.size(self.model, self.loaded.sentence)), dtype=np.float32)
 
-    def classify(self, texts: Sequence[Text], *, long: Long | None = None) -> list[dict[str, float]]:
+    def classify(self, texts: Sequence[Text], *, long: Long | None = None, cut: list[int] | None = None) -> list[dict[str, float]]:
         """{label: score} of each text or pair, best first, as `model.classify`."""
-        return self._all(texts, "classify", None, long)
+        return self._all(texts, "classify", None, long, cut)
 
-    def rerank(self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long | None = None) -> list[tuple[int, float]]:
+    def rerank(
+        self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long | None = None, cut: list[int] | None = None
+    ) -> list[tuple[int, float]]:
         """(number, score) of each text, best first, as `model.rerank`."""
         if isinstance(self.model.config.head, LabelHead):
             label = classify.one_of(self.loaded.labels, label)
-            scores = [row[label] for row in self.classify([(query, text) for text in texts], long=long)]
+            scores = [row[label] for row in self.classify([(query, text) for text in texts], long=long, cut=cut)]
         elif texts:
-            asked, found = self.embed([query], "query", long=long)[0], self.embed(texts, "document", long=long)
+            asked, found = self.embed([query], "query", long=long, cut=cut)[0], self.embed(texts, "document", long=long, cut=cut)
             scores = embed.near(self.loaded.sentence, asked[None], found)[0].tolist()
         else:
             scores = []
         return classify.ranked(scores)
 
-    def _all(self, texts: Sequence[Text], use: Use, kind: Kind | None, long: Long | None) -> list[Any]:
+    def _all(self, texts: Sequence[Text], use: Use, kind: Kind | None, long: Long | None, cut: list[int] | None) -> list[Any]:
         readings = self.readings(texts, use, kind, long)
+        lost = [reading.cut for reading in readings]
+        if cut is not None:
+            cut.extend(lost)
+        elif long is None:
+            tell(lost)
         self.add(readings)
         try:
             return [self.result(reading) for reading in readings]

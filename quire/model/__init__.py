@@ -71,7 +71,7 @@ def load(
             f"{len(left)} matrices stay as they are, their columns are no multiple of 32: {', '.join(left[:3])} ...", stacklevel=2
         )
     kinds: dict[str, type[Decoder] | type[Encoder] | type[Seq2Seq]] = {"decoder": Decoder, "encoder": Encoder, "seq2seq": Seq2Seq}
-    loaded = kinds[opened.model_config.kind](folder, model, contract, binding, opened.changed)
+    loaded = kinds[opened.model_config.kind](folder, model, contract, binding, opened.changed, adapter)
     loaded.identity += f"+{read[:12]}" if read else ""
     loaded.identity += f"+{quant}" if quant is not None else ""
     return loaded

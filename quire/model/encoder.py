@@ -55,7 +55,7 @@ class Encoder(Local):
         """
         mask = self.contract.tokenizer.mask
         if mask is None or not hasattr(self.model.head, "table"):
-            raise DataError(f"{self.folder} has no mask token or no head that predicts words, so it cannot fill blanks.")
+            raise DataError(f"{self.called} has no mask token or no head that predicts words, so it cannot fill blanks.")
         rows = [self._with_masks(split_blanks(text, blank), mask) for text in ([texts] if isinstance(texts, str) else texts)]
         found = by_length(rows, lambda part: self._fill(part, mask, top), TOKENS_A_FORWARD, progress)
         return found[0] if isinstance(texts, str) else found
@@ -89,5 +89,5 @@ class Encoder(Local):
         """
         head = self.config.head
         if not (isinstance(head, LabelHead) and head.over == "next") and not (isinstance(head, MLMHead) and head.next_sentence):
-            raise ModelError(f"{self.folder} was not trained to say whether a sentence follows another: it has no head for it (BERT has).")
+            raise ModelError(f"{self.called} was not trained to say whether a sentence follows another: it has no head for it (BERT has).")
         return follows(self.model, self.contract, pairs, long, cut, progress)

@@ -41,10 +41,17 @@ class Local:
     """What the three kinds share."""
 
     def __init__(
-        self, folder: Path, model: Transformer, contract: Contract, binding: Binding, changed: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        model: Transformer,
+        contract: Contract,
+        binding: Binding,
+        changed: Mapping[str, Any] | None = None,
+        adapter: Path | str | None = None,
     ) -> None:
         """changed: fields of config.json that describe the model instead of the folder's own: those of the head of its adapter."""
         self.folder, self.changed = folder, dict(changed or {})
+        self.called = str(folder) if adapter is None else f"{folder} with the adapter {adapter}"  # in messages
         self.model = model
         self.contract = contract
         self.binding = binding
@@ -61,7 +68,7 @@ class Local:
             if name.startswith("_") or not others:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
             raise VerbError(
-                f"{self.folder} opens as {article(type(self).__name__)}, which does not {name}; {article(' or '.join(others))} does. "
+                f"{self.called} opens as {article(type(self).__name__)}, which does not {name}; {article(' or '.join(others))} does. "
                 f"It has: {', '.join(verbs(type(self)))}."
             )
 
@@ -118,10 +125,11 @@ class Local:
         """The names of the head's labels. Raises ModelError when the head is not one over rows, tokens or spans."""
         head = self.config.head
         if not isinstance(head, LabelHead) or head.over != over:
-            what = {"row": "labels of texts", "token": "labels of tokens", "span": "where an answer stands", "next": "what follows what"}
-            has = f"gives {what[head.over]}" if isinstance(head, LabelHead) else "gives no labels"
+            what = {"row": "labels of texts", "token": "labels of tokens", "span": "answers in a text", "next": "what follows what"}
+            verb = {"row": "classify", "token": "tag", "span": "answer", "next": "next_sentence"}
+            has = f"gives {what[head.over]} ({verb[head.over]})" if isinstance(head, LabelHead) else "gives no labels"
             kind = {"row": "SequenceClassification", "token": "TokenClassification", "span": "QuestionAnswering"}[over]
-            raise ModelError(f"{self.folder} {has}; this needs {what[over]}: a model whose architecture ends in For{kind}.")
+            raise ModelError(f"{self.called} {has}; this needs {what[over]}: a model whose architecture ends in For{kind}.")
         return classify.names(self._settings, head.labels)
 
     @cached_property
@@ -157,19 +165,26 @@ class Local:
         return classify.function_of(self._settings, len(self._labels("row")))
 
     def rerank(
-        self, query: str, texts: Sequence[str], label: str | None = None, *, long: Long | None = None, progress: Progress = None
+        self,
+        query: str,
+        texts: Sequence[str],
+        label: str | None = None,
+        *,
+        long: Long | None = None,
+        cut: list[int] | None = None,
+        progress: Progress = None,
     ) -> list[tuple[int, float]]:
         """(number of the text, score) of each text, that which suits the query best first.
 
         A model with a label head reads the query with each text; its score is that of its one label, or of `label` where it has several.
-        Any other compares vectors (`similar`). Raises RecipeError when the label is not clear.
+        Any other compares vectors (`similar`). long, cut: as there, or, of pairs, in `embed`. Raises RecipeError when no label is clear.
         """
         texts = texts_of(texts)
         if isinstance(self.config.head, LabelHead):
             label = classify.one_of(self._labels("row"), label)
-            scores = [row[label] for row in self.classify([(query, text) for text in texts], long=long, progress=progress)]
+            scores = [row[label] for row in self.classify([(query, text) for text in texts], long=long, cut=cut, progress=progress)]
         else:
-            scores = self.similar([query], texts, long=long, progress=progress)[0].tolist() if texts else []
+            scores = self.similar([query], texts, long=long, cut=cut, progress=progress)[0].tolist() if texts else []
         return classify.ranked(scores)
 
     def tag(
@@ -239,19 +254,30 @@ class Local:
         kind: "query" or "document", where the folder has a prompt for it. pool (cls, mean, max, last, mean-sqrt, weighted) and normalize
         are what the folder says unless given. long: a text that is too long is refused ("error", a ContextError), or its beginning is read
         ("cut"), or its beginning and end ("head-tail"); None is as the model was trained, where its folder says how, else "error". `cut`
-        receives how many tokens of each were left out.
+        receives how many tokens of each were left out; without it a warning tells of those that nobody asked to leave out.
         """
         how = embed.asked(self.sentence, pool, normalize)
         return embed.embed(self.model, self.contract, how, texts_of(texts), kind, long, cut, progress)
 
-    def similar(self, queries: Sequence[str], texts: Sequence[str], *, long: Long | None = None, progress: Progress = None) -> Floats:
-        """How near each text is to each query, (queries, texts): the cosine of their vectors, or their product where the folder says so."""
+    def similar(
+        self,
+        queries: Sequence[str],
+        texts: Sequence[str],
+        *,
+        long: Long | None = None,
+        cut: list[int] | None = None,
+        progress: Progress = None,
+    ) -> Floats:
+        """How near each text is to each query, (queries, texts): the cosine of their vectors, or their product where the folder says so.
+
+        long, cut: as in `embed`, of the queries and then of the texts.
+        """
         queries, texts = texts_of(queries), texts_of(texts)
         done = len(queries)
         unit = True if self.sentence.similarity == "cosine" else None
-        asked = self.embed(queries, "query", normalize=unit, long=long)
+        asked = self.embed(queries, "query", normalize=unit, long=long, cut=cut)
         later = None if progress is None else lambda count: progress(done + count)
-        return asked @ self.embed(texts, "document", normalize=unit, long=long, progress=later).T
+        return asked @ self.embed(texts, "document", normalize=unit, long=long, cut=cut, progress=later).T
 
     def cluster(
         self,

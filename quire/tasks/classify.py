@@ -97,7 +97,7 @@ def classify(
 ) -> list[dict[str, float]]:
     """{label: score} of each text or pair, best first. long: None is as in training. Errors as in `reading.read`."""
     scores(np.zeros((1, 1), dtype=np.float32), function)  # an unknown one is refused before any work
-    rows = read(contract, texts, contract.limit(model.config.context), contract.long(long), cut)
+    rows = read(contract, texts, contract.limit(model.config.context), long, cut)
     found = by_length(rows, lambda part: labelled(model, part, contract.decoder_start).numpy(), budget(model), progress)
     return [listed(row, labels, function) for row in found]
 

@@ -75,13 +75,18 @@ def prompted(
     context: the longest row that the model reads; the folder's own limit holds beside it.
     """
     several(texts)
-    prompt = how.prompt(kind)
+    prompt, asked = how.prompt(kind), as_read(how, texts, kind)
     limit = longest(context, contract, how)
-    asked = [prompt + text for text in texts]
+    skip = 0 if how.prompt_counts or not prompt else len(contract.before) + len(encoded(contract, [prompt])[0])
+    return read(contract, asked, limit, long, cut), skip
+
+
+def as_read(how: Sentence, texts: Sequence[str], kind: Kind | None) -> list[str]:
+    """The texts whose tokens a model reads: behind the folder's prompt for their kind, in the letters that it knows."""
+    asked = [how.prompt(kind) + text for text in texts]
     if how.lower:  # letter by letter, as the tokenizers library does: Python's own looks at what stands beside a sigma
         asked = ["".join(map(str.lower, text)) for text in asked]
-    skip = 0 if how.prompt_counts or not prompt else len(contract.before) + len(encoded(contract, [prompt])[0])
-    return read(contract, asked, limit, contract.long(long), cut), skip
+    return asked
 
 
 def longest(context: int, contract: Contract, how: Sentence) -> int:

@@ -42,7 +42,7 @@ def follows(
         return chances
 
     limit = contract.limit(model.config.context)
-    rows = read(contract, [tuple(pair) for pair in texts_of(pairs, "pairs")], limit, contract.long(long), cut)
+    rows = read(contract, [tuple(pair) for pair in texts_of(pairs, "pairs")], limit, long, cut)
     return by_length(rows, forward, budget(model), progress)
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..binding.contract import Contract
+from ..binding.truncation import left_out
 from ..decode.loop import room
-from ..errors import ContextError, DataError, ModelError, RecipeError
+from ..errors import ContextError, DataError, ModelError, RecipeError, warn
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
 from ..text.rows import Encoded
@@ -38,12 +39,15 @@ class Row:
         return len(self.ids)
 
 
-def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "error", cut: list[int] | None = None) -> list[Row]:
+def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long | None = "error", cut: list[int] | None = None) -> list[Row]:
     """Texts and pairs as rows of at most `limit` tokens. `cut` receives how many tokens of each were left out.
 
-    Raises ContextError, before any work, for one that is too long where long="error", or empty, with its number and the numbers of tokens.
+    long: None is as in training; a warning then tells what was left out, where there is no `cut` to receive it. Raises ContextError, before
+    any work, for one that is too long where long="error", or empty, with its number and the numbers of tokens; RecipeError for a limit that
+    leaves none of a text.
     """
     several(texts)
+    way, lost = contract.long(long), list[int]()
     pairs = [text if isinstance(text, tuple) else (text, None) for text in texts]
     firsts = encoded(contract, [first for first, _ in pairs])
     seconds = iter(encoded(contract, [second for _, second in pairs if second is not None]))
@@ -52,19 +56,44 @@ def read(contract: Contract, texts: Sequence[Text], limit: int, long: Long = "er
         other = None if second is None else next(seconds)
         around = len(before) + len(after) if other is None else sum(isinstance(part, int) for part, _ in contract.pair_layout)
         over = max(0, around + len(first) + len(other or ()) - limit)
-        if over and long == "error":
+        if over and way == "error":
             raise ContextError(
                 f"text {number} has {limit + over:,} tokens with those around it; {contract.most(limit)}. "
-                'Shorten or divide it, or say long="cut" to leave out what does not fit.'
+                f"Shorten or divide it, or {_otherwise(contract)}."
             )
+        least = around + (1 if other is None else 2)
+        if over and limit < least:
+            what = "text" if other is None else "pair"
+            raise RecipeError(f"limit is {limit}; with the {around} tokens around a {what}, {least} is the least. Raise it.", field="limit")
         if over:
-            first, other = shorten(first, other, limit - around, long)
-        if cut is not None:
-            cut.append(over)
+            first, other = shorten(first, other, limit - around, way)
+        lost.append(over)
         row = Row([*before, *first, *after]) if other is None else Row(*contract.join(first, other))
         room(len(row), limit, f"text {number}", spare=0)
         rows.append(row)
+    if cut is not None:
+        cut.extend(lost)
+    elif long is None:
+        tell(lost)
     return rows
+
+
+def _otherwise(contract: Contract) -> str:
+    """What may be said for a text that is too long in place of long="error": to be cut as in training, where there was a way, or one of
+    the ways that there are."""
+    own = contract.long(None)
+    if own != "error":
+        return f'leave out long="error": it is then cut as the model was tuned ({own})'
+    ways = " or ".join(f'long="{way}"' for way in get_args(Long) if way != "error")
+    return f"say {ways} to leave out what does not fit"
+
+
+def tell(cut: Sequence[int]) -> None:
+    """Warns of what a tuned model did not read though nobody asked for a cut. cut: tokens left out of each text."""
+    if said := left_out(cut):
+        warn(
+            f'{said}, as this model was tuned. long="error" refuses such texts; a list for cut= takes the numbers instead of this warning.'
+        )
 
 
 def rows_of(
@@ -147,9 +176,7 @@ def _trimmed(post: Any) -> bool | None:
 
 
 def shorten(first: list[int], second: list[int] | None, most: int, long: Long = "cut") -> tuple[list[int], list[int] | None]:
-    """At most `most` ids of a text, or of two together, the longer one cut first. Raises ContextError when nothing would be left."""
-    if most < (1 if second is None else 2):
-        raise ContextError(f"the limit leaves room for {max(0, most)} tokens of text. Raise it.")
+    """At most `most` ids of a text, or of two together, the longer one cut first."""
     if second is None:
         return cut_to(first, most, long), None
     small = min(len(first), len(second))

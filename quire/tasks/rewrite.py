@@ -106,7 +106,7 @@ def rewrite(
     training. Raises ContextError for texts that are too long, before any work; RecipeError for beams with stop strings.
     """
     limit, asked = contract.limit(model.config.context), [chosen.prefix + text for text in texts_of(texts)]
-    sources = read(contract, asked, limit, contract.long(long), cut)
+    sources = read(contract, asked, limit, long, cut)
     return written(model, contract, start, sources, chosen, slots=slots, progress=progress)
 
 

@@ -32,6 +32,8 @@ from .lengths import by_length
 from .reading import Row, budget, labelled, parameters_of, pieces, several
 from .spelled import divided, spell
 
+_WINDOWS = "give a stride (32, say): it is then read in windows that overlap by so many tokens"
+_NO_WINDOWS = "use aggregation 'simple', which can read it in windows: single tokens (aggregation 'none') are not read so"
 AGGREGATIONS = ("none", "simple", "first", "average", "max", "words")
 PARAMETERS = "token-classification"  # the table of task_specific_params in config.json that is about this task
 Floats = npt.NDArray[np.float32]
@@ -76,8 +78,10 @@ def windows(count: int, room: int, stride: int) -> list[tuple[int, int]]:
 def window(contract: Contract, context: int, stride: int | None, aggregation: str) -> tuple[int, int | None]:
     """(tokens of a text that one window holds, by how many windows overlap); None: a text that is too long is refused.
 
-    stride: None is that of the training. Single tokens (aggregation "none") are not read in windows of which nobody spoke.
+    stride: None is that of the training. Single tokens (aggregation "none") are not read in windows: RecipeError for a stride.
     """
+    if stride is not None and aggregation == "none":
+        raise RecipeError("a stride joins entities of overlapping windows, which single tokens (aggregation 'none') are not. Use 'simple'.")
     room, told = contract.limit(context) - len(contract.before) - len(contract.after), contract.truncation
     if stride is None and aggregation != "none" and told is not None and told.stride is not None:
         stride = max(0, min(told.stride, room // 2))
@@ -106,8 +110,6 @@ def tag(
     """
     if aggregation not in AGGREGATIONS:
         raise RecipeError(f"aggregation is {aggregation!r}; allowed: {', '.join(AGGREGATIONS)}.")
-    if stride is not None and aggregation == "none":
-        raise RecipeError("a stride joins entities of overlapping windows, which single tokens (aggregation 'none') are not. Use 'simple'.")
     several(texts)
     before, after = list(contract.before), list(contract.after)
     around = len(before) + len(after)
@@ -118,8 +120,8 @@ def tag(
     for number, (ids, _) in enumerate(read):
         if len(ids) > room and stride is None:
             raise ContextError(
-                f"text {number} has {len(ids) + around:,} tokens with those around it; {contract.most(room + around)}. "
-                "Divide it, or give a stride (32, say): it is then read in windows that overlap by so many tokens."
+                f"text {number} has {len(ids) + around:,} tokens with those around it; {contract.most(room + around)}. Divide it, or "
+                f"{_WINDOWS if aggregation != 'none' else _NO_WINDOWS}."
             )
         for start, end in windows(len(ids), room, stride or 0):
             rows.append(Row([*before, *ids[start:end], *after]))

@@ -79,6 +79,26 @@ def test_a_dry_run_plans_with_the_adapter(tuned: Path, capsys: pytest.CaptureFix
     assert found[1]["context"] == quire.load(decoder, adapter=tuned / "prompt").config.context
 
 
+def test_an_adapter_for_another_verb_says_which_one_it_is_for(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, adapter = tuned / "base", tuned / "qa"
+    opened = ModelFolder.open(base)
+    opened = opened.with_head(heads.fields(opened, "span"))
+    model = opened.build()
+    attach(model, LoRA(2), opened)
+    save_adapter(adapter, model, opened, bound(base))
+    for verb, more in (("classify", ()), ("classify", ("--dry-run",)), ("tag", ())):
+        _, error = printed(capsys, verb, base, "x", "--adapter", adapter, *more, code=2)
+        assert f"{verb} needs another adapter: {adapter} was trained for question answering: use quire answer." in error
+    _, error = printed(capsys, "answer", base, "x", "--context", "y", "--adapter", tuned / "run" / "adapter", code=2)
+    assert "was trained for labels of texts: use quire classify." in error
+    with pytest.raises(ModelError, match=rf"with the adapter {adapter} gives answers in a text \(answer\); this needs labels of texts"):
+        quire.load(base, adapter=adapter).classify(["x"])
+
+    other = write_model(tuned / "other", "llama")
+    _, error = printed(capsys, "classify", other, "x", "--adapter", adapter, code=2)
+    assert f"{adapter} was trained on '{base}', and its head does not fit {other}: " in error
+
+
 def test_an_adapter_alone_is_no_model(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = tuned / "run" / "adapter"
     _, error = printed(capsys, "export", adapter, tuned / "whole", code=2)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 import quire
+from quire.binding import Contract
+from quire.binding.truncation import Truncation
 from quire.cli import classify
 from quire.cli.lines import Files, Row
 from quire.cli.main import main
@@ -129,7 +133,10 @@ def test_classify_shows_bars_to_people_and_figures_as_they_are(typed, terminal):
 def test_a_text_that_is_too_long_is_named_or_cut(typed, tmp_path, capsys):
     (tmp_path / "in.txt").write_text(f"x\n\n{LONG}\n")
     said = typed("classify", "classify", "--file", tmp_path / "in.txt", code=2)
-    assert re.search(r"in\.txt, line 3: this text has \d+ tokens with those around it; this model reads 64 at once.* say --long cut", said)
+    assert re.search(
+        r"in\.txt, line 3: this text has \d+ tokens with those around it; this model reads 64 at once.* say --long cut or --long head-tail",
+        said,
+    )
     assert re.match(r"quire tag: this text has \d+ tokens with those around it; .* give --stride 32", typed("tag", "tag", LONG, code=2))
     assert "tag: this text" not in typed("tag", "tag", LONG, "--stride", 8)
     said = typed("answer", "answer", LONG, "--context", "x", "--length", 48, code=2)
@@ -541,6 +548,58 @@ def test_a_dry_run_counts_and_does_no_more(typed, planned, tmp_path, capsys, fol
     assert facts["too_long"] == ["the text"] and facts["long"] == "error"
     facts = planned("tag", "tag", LONG, "--stride", 8)
     assert facts["too_long"] == [] and facts["long"] == "windows"
+
+
+def test_a_dry_run_counts_what_the_folder_puts_before_a_text(typed, tmp_path):
+    """The prefix of a task, and the prompt of each kind of text: as many tokens as the verb then reads."""
+    folder = write_model(tmp_path / "t5", "t5", bound=False)
+    prefixes = {
+        "translation_en_to_de": "translate English to German: ",
+        "translation_en_to_fr": "to French: ",
+        "summarization": "summarize: ",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    config["task_specific_params"] = {task: {"prefix": prefix, "max_length": 3} for task, prefix in prefixes.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    for verb, *more in (("translate", "--target", "de"), ("translate", "--target", "fr"), ("summarize",), ("text2text",)):
+        (facts,) = rows(typed(verb, folder, "The fox", *more, "--dry-run", "--json"))
+        (answer,) = rows(typed(verb, folder, "The fox", *more, "--json", "--max-tokens", 2))
+        assert facts["tokens"] == answer["prompt_tokens"]
+    assert "Give source and target" in typed("translate", folder, "The fox", "--dry-run", code=2)
+    assert "translate needs another model" in typed("translate", "llama", "The fox", "--dry-run", code=2)
+
+    folder = write(tmp_path / "sentence", "MaskedLM")
+    SentenceTransformer(str(folder), device="cpu", prompts={"query": "the question: ", "document": "fox "}).save(str(tmp_path / "prompts"))
+    (tmp_path / "others.txt").write_text("quick\n")
+    model = quire.load(tmp_path / "prompts")
+    asked, found, plain = (len(model.contract.whole(text)) for text in ("the question: dog", "fox quick", "dog"))
+    for verb, more, tokens in (
+        ("embed", ("--kind", "query"), asked),
+        ("embed", (), plain),
+        ("similar", ("--to", tmp_path / "others.txt"), asked + found),
+        ("cluster", ("--count", 1), plain),
+    ):
+        (facts,) = rows(typed(verb, tmp_path / "prompts", "dog", *more, "--dry-run", "--json"))
+        assert facts["tokens"] == tokens
+    (facts,) = rows(typed("search", "dog", "--model", tmp_path / "prompts", "--dry-run", "--json"))
+    assert facts["tokens"] == asked
+
+
+def test_a_dry_run_says_how_much_is_read_at_once(typed, tmp_path, capsys):
+    """A text may be longer than what is read at once: refused, or read in windows, as the verb then does."""
+    folder = write(tmp_path / "tag", "TokenClassification", labels=["O", "B-X"])
+    replace(Contract.open(folder), truncation=Truncation(16, "head-tail", 5)).save(folder)
+    count = len(quire.load(folder).contract.whole(LONG))
+    assert main(["tag", str(folder), LONG, "--aggregation", "none", "--dry-run"]) == 2
+    told = capsys.readouterr()
+    assert told.out == f"1 row, {count} tokens, the longest {count}; 16 are read at once\ntoo long: 1 (the text): refused\n"
+    assert f"the text has {count} tokens, and 16 are read at once. Shorten or divide it, or have it read in windows" in told.err
+    said = typed("tag", folder, LONG, "--aggregation", "none", code=2)
+    assert "use aggregation 'simple'" in said and "stride" not in said
+    said = typed("tag", folder, LONG, "--dry-run")
+    assert said == f"1 row, {count} tokens, the longest {count}; 16 are read at once\nwhat is longer is read in windows that overlap\n"
+    for more in ((), ("--dry-run",)):
+        assert "single tokens (aggregation 'none')" in typed("tag", folder, "x", "--aggregation", "none", "--stride", 3, *more, code=2)
 
 
 def test_a_dry_run_plans_with_the_way_to_cut_that_is_asked_for(typed, planned, folders, capsys):

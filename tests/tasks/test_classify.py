@@ -108,7 +108,9 @@ def test_labels_that_cannot_be_told_apart_are_refused(tmp_path, change, message)
 
 def test_a_model_without_the_head_says_what_it_has(tmp_path):
     model = quire.load(write(tmp_path, "TokenClassification"))
-    with pytest.raises(ModelError, match=r"gives labels of tokens; this needs labels of texts: .* ends in ForSequenceClassification"):
+    with pytest.raises(
+        ModelError, match=r"gives labels of tokens \(tag\); this needs labels of texts: .* ends in ForSequenceClassification"
+    ):
         model.classify(["x"])
     with pytest.raises(ModelError, match="ends in ForQuestionAnswering"):
         model.answer([("a", "b")])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import transformers
 from sentence_transformers import SentenceTransformer
 
 import quire
+from quire import Sampling, search
 from quire.binding import Contract
 from quire.binding.truncation import Truncation
 from quire.cli.main import main
@@ -71,11 +74,11 @@ def test_labels_of_a_long_text_are_those_of_the_evaluation(
     for how in ({}, {"adapter": tmp_path / "run" / "adapter"})[: 1 + (method == "lora")]:
         model = quire.load(base if how else path, **how)
         wanted = logits(base if how else path, [kept], how.get("adapter"))[0]
-        found = model.classify([long], "none")[0]
+        found = model.classify([long], "none", cut=[])[0]
         assert [found[label] for label in model.labels.values()] == pytest.approx(wanted.tolist(), abs=1e-5)
         engine = EncoderEngine(model)
-        assert engine.classify([long])[0] == pytest.approx(model.classify([long])[0], abs=1e-5)
-        label, score = next(iter(model.classify([long])[0].items()))
+        assert engine.classify([long], cut=[])[0] == pytest.approx(model.classify([long], cut=[])[0], abs=1e-5)
+        label, score = next(iter(model.classify([long], cut=[])[0].items()))
         assert (label, round(score, 3)) == (answer["label"], pytest.approx(answer["score"], abs=2e-3))
         assert len(engine.readings([long], "embed")[0].row) == 12
 
@@ -84,13 +87,15 @@ def test_labels_of_a_long_text_are_those_of_the_evaluation(
     assert next(iter(json.loads(out)["labels"].items())) == (answer["label"], pytest.approx(answer["score"], abs=2e-3))
     assert f"1 text was too long: {len(ids) - 12} tokens left out" in err
     assert main(["classify", str(path), long, "--long", "error"]) == 2
-    said = f"has {len(ids)} tokens with those around it; this model was tuned on texts of at most 12 tokens. Shorten or divide it, or say"
-    assert said in capsys.readouterr().err
+    said = (
+        f"has {len(ids)} tokens with those around it; this model was tuned on texts of at most 12 tokens. Shorten or divide it, or leave "
+    )
+    assert said + "out --long error: it is then cut as the model was tuned (head-tail)." in capsys.readouterr().err
     assert main(["classify", str(path), long, "--long", "middle"]) == 2
     assert "allowed: error, cut, head-tail" in capsys.readouterr().err
     with pytest.raises(ContextError, match="was tuned on texts of at most 12 tokens"):
         model.classify([long], long="error")
-    assert model.classify([long], long="cut") != model.classify([long])
+    assert model.classify([long], long="cut") != model.classify([long], cut=[])
 
 
 def test_a_model_that_never_saw_a_cut_makes_none_unasked(base: Path, tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
@@ -204,9 +209,10 @@ def test_vectors_of_long_texts_are_those_of_the_training(tuned: Callable[..., Tr
     assert path is not None
     model, theirs = quire.load(path), SentenceTransformer(str(path), device="cpu")
     assert theirs.max_seq_length == 12 and model.contract.truncation == Truncation(12, "cut")
-    assert np.abs(model.embed([LONG]) - theirs.encode([LONG])).max() < 2e-5
-    assert np.abs(EncoderEngine(model).embed([LONG]) - model.embed([LONG])).max() < 1e-5
-    assert np.abs(model.embed([LONG]) - model.embed([LONG], long="head-tail")).max() > 1e-4
+    vectors = model.embed([LONG], cut=[])
+    assert np.abs(vectors - theirs.encode([LONG])).max() < 2e-5
+    assert np.abs(EncoderEngine(model).embed([LONG], cut=[]) - vectors).max() < 1e-5
+    assert np.abs(vectors - model.embed([LONG], long="head-tail")).max() > 1e-4
 
 
 def test_an_adapter_for_vectors_is_merged_with_the_length_of_its_training(tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
@@ -219,8 +225,8 @@ def test_an_adapter_for_vectors_is_merged_with_the_length_of_its_training(tuned:
     assert main(["merge", str(start), str(adapter), str(merged)]) == 0
     with_adapter, model, theirs = quire.load(start, adapter=adapter), quire.load(merged), SentenceTransformer(str(merged), device="cpu")
     assert theirs.max_seq_length == model.sentence.limit == 12 and with_adapter.contract.truncation == model.contract.truncation
-    assert np.abs(model.embed([LONG]) - with_adapter.embed([LONG])).max() < 1e-5
-    assert np.abs(model.embed([LONG]) - theirs.encode([LONG])).max() < 2e-5
+    assert np.abs(model.embed([LONG], cut=[]) - with_adapter.embed([LONG], cut=[])).max() < 1e-5
+    assert np.abs(model.embed([LONG], cut=[]) - theirs.encode([LONG])).max() < 2e-5
 
 
 def test_pairs_are_ranked_as_they_were_learned(tuned: Callable[..., TrainRecipe], tmp_path: Path) -> None:
@@ -234,7 +240,7 @@ def test_pairs_are_ranked_as_they_were_learned(tuned: Callable[..., TrainRecipe]
     batch = collate([example], 0)
     with torch.inference_mode():
         wanted = model.model.head(model.model(batch), None).sigmoid().item()
-    found = dict(model.rerank(question, [LONG, "x"]))
+    found = dict(model.rerank(question, [LONG, "x"], cut=[]))
     assert found[0] == pytest.approx(wanted, abs=1e-6)
     assert found != dict(model.rerank(question, [LONG, "x"], long="cut"))
 
@@ -243,8 +249,57 @@ def test_sources_are_rewritten_as_they_were_learned(tuned: Callable[..., TrainRe
     rows = [Rewrite(text(n), text(n + 1), where=f"rows:{n}") for n in range(24)]
     path = train(tuned("rewrite", write_model(tmp_path / "base", "t5"), rows, **WAYS)).model
     assert path is not None
-    found = quire.load(path).text2text([LONG])[0]
-    assert found.prompt_tokens == 12
+    cut: list[int] = []
+    found = quire.load(path).text2text([LONG], cut=cut)[0]
+    assert found.prompt_tokens == 12 and cut[0] > 0
+
+
+def test_nothing_is_left_out_in_silence(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where nobody asked for a cut and nobody counts, a warning with the caller's own line says how much of how many texts was not read."""
+    labelled = write(tmp_path / "labelled", "SequenceClassification", labels=["no", "yes"])
+    sources = write_model(tmp_path / "t5", "t5")
+    for folder in (base, labelled, sources):
+        replace(Contract.open(folder), truncation=Truncation(12, "head-tail")).save(folder)
+    encoder, labels, writer = quire.load(base), quire.load(labelled), quire.load(sources)
+    ways: list[tuple[Any, Callable[..., Any]]] = [
+        (encoder, lambda **more: encoder.embed([LONG, "x", LONG], **more)),
+        (encoder, lambda **more: EncoderEngine(encoder).embed([LONG, "x", LONG], **more)),
+        (encoder, lambda **more: encoder.cluster([LONG, "x", "y", LONG], 2, **more)),
+        (encoder, lambda **more: encoder.similar([LONG], [LONG], **more)),
+        (encoder, lambda **more: encoder.rerank(LONG, [LONG], **more)),
+        (labels, lambda **more: labels.classify([LONG, "x", LONG], **more)),
+        (labels, lambda **more: labels.rerank("x", [LONG, LONG], "yes", **more)),
+        (labels, lambda **more: EncoderEngine(labels).rerank("x", [LONG, LONG], "yes", **more)),
+        (writer, lambda **more: writer.text2text([LONG, "x", LONG], Sampling(max_tokens=1), **more)),
+    ]
+    for model, way in ways:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            way()
+        cut: list[int] = []
+        way(cut=cut)
+        way(long="cut")
+        over = len(model.contract.whole(LONG)) - 12
+        assert sum(1 for tokens in cut if tokens) == 2 and sum(cut) >= 2 * over
+        counted = [
+            re.match(r"(\d) texts? (?:was|were) too long: ([\d,]+) tokens left out, as this model was tuned", str(one.message))
+            for one in told
+        ]
+        assert sum(int(one[1]) for one in counted if one) == 2
+        assert sum(int(one[2].replace(",", "")) for one in counted if one) == sum(cut)
+        assert {one.filename for one in told} == {__file__}
+
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "short.py").write_text(f'"""A door."""\ndef shut():\n    """{LONG}"""\n')
+    cut = []
+    index = search.build_or_open(encoder, None, tmp_path / "library")
+    index.search(LONG, cut=cut)
+    assert [tokens > 0 for tokens in index.cut] == [False, True] and cut[0] > 0
+    for _ in range(2):  # built, and kept
+        assert main(["search", LONG, "x", "--library", str(tmp_path / "library"), "--model", str(base), "--dtype", "fp32"]) == 0
+        said = capsys.readouterr().err
+        assert f"1 docstring was too long: {sum(index.cut):,} tokens left out" in said
+        assert f"1 text was too long: {cut[0]:,} tokens left out" in said and "warning" not in said
 
 
 def test_a_cut_is_not_handed_on_to_another_training(base: Path, tmp_path: Path) -> None:
