@@ -49,7 +49,7 @@ def check(sampling: Sampling, vocab: int | None = None) -> None:
     """Raises RecipeError naming the field, the value it has and what is allowed. `vocab` bounds the ids."""
 
     def refuse(name: str, value: Any, allowed: str) -> None:
-        raise RecipeError(f"sampling: {name} is {value!r}; allowed: {allowed}")
+        raise RecipeError(f"sampling: {name} is {value!r}; allowed: {allowed}", field=name)
 
     for name, (low, high, closed, words) in _FLOATS.items():
         value = getattr(sampling, name)

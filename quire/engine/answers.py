@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..binding import Contract
-from ..errors import RecipeError
+from ..errors import RecipeError, about
 from ..types import Chunk, Completion
 from . import constrain
 from .constrain import Grammar
@@ -66,7 +66,8 @@ def form(contract: Contract, vocab: int, given: Mapping[str, Any]) -> Asked:
     named = [name for name in FORMS if given.get(name) is not None]
     if len(named) > 1:
         raise RecipeError(f"an answer has one form; {' and '.join(named)} are given. Choose one of them.")
-    return Asked(_MAKERS[named[0]](contract.tokenizer, given[named[0]], vocab=vocab)) if named else Asked()
+    with about("forms"):
+        return Asked(_MAKERS[named[0]](contract.tokenizer, given[named[0]], vocab=vocab)) if named else Asked()
 
 
 def tools(
@@ -78,4 +79,5 @@ def tools(
         return asked
     if asked.grammar is not None:
         raise RecipeError("tools and a form of the whole answer are given; an answer is held to one of them. Leave the other out.")
-    return Asked(calling=Calling(contract, given, choice, parallel=parallel, vocab=vocab))
+    with about("tools"):
+        return Asked(calling=Calling(contract, given, choice, parallel=parallel, vocab=vocab))

@@ -115,12 +115,14 @@ class Calling:
         self._spelt = {id: text for text, id in tokenizer.special_tokens.items() if text in (self.form.opener, self.form.closer)}
         if not self.shown:
             if tool_choice not in ("none", "auto"):
-                raise RecipeError(f"tool_choice is {tool_choice!r}, and there are no tools. Give some, or leave tool_choice out.")
+                said = f"tool_choice is {tool_choice!r}, and there are no tools. Give some, or leave tool_choice out."
+                raise RecipeError(said, field="tool_choice")
             return
         if found is None and tool_choice == "auto":
             raise RecipeError(
                 "this model's chat template does not say how calls are written (known: <tool_call>, [TOOL_CALLS], an object with name and "
-                "parameters), so a call could not be told from text. Use tool_choice 'required' or a named tool."
+                "parameters), so a call could not be told from text. Use tool_choice 'required' or a named tool.",
+                field="tool_choice",
             )
         allowed = [tool for tool in self._known if named in (None, tool.name)]
         for tool in allowed:
@@ -172,10 +174,12 @@ def _named(choice: ToolChoice, names: Sequence[str]) -> str | None:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str):
         raise RecipeError(
-            f'tool_choice is {choice!r:.80}; allowed: none, auto, required, {{"type": "function", "function": {{"name": ...}}}}.'
+            f'tool_choice is {choice!r:.80}; allowed: none, auto, required, {{"type": "function", "function": {{"name": ...}}}}.',
+            field="tool_choice",
         )
     if name not in names:
-        raise RecipeError(f"tool_choice names '{name}'; the tools are {', '.join(names) or 'none'}.{nearest(name, list(names))}")
+        there = f"the tools are {', '.join(names) or 'none'}.{nearest(name, list(names))}"
+        raise RecipeError(f"tool_choice names '{name}'; {there}", field="tool_choice")
     return name
 
 

@@ -207,12 +207,6 @@ def too_many(most: int | None, context: int, name: str = "max_tokens") -> Refuse
     return Refused(400, f"'{name}' is {most:,}; this model has {context:,} positions in all.", param=name, code="invalid_value")
 
 
-def placed(error: Refused, param: str) -> None:
-    """Gives what the worker refused the field it is about, where that is known: a worker sees ids, no fields."""
-    if error.code == "context_length_exceeded" and error.param is None:
-        error.param = param
-
-
 # -- answers -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -221,11 +215,8 @@ def routes(front: Front) -> APIRouter:
 
     @router.post("/v1/chat/completions", summary="The next turn of a conversation")
     async def chat(body: Chat, request: Request) -> Response:
-        try:
-            worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)))
-        except Refused as error:
-            placed(error, "messages")
-            raise
+        names = {"prompt": "messages", "forms": "response_format" if body.structured_outputs is None else "structured_outputs"}
+        worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)), names)
         name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         if (refused := too_many(getattr(body, name), worker.facts["context"], name)) is not None:
             job.close()

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from .asks import Begun, End, Event, Logprob, Piece, Write
 from .bodies import MOST_ANSWERS, at, refusable
-from .chat import REASONS, Sampled, StreamOptions, StructuredOutputs, forms, placed, tenant_of, too_many, usage_of
+from .chat import REASONS, Sampled, StreamOptions, StructuredOutputs, forms, tenant_of, too_many, usage_of
 from .errors import Refused
 from .front import Front
 from .http import Stream, unless_left
@@ -181,20 +181,18 @@ async def _hand_on(number: int, job: Job, queue: asyncio.Queue[Any]) -> None:
 async def begin(front: Front, request: Request, body: Completions) -> Parts:
     """All prompts of a request, in line together. Raises Refused when one of them is, and none is left in line then."""
     asks = body.asks(front.tenant(request))
-    tasks = [asyncio.ensure_future(front.begin(request, body.model, ask)) for ask in asks]
+    tasks = [asyncio.ensure_future(front.begin(request, body.model, ask, {"forms": "structured_outputs"})) for ask in asks]
     try:
         begun = await asyncio.gather(*tasks)
         refused = too_many(body.most, begun[0][0].facts["context"])
         if refused is not None:
             raise refused
-    except BaseException as error:
+    except BaseException:
         for task in tasks:
             task.cancel()
         for done in await asyncio.gather(*tasks, return_exceptions=True):
             if not isinstance(done, BaseException):
                 done[1].close()
-        if isinstance(error, Refused):
-            placed(error, "prompt")
         raise
     texts = ["" if not body.echo else given if isinstance(given, str) else "".join(one[2].pieces) for given, one in zip(body.prompt, begun)]
     return Parts([Part(*one, text) for one, text in zip(begun, texts)])

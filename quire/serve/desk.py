@@ -19,7 +19,7 @@ from ..engine.calls import Reader
 from ..engine.encoder import EncoderEngine, Reading
 from ..engine.engine import Engine
 from ..engine.request import Request
-from ..errors import ContextError, ModelError, QuireError, RecipeError
+from ..errors import ContextError, ModelError, QuireError, RecipeError, about
 from ..model import Decoder, Encoder, Seq2Seq
 from ..nn.config import LabelHead
 from ..tasks import classify, embed
@@ -31,14 +31,6 @@ from .known import NO_TEMPLATE, unfit
 
 Said = list[Any]  # [id of the ask, what: begun piece end found error, its values ...]
 _NEVER = -9999.0  # the logarithm of no chance at all, as OpenAI writes it
-
-
-class IdsError(RecipeError):
-    """Ids that the model does not have. field: of the request, in which they stand."""
-
-    def __init__(self, message: str, field: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 @dataclass(eq=False)
@@ -82,15 +74,18 @@ class Desk:
     # -- preparing: on any thread --------------------------------------------------------------------------------------------------
 
     def prepare(self, number: int, ask: Write | Read | Tokens) -> Writing | Whole | Said:
-        """Raises QuireError for what cannot be done. A `Tokens` ask is answered at once."""
+        """Raises QuireError for what cannot be done, with the field of the ask that it is about. A `Tokens` ask is answered at once."""
         wrong = unfit(self._able, ask)
         if wrong is not None:
-            raise ModelError(f"{wrong} It {self._does()}." if wrong is NO_TEMPLATE else wrong)
+            raise ModelError(f"{wrong} It {self._does()}." if wrong is NO_TEMPLATE else wrong, field="model")
         if isinstance(ask, Write):
-            return self._write(number, ask)
+            with about("prompt"):
+                return self._write(number, ask)
         if isinstance(ask, Read):
-            return self._read(number, ask)
-        return self._tokens(number, ask)
+            with about("texts"):
+                return self._read(number, ask)
+        with about("prompt" if ask.messages is None else "messages"):
+            return self._tokens(number, ask)
 
     def _write(self, number: int, ask: Write) -> Writing:
         assert self.engine is not None
@@ -104,7 +99,8 @@ class Desk:
         if ask.longest is not None:
             read = len(ids) if isinstance(self.model, Decoder) else 1  # an encoder-decoder's answer begins with a token of its own
             if read >= ask.longest:
-                raise ContextError(f"the prompt has {read:,} tokens; {ask.longest:,} with the answer leave none for it. Ask for more.")
+                said = f"the prompt has {read:,} tokens; {ask.longest:,} with the answer leave none for it. Ask for more."
+                raise ContextError(said, field="longest")
             how = replace(how, max_tokens=min(how.max_tokens, ask.longest - read))
         requests: list[Request] = []
         for choice in range(ask.n):
@@ -131,7 +127,7 @@ class Desk:
     def _in_vocabulary(self, field: str, ids: Sequence[int]) -> None:
         wrong = next((id for id in ids if not 0 <= id < self.model.config.vocab), None)
         if wrong is not None:
-            raise IdsError(f"'{field}' holds the id {wrong}; this model's ids go from 0 to {self.model.config.vocab - 1}.", field)
+            raise RecipeError(f"'{field}' holds the id {wrong}; this model's ids go from 0 to {self.model.config.vocab - 1}.", field=field)
 
     def _start(self, ask: Write) -> tuple[list[int], Sequence[int], Asked]:
         """What is to be continued, the ids that end a turn, and what the answer must be."""
@@ -141,7 +137,8 @@ class Desk:
                 raise RecipeError("there is neither a prompt nor messages. Give one of them.")
             asked = form(contract, vocab, ask.forms)
             if ask.suffix is not None:
-                ids, ends = infill(contract.tokenizer, ask.prompt, ask.suffix)
+                with about("suffix"):
+                    ids, ends = infill(contract.tokenizer, ask.prompt, ask.suffix)
                 return [*contract.before, *ids], ends, asked
             if not isinstance(ask.prompt, str):
                 return list(ask.prompt), (), asked
@@ -161,15 +158,17 @@ class Desk:
         head = self.model.config.head
         by_label = ask.use == "classify" or (ask.use == "rerank" and isinstance(head, LabelHead))
         if by_label and not (isinstance(head, LabelHead) and head.over == "row"):
-            raise ModelError(f"this model gives no labels of texts. It {self._does()}.")
+            raise ModelError(f"this model gives no labels of texts. It {self._does()}.", field="model")
         if ask.use != "rerank":
             readings = self.reader.readings(texts, ask.use, ask.kind, ask.long, limit=ask.limit, dimensions=ask.dimensions)
         elif by_label:
-            classify.one_of(self.model.labels, ask.label)  # before any work
+            with about("label"):
+                classify.one_of(self.model.labels, ask.label)  # before any work
             pairs = [(ask.query or "", text) for text in texts]
             readings = self.reader.readings(pairs, "classify", None, ask.long, limit=ask.limit)
         else:
-            readings = self.reader.readings([ask.query or ""], "embed", "query", ask.long, limit=ask.limit)
+            with about("query"):
+                readings = self.reader.readings([ask.query or ""], "embed", "query", ask.long, limit=ask.limit)
             readings += self.reader.readings(texts, "embed", "document", ask.long, limit=ask.limit)
         longest = max((len(one.row) for one in readings), default=0)
         if ask.most_input is not None and longest > ask.most_input:
@@ -360,9 +359,7 @@ def _pieces(tokenizer: Tokenizer, ids: Sequence[int], special: bool) -> list[str
 def told(number: int, error: Exception) -> Said:
     """An error as the front hears it. What is no `QuireError` may hold anything, so its text stays here."""
     if isinstance(error, QuireError):
-        if isinstance(error, IdsError):
-            return [number, "error", "RecipeError", str(error), error.field]
-        return [number, "error", type(error).__name__, str(error)]
+        return [number, "error", type(error).__name__, str(error), error.field]
     return [number, "error", "", f"{type(error).__name__}: {error}"]
 
 

@@ -6,6 +6,8 @@ may hold anything; such a client gets a request id instead, which the log has to
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +44,7 @@ class Refused(Exception):
 def of_worker(name: str, message: str, param: str | None = None) -> Refused:
     """An error that a worker told. name: its class in `quire.errors`, "" for one that is not ours. param: the field, where it is known."""
     if name == "ContextError":
-        return Refused(400, message, code="context_length_exceeded")
+        return Refused(400, message, param=param, code="context_length_exceeded")
     if name in ("RecipeError", "DataError", "ModelError", "VerbError"):
         return Refused(400, message, param=param)
     if name == "ExtraError":
@@ -50,6 +52,24 @@ def of_worker(name: str, message: str, param: str | None = None) -> Refused:
     if name == "WorkerDied":
         return Refused(503, message, "server_error", code="worker_died", retry=2)
     return Refused(500, "the model could not compute this. The log has the reason under this request's id.", "server_error")
+
+
+@contextmanager
+def in_words_of(names: Mapping[str, str]) -> Iterator[None]:
+    """What a worker refuses within is told in a request's words: its `param`, and the field that the message begins with.
+
+    names: {field of the ask: field of the request}; those that are not there are called the same.
+    """
+    try:
+        yield
+    except Refused as error:
+        field = error.param
+        if field is not None:
+            error.param = names.get(field, field)
+            said = error.message.removeprefix("sampling: ")
+            if said.startswith(f"{field} is "):
+                error.message = f"'{error.param}'{said.removeprefix(field)}"
+        raise
 
 
 def is_anthropic(path: str) -> bool:

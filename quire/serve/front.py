@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from starlette.requests import Request
 
 from .asks import Ask, Begun, Found, Read, Tokens, Write
-from .errors import Refused, body_of, is_anthropic, of_worker
+from .errors import Refused, body_of, in_words_of, is_anthropic, of_worker
 from .http import Left, unless_left
 from .known import unfit
 from .limits import Limits
@@ -24,6 +24,7 @@ from .models import Job, Models, Worker
 from .telemetry import Traces
 
 log = logging.getLogger("quire.serve")
+SAME: Mapping[str, str] = {}
 
 
 class Front:
@@ -45,21 +46,26 @@ class Front:
 
     # -- asking --------------------------------------------------------------------------------------------------------------------
 
-    async def begin(self, request: Request, model: str | None, ask: Write) -> tuple[Worker, Job, Begun]:
-        """An ask to write that is accepted and in line. Raises Refused, and Left when the client goes before."""
-        worker, job = await self._ask(request, model, ask)
-        try:
-            begun = await unless_left(request, None, job.__anext__())
-        except BaseException:
-            job.close()
-            raise
+    async def begin(self, request: Request, model: str | None, ask: Write, names: Mapping[str, str] = SAME) -> tuple[Worker, Job, Begun]:
+        """An ask to write that is accepted and in line. names: what this API calls the fields of an ask, where it has other names.
+
+        Raises Refused, and Left when the client goes before.
+        """
+        with in_words_of(names):
+            worker, job = await self._ask(request, model, ask)
+            try:
+                begun = await unless_left(request, None, job.__anext__())
+            except BaseException:
+                job.close()
+                raise
         assert isinstance(begun, Begun)
         return worker, job, begun
 
-    async def found(self, request: Request, model: str | None, ask: Read | Tokens) -> tuple[Worker, Found]:
-        """The result of an ask that has no parts. Raises Refused and Left."""
-        worker, job = await self._ask(request, model, ask)
-        found = await unless_left(request, job, job.__anext__())
+    async def found(self, request: Request, model: str | None, ask: Read | Tokens, names: Mapping[str, str] = SAME) -> tuple[Worker, Found]:
+        """The result of an ask that has no parts. names: as of `begin`. Raises Refused and Left."""
+        with in_words_of(names):
+            worker, job = await self._ask(request, model, ask)
+            found = await unless_left(request, job, job.__anext__())
         assert isinstance(found, Found)
         return worker, found
 
@@ -75,7 +81,7 @@ class Front:
         if most_input is not None and not isinstance(ask, Tokens):
             ask = replace(ask, most_input=most_input)
         if worker.state == "away" and (facts := await self.models.know(worker)) and (wrong := unfit(facts, ask)) is not None:
-            raise of_worker("ModelError", wrong)
+            raise of_worker("ModelError", wrong, "model")
         leave = await self.limits.enter(key, request.scope["quire.headers"])
         try:
             job = await (await self.models.opened(worker.name)).ask(ask)

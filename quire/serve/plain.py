@@ -59,7 +59,7 @@ def routes(front: Front) -> APIRouter:
 
     @router.post("/generate", summary="Write on")
     async def generate(body: Generate, request: Request) -> Response:
-        worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)))
+        worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)), {"longest": "max_length"})
         head = {"model": worker.name, "system_fingerprint": worker.facts["identity"]}
         before = body.prompt if body.return_full_text else ""
         if body.stream:

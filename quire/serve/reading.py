@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import struct
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from .front import Front
 from .models import Worker
 
 MOST_IDS = 1 << 20  # of a row
+_ADVICE = re.compile(r'long="cut"( or long="[\w-]+")*')  # here a text is cut in one way
 
 
 def _inputs(pairs: bool) -> Any:
@@ -160,7 +162,7 @@ def routes(front: Front) -> APIRouter:
     async def embeddings(body: Embeddings, request: Request) -> Response:
         kind: Literal["query", "document"] | None = "document" if body.input_type == "passage" else body.input_type
         ask = Read("embed", body.input, kind=kind, dimensions=body.dimensions, **body.long())
-        worker, found = await _read(front, request, body.model, ask)
+        worker, found = await _read(front, request, body, ask)
         rows = [row async for row in _rows(found.value, found.cut, body.encoding_format == "base64")]
         usage = _usage(found)
         text = f'{{"object": "list", "data": [{", ".join(rows)}], "model": {json.dumps(worker.name)}, "usage": {json.dumps(usage)}}}'
@@ -172,7 +174,7 @@ def routes(front: Front) -> APIRouter:
     async def rerank(body: Rerank, request: Request) -> Response:
         texts = [one if isinstance(one, str) else one.text for one in body.documents]
         ask = Read("rerank", texts, query=body.query, label=body.label, **body.long())
-        worker, found = await _read(front, request, body.model, ask)
+        worker, found = await _read(front, request, body, ask)
         cut = found.cut[len(found.cut) - len(texts) :]  # without that of a query that was read alone
         best = found.value[: body.top_n or None]
         results = [{"index": number, "relevance_score": score, **_left_out(cut[number])} for number, score in best]
@@ -182,7 +184,7 @@ def routes(front: Front) -> APIRouter:
 
     @router.post("/classify", summary="Labels of texts, or of pairs of texts")
     async def classify(body: Classify, request: Request) -> Response:
-        worker, found = await _read(front, request, body.model, Read("classify", body.input, **body.long()))
+        worker, found = await _read(front, request, body, Read("classify", body.input, **body.long()))
         head = {"id": f"classify-{front.id(request)}", "object": "list", "created": int(time.time()), "model": worker.name}
         labels, each = worker.facts["labels"], zip(found.value, found.cut, strict=True)
         data = [_labelled(number, dict(scores), labels) | _left_out(cut) for number, (scores, cut) in enumerate(each)]
@@ -215,12 +217,13 @@ def routes(front: Front) -> APIRouter:
     return router
 
 
-async def _read(front: Front, request: Request, model: str | None, ask: Read) -> tuple[Worker, Found]:
+async def _read(front: Front, request: Request, body: Cut, ask: Read) -> tuple[Worker, Found]:
     """`Front.found`, whose advice for a text that is too long is the one for this API."""
     try:
-        return await front.found(request, model, ask)
+        names = {"texts": "documents" if ask.use == "rerank" else "input", "limit": "truncate_prompt_tokens"}
+        return await front.found(request, body.model, ask, names)
     except Refused as error:
-        error.message = error.message.replace('long="cut"', '"truncate": true')
+        error.message = _ADVICE.sub('"truncate": true', error.message).replace('long="error"', '"truncate": false')
         raise
 
 

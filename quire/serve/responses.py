@@ -290,7 +290,8 @@ def routes(front: Front) -> APIRouter:
 
     @router.post("/v1/responses", summary="The next turn of a conversation, as items")
     async def create(body: Responses, request: Request) -> Response:
-        worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)))
+        names = {"prompt": "input", "forms": "text.format", "max_tokens": "max_output_tokens"}
+        worker, job, begun = await front.begin(request, body.model, body.ask(front.tenant(request)), names)
         head = {"created_at": int(time.time()), "model": worker.name, **body.told(worker)}
         answer = Answer(front.id(request), head, begun, (body.top_logprobs or 0) if body.logprobs else None)
         if body.stream:

@@ -140,10 +140,10 @@ def test_where_one_prompt_is_refused_none_goes_on() -> None:
         def tenant(self, request: Any) -> str:
             return ""
 
-        async def begin(self, request: Any, model: str, ask: Write) -> tuple[Any, Any, Begun]:
+        async def begin(self, request: Any, model: str, ask: Write, names: Any) -> tuple[Any, Any, Begun]:
             if ask.prompt == "wrong":
                 await asyncio.sleep(0.01)
-                raise Refused(400, "too long", code="context_length_exceeded")
+                raise Refused(400, "too long", param="prompt", code="context_length_exceeded")
             jobs.append(FakeJob())
             return None, jobs[-1], Begun(1)
 

@@ -91,7 +91,9 @@ def test_dimensions_keep_the_first_numbers_and_make_the_length_one(server: Runni
     cut = whole[:, :8]
     assert np.allclose(found, cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6)
     error = refused(server, "/v1/embeddings", {**body, "dimensions": 33})
-    assert error["message"] == "dimensions is 33; this model's vectors have 32, so 1 to 32 are allowed."
+    assert (
+        error["message"] == "'dimensions' is 33; this model's vectors have 32, so 1 to 32 are allowed." and error["param"] == "dimensions"
+    )
 
 
 def test_a_text_that_is_too_long_is_refused_with_numbers_or_cut_where_that_is_said(server: Running, folders: dict[str, Path]) -> None:
@@ -112,6 +114,9 @@ def test_a_text_that_is_too_long_is_refused_with_numbers_or_cut_where_that_is_sa
     left = len(row) - 64
     assert cut.json()["usage"] == {"prompt_tokens": 64, "total_tokens": 64, "truncated_tokens": left}
     assert cut.json()["data"][0]["truncated_tokens"] == left
+    error = refused(server, "/v1/embeddings", {"model": "bert", "input": "x", "truncate_prompt_tokens": 1})
+    assert error["message"] == "'truncate_prompt_tokens' is 1; with the 2 tokens around a text, 3 is the least. Raise it."
+    assert error["param"] == "truncate_prompt_tokens" and error["code"] is None
     both = {"model": "bert", "input": "x", "truncate": False, "truncate_prompt_tokens": 3}
     assert "say different things" in refused(server, "/v1/embeddings", both)["message"]
 
@@ -145,7 +150,10 @@ def test_what_was_left_out_is_told_of_each_text_and_of_all(tmp_path: Path, serve
         assert {one["index"]: one.get("truncated_tokens") for one in ranked["results"]} == {0: cut[2], 1: None}
         error = refused(running, "/classify", {"model": "tuned", "input": long, "truncate": False})
         assert "this model was tuned on texts of at most 16 tokens. Shorten or divide it" in error["message"]
-        assert '"truncate": true' in error["message"]
+        assert 'leave out "truncate": false: it is then cut as the model was tuned (head-tail).' in error["message"]
+        assert '"truncate": true' not in error["message"] and error["param"] == "input"
+        error = refused(running, "/classify", {"model": "tuned", "input": [["x", long]], "truncate_prompt_tokens": 4})
+        assert error["message"] == "'truncate_prompt_tokens' is 4; with the 3 tokens around a pair, 5 is the least. Raise it."
     finally:
         running.stop()
 
@@ -264,6 +272,33 @@ def test_spelt_special_tokens_stay_text(server: Running, folders: dict[str, Path
 )
 def test_what_cannot_be_is_refused_by_name(server: Running, path: str, more: dict[str, Any], said: str) -> None:
     assert said in refused(server, path, {**ROUTES[path], **more})["message"]
+
+
+def test_what_a_model_refuses_names_the_field(server: Running, judges: tuple[Running, dict[str, Path]]) -> None:
+    """As the request calls it, though a worker knows no request."""
+    judge, _ = judges
+    long = "fox " * 700
+    for running, path, body, param in (
+        (server, "/v1/embeddings", {"model": "bert", "input": long}, "input"),
+        (server, "/v1/embeddings", {"model": "bert", "input": [[9999]]}, "input"),
+        (server, "/rerank", {"model": "bert", "query": long, "documents": ["x"]}, "query"),
+        (server, "/rerank", {"model": "bert", "query": "x", "documents": [long]}, "documents"),
+        (judge, "/rerank", {"model": "labels", "query": "x", "documents": ["y"]}, "label"),
+        (server, "/classify", {"model": "bert", "input": "x"}, "model"),
+        (server, "/detokenize", {"model": "bert", "tokens": [9999]}, "tokens"),
+        (server, "/generate", {"model": "chat", "prompt": long}, "prompt"),
+        (server, "/generate", {"model": "chat", "prompt": "x", "max_length": 1}, "max_length"),
+        (server, "/v1/completions", {"model": "chat", "prompt": long}, "prompt"),
+        (server, "/v1/completions", {"model": "chat", "prompt": "x", "suffix": "y"}, "suffix"),
+        (server, "/v1/completions", {"model": "chat", "prompt": "x", "max_tokens": 2, "min_tokens": 3}, "min_tokens"),
+        (server, "/v1/completions", {"model": "chat", "prompt": "x", "structured_outputs": {"regex": "("}}, "structured_outputs"),
+        (server, "/v1/chat/completions", {"model": "base", "messages": [{"role": "user", "content": "x"}]}, "model"),
+        (server, "/v1/responses", {"model": "chat", "input": long}, "input"),
+        (server, "/v1/responses", {"model": "chat", "input": "x", "tool_choice": "required"}, "tool_choice"),
+    ):
+        error = refused(running, path, body)
+        assert error["param"] == param, error
+        assert not error["message"].startswith((f"{param} is ", "sampling"))
 
 
 def test_a_key_may_bound_the_length_of_a_text(folders: dict[str, Path]) -> None:
