@@ -20,6 +20,11 @@ FIELD, LENGTH, CONFIG = "quire_truncation", "model_max_length", "tokenizer_confi
 _LARGEST = 1 << 24
 
 
+def ways(said: str) -> str:
+    """The ways to cut a text that is too long, for a message: `said` with each in the place of {}."""
+    return " or ".join(said.format(way) for way in get_args(Long) if way != "error")
+
+
 def left_out(cut: Sequence[int], what: str = "text") -> str:
     """How much was not read, in words; "" where nothing was left out. cut: tokens left out of each `what`."""
     texts = sum(1 for tokens in cut if tokens)

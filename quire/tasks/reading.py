@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..binding.contract import Contract
-from ..binding.truncation import left_out
+from ..binding.truncation import left_out, ways
 from ..decode.loop import room
 from ..errors import ContextError, DataError, ModelError, RecipeError, warn
 from ..nn.batch import Batch
@@ -84,8 +84,7 @@ def _otherwise(contract: Contract) -> str:
     own = contract.long(None)
     if own != "error":
         return f'leave out long="error": it is then cut as the model was tuned ({own})'
-    ways = " or ".join(f'long="{way}"' for way in get_args(Long) if way != "error")
-    return f"say {ways} to leave out what does not fit"
+    return "say " + ways('long="{}"') + " to leave out what does not fit"
 
 
 def tell(cut: Sequence[int]) -> None:

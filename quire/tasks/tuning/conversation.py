@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...binding.contract import Contract, chatml
+from ...binding.truncation import ways
 from ...errors import DataError
 from ...nn.batch import IGNORE
 from ...types import Message
@@ -164,8 +165,8 @@ class Reader:
             return whole
         if self.long == "error":
             raise DataError(
-                f"{len(whole.ids):,} tokens, and {self.context:,} are read at once. Shorten or divide it, or set data.long to 'cut' or "
-                "'head-tail'."
+                f"{len(whole.ids):,} tokens, and {self.context:,} are read at once. Shorten or divide it, or set data.long to "
+                f"{ways('{!r}')}."
             )
         places = cut_to(list(range(len(whole.ids))), self.context, self.long)
         follows = [True] + [place == before + 1 for before, place in pairwise(places)]

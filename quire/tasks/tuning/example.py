@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...binding.contract import Contract
-from ...binding.truncation import Truncation
+from ...binding.truncation import Truncation, ways
 from ...errors import DataError
 from ...metrics.interval import Interval
 from ...nn.batch import IGNORE, Batch, rounded
@@ -113,7 +113,7 @@ def refuse_long(rows: Sequence[Row], cut: Sequence[int], most: int) -> None:
         shown = "; ".join(f"{where}: {count:,} tokens too many" for where, count in over[:_SHOWN])
         raise DataError(
             f"{len(over):,} {'row has' if len(over) == 1 else 'rows have'} more than {most:,} tokens ({shown}). Shorten them, raise "
-            'data.longest where the model reads more, or leave out what does not fit with data.long = "cut" or "head-tail".'
+            f"data.longest where the model reads more, or leave out what does not fit with data.long = {ways('{!r}')}."
         )
 
 

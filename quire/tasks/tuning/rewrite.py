@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 
 from ...binding.contract import Contract
+from ...binding.truncation import ways
 from ...errors import ContextError, DataError, ModelError
 from ...metrics.bleu import bleu_interval
 from ...metrics.interval import Interval, mean_interval, ratio_interval
@@ -149,9 +150,10 @@ class Rewriting:
         long = [(row.where, more) for row, more in zip(rows, over) if more]
         if long:
             where, more = long[0]
+            cut = ways("{!r}") if side == "source" else "'cut'"  # of a target the beginning is kept, whatever is asked for
             raise ContextError(
                 f"{where}: the {side} has {self.context + more:,} tokens with those around it; this model {does} {self.context:,}. "
-                f'There are {len(long):,} such rows. Shorten them, or cut them with data.long = "cut".'
+                f"There are {len(long):,} such rows. Shorten them, or cut them with data.long = {cut}."
             )
 
     def batch(self, examples: Sequence[Example]) -> Batch:

@@ -130,10 +130,10 @@ def test_targets_that_are_too_long_are_counted_and_do_not_end(folder: Path) -> N
     last = examples[3]
     assert last.target is not None and len(last.target) == 12 and contract.tokenizer.eos not in last.target
     assert contract.tokenizer.eos == examples[1].target[-1]  # type: ignore[index]
-    with pytest.raises(ContextError, match="a:1: the target has .* There are 2 such rows"):
+    with pytest.raises(ContextError, match=r"a:1: the target has .* There are 2 such rows\. .* data\.long = 'cut'\.$"):
         Rewriting(contract, 12, ROWS, long="error")
     strict = Rewriting(contract, 12, [ROWS[1]], long="error")
-    with pytest.raises(ContextError, match="c:9: the source has .* this model reads 12"):
+    with pytest.raises(ContextError, match=r"c:9: the source has .* this model reads 12.* data\.long = 'cut' or 'head-tail'\.$"):
         strict.examples([Rewrite("The quick brown fox " * 9, "y", where="c:9")])
 
 
