@@ -166,7 +166,8 @@ def dry_run(
 
 
 def _tell(facts: dict[str, Any]) -> None:
-    print(f"{many(facts['rows'], 'row')}, {facts['tokens']:,} tokens, the longest {facts['longest']:,}; {facts['context']:,} are read at once")
+    longest = f"the longest {facts['longest']:,}; {facts['context']:,} are read at once"
+    print(f"{many(facts['rows'], 'row')}, {facts['tokens']:,} tokens, {longest}")
     if facts["passed_through"]:
         print(f"passed through: {', '.join(map(flat, facts['passed_through']))}")
     if facts["long"] == "windows" and facts["longest"] > facts["context"]:

@@ -538,7 +538,7 @@ def test_a_dry_run_counts_and_does_no_more(typed, planned, tmp_path, capsys, fol
     assert main(["classify", str(folders["classify"]), "--file", str(tmp_path / "in.jsonl"), "--dry-run"]) == 2
     said, why = capsys.readouterr()
     assert "2 rows, " in said and "passed through: id" in said and "too long: 1 (" in said and "line 2): refused" in said
-    assert "line 2 has " in why and "tokens, and 64 fit. Shorten or divide it, or say --long cut" in why
+    assert "line 2 has " in why and "tokens, and 64 are read at once. Shorten or divide it, or say --long cut or --long head-tail." in why
     facts = planned("classify", "classify", "--file", tmp_path / "in.jsonl")
     assert facts["rows"] == 2 and facts["context"] == 64 and len(facts["too_long"]) == 1 and facts["passed_through"] == ["id"]
     assert "classify needs another model" in typed("classify", "llama", "x", "--dry-run", code=2)
