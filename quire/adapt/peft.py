@@ -24,10 +24,12 @@ from ..families.folder import ModelFolder
 from ..families.tensors import Mapped, stamp
 from ..nn.config import LabelHead
 from ..nn.transformer import Transformer
+from . import whole
 from .folder import CONFIG, WEIGHTS, proven, read_json, read_slots, read_tensors, refuse_unknown, task_type, weights_hash, write
 from .lora import MAX_RANK, AdaptedEmbedding, AdaptedLinear, LoRA, LowRank, WholeLinear, lengths, matrix, size
 from .names import Place, Places, adaptable, suffixes
 from .surgery import DEFAULT, attach, spec_of, wrappers
+from .whole import Keys
 
 STEM = "base_model.model."
 
@@ -60,26 +62,22 @@ def save_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     not empty.
     """
     places, spec = Places(opened), spec_of(model, name)
-    tensors, targets, whole = _tensors(model, places, name)
-    return write(Path(path), tensors, _config(spec, opened, places, targets, whole), base, opened.changed)
+    tensors, targets, heads = _tensors(model, places, name)
+    return write(Path(path), tensors, _config(spec, opened, places, targets, heads), base, opened.changed)
 
 
 def _tensors(model: Transformer, places: Places, name: str) -> tuple[dict[str, Tensor], list[Place], list[Place]]:
     """(tensors by their names in the file, the places of low rank, those trained whole)."""
     held = {at: wrapper for at, wrapper in wrappers(model).items() if name in wrapper.adapters}
-    tensors: dict[str, Tensor] = {}
+    tensors, heads = whole.tensors(model, places, name, STEM)
     targets: dict[str, Place] = {}
-    whole: dict[str, Place] = {}
     for at, wrapper in held.items():
         place = places.ours[at]
-        stem = STEM + places.written(place)
-        if isinstance(wrapper, WholeLinear):
-            whole[place.theirs] = place
-            tensors |= {f"{stem}.{key}": value.detach() for key, value in wrapper.adapters[name].named_parameters()}
-        elif place.theirs not in targets:
+        if not isinstance(wrapper, WholeLinear) and place.theirs not in targets:
             targets[place.theirs] = place
+            stem = STEM + places.written(place)
             tensors |= {stem + ending: value for ending, value in _low_rank(model, place, name).items()}
-    return tensors, list(targets.values()), list(whole.values())
+    return tensors, list(targets.values()), heads
 
 
 def _low_rank(model: Transformer, place: Place, name: str) -> dict[str, Tensor]:
@@ -105,12 +103,12 @@ def _low_rank(model: Transformer, place: Place, name: str) -> dict[str, Tensor]:
     return {ending: tensor.contiguous() for ending, tensor in found.items()}
 
 
-def _config(spec: LoRA, opened: ModelFolder, places: Places, targets: list[Place], whole: list[Place]) -> dict[str, Any]:
+def _config(spec: LoRA, opened: ModelFolder, places: Places, targets: list[Place], heads: list[Place]) -> dict[str, Any]:
     every = {places.written(place) for place in places.theirs.values()}
     return {
         "peft_type": "LORA",
         # PEFT looks for a label head in the file of a task that has one; without it the adapter is one of no task
-        "task_type": None if isinstance(opened.model_config.head, LabelHead) and not whole else task_type(opened.model_config),
+        "task_type": None if isinstance(opened.model_config.head, LabelHead) and not heads else task_type(opened.model_config),
         "base_model_name_or_path": str(opened.path),
         "inference_mode": True,
         "r": spec.rank,
@@ -122,16 +120,8 @@ def _config(spec: LoRA, opened: ModelFolder, places: Places, targets: list[Place
         "fan_in_fan_out": any(place.turned for place in targets),
         "init_lora_weights": True,
         "target_modules": suffixes({places.written(place) for place in targets}, every),
-        "modules_to_save": sorted({_saved_as(place, whole, places) for place in whole}) or None,
+        "modules_to_save": whole.modules_to_save(heads, places),
     }
-
-
-def _saved_as(place: Place, whole: list[Place], places: Places) -> str:
-    """What PEFT calls a module that is trained whole: the outermost one where all of that is, so that it wraps a head in one piece."""
-    inside = bool(places.prefix) and place.theirs.startswith(places.prefix)
-    outer = place.theirs.partition(".")[0]
-    held = {name for name in places.theirs if name.partition(".")[0] == outer}
-    return outer if not inside and held <= {part.theirs for part in whole} else place.theirs.removeprefix(places.prefix)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------------------------
@@ -148,7 +138,7 @@ def open_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     slots = read_slots(path)
     found = weights_hash(path)
     note = proven(path, base, found, opened.path)
-    low, whole = _sorted(path, slots, places, opened)
+    low, heads = _sorted(path, slots, places, opened)
     names = tuple(ours for place in low.values() for ours in place[0].ours)
     if not names:
         raise WeightsError(f"{path / WEIGHTS} holds no lora_A and lora_B: there is no adapter in it.")
@@ -158,17 +148,12 @@ def open_adapter(path: Path | str, model: Transformer, opened: ModelFolder, base
     tensors = read_tensors(path, slots)
     for place, keys in low.values():
         _check_shapes(path, model, place, keys, tensors, spec)
-    for place, keys in whole.values():
-        _check_whole(path, model, place, {part: tensors[key] for part, key in keys.items()})
-    spec = replace(spec, targets=names, whole=tuple(place.ours[0] for place, _ in whole.values()))
+    whole.check(path, model, heads, slots)
+    spec = replace(spec, targets=names, whole=tuple(place.ours[0] for place, _ in heads))
     attach(model, spec, opened, name=name)
     for place, keys in low.values():
         _fill(model, place, {part: tensors[key] for part, key in keys.items()}, name)
-    for place, keys in whole.values():
-        copy = cast(WholeLinear, model.get_submodule(place.ours[0])).adapters[name]
-        with torch.no_grad():
-            for part, parameter in copy.named_parameters():
-                parameter.copy_(tensors[keys[part]].to(parameter.device))
+    whole.fill(model, heads, tensors, name)
     return Opened(spec, found, note)
 
 
@@ -209,16 +194,15 @@ def _spec(config: dict[str, Any]) -> LoRA:
         raise ModelError(f"{CONFIG}: {error}") from None
 
 
-_Keys = dict[str, str]  # A, B, m, weight, bias -> name in the file
 _PART = re.compile(r"(.+)\.(?:lora_(?:embedding_)?(?P<part>[AB])(?:\.weight)?|(?P<m>lora_magnitude_vector)(?:\.weight)?)")
 
 
 def _sorted(
     path: Path, slots: dict[str, Slot], places: Places, opened: ModelFolder
-) -> tuple[dict[str, tuple[Place, _Keys]], dict[str, tuple[Place, _Keys]]]:
+) -> tuple[dict[str, tuple[Place, Keys]], list[tuple[Place, Keys]]]:
     """(low rank, whole) by module. Raises WeightsError for a tensor that is neither, and for a module that lacks one."""
-    low: dict[str, tuple[Place, _Keys]] = {}
-    whole: dict[str, tuple[Place, _Keys]] = {}
+    low: dict[str, tuple[Place, Keys]] = {}
+    heads: list[str] = []
     for key in slots:
         if not key.startswith(STEM):
             raise WeightsError(f"{path / WEIGHTS}: {key[:120]!r} is no name of an adapter's weight; those begin with {STEM!r}.")
@@ -228,18 +212,13 @@ def _sorted(
             place = places.find(match.group(1))
             low.setdefault(place.theirs, (place, {}))[1][match.group("part") or "m"] = key
             continue
-        place = places.find(module.removesuffix(".base_layer"))
-        if last == "weight" and _repeats(path, slots[key], opened, place):
+        if last == "weight" and _repeats(path, slots[key], opened, places.find(module.removesuffix(".base_layer"))):
             continue  # PEFT stores an adapted embedding's own table again
-        if not place.plain or not place.ours[0].startswith("head.") or last not in ("weight", "bias"):
-            raise WeightsError(
-                f"{path / WEIGHTS}: {key[:120]} changes {place.theirs} itself. Read are low-rank updates and whole linears of a head."
-            )
-        whole.setdefault(place.theirs, (place, {}))[1][last] = key
+        heads.append(key)
     for place, keys in low.values():
         if not {"A", "B"} <= keys.keys():
             raise WeightsError(f"{path / WEIGHTS}: {place.theirs} has only {', '.join(sorted(keys))} of A and B. Fetch or save it again.")
-    return low, whole
+    return low, whole.sorted_out(path, heads, STEM, places)
 
 
 def _repeats(path: Path, slot: Slot, opened: ModelFolder, place: Place) -> bool:
@@ -251,7 +230,7 @@ def _repeats(path: Path, slot: Slot, opened: ModelFolder, place: Place) -> bool:
     return torch.equal(Mapped(file, stamp(file)).tensor(slot).float(), opened.tensor(f"{place.theirs}.weight").float())
 
 
-def _check_shapes(path: Path, model: Transformer, place: Place, keys: _Keys, tensors: dict[str, Tensor], spec: LoRA) -> None:
+def _check_shapes(path: Path, model: Transformer, place: Place, keys: Keys, tensors: dict[str, Tensor], spec: LoRA) -> None:
     modules = [model.get_submodule(name) for name in place.ours]
     shapes = [size(module.base if isinstance(module, AdaptedLinear | AdaptedEmbedding) else module) for module in modules]
     out = sum(shape[0] for shape in shapes)
@@ -281,12 +260,3 @@ def _fill(model: Transformer, place: Place, tensors: dict[str, Tensor], name: st
         for part, given in zip(parts, place.op.load(tensors["m"], shapes), strict=True):
             assert part.magnitude is not None
             part.magnitude.copy_(given.to(device))
-
-
-def _check_whole(path: Path, model: Transformer, place: Place, tensors: dict[str, Tensor]) -> None:
-    module = model.get_submodule(place.ours[0])
-    base = module.base if isinstance(module, WholeLinear) else module
-    there = {key: tuple(parameter.shape) for key, parameter in base.named_parameters()}
-    given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    if there != given:
-        raise WeightsError(f"{path / WEIGHTS}: the head that it holds has {given}, the base's has {there}. It belongs to another base.")

@@ -1,53 +1,52 @@
 """Prefix tuning: keys and values that stand in front of every layer's own, trained while the whole model is frozen (Li and Liang 2021).
 
 To a decoder they are what a cache already holds before the first token, so nothing but the cache's beginning is new: positions begin behind
-them, and training, scoring and the plain loop of decoding compute alike. While it is trained a small network may make them (`hidden`); what
-is saved is what it made. For decoders: what PEFT puts before an encoder's layers has no cache to stand in.
+them, and training, scoring and the plain loop of decoding compute alike. An encoder gets such a cache for one forward. In an
+encoder-decoder they are the decoder's alone. While it is trained a small network may make them (`hidden`); what is saved is what it made.
 
-On disk it is PEFT's: `prompt_embeddings` (n, 2 L K C), the keys of a layer before its values. L layers, K key/value heads, C channels.
+On disk it is PEFT's: `prompt_embeddings` (n, 2 P K C), the keys of a pair before its values. P pairs (num_layers), K key/value heads,
+C channels. A layer has the pair of its own number. In an encoder-decoder PEFT lays the pairs out twice and takes them by four, so that
+decoder layer i has pair 2 i mod P: an odd P gives each layer its own, and with PEFT's usual even one layers i and i + P/2 share theirs.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..binding import Binding
-from ..errors import ContextError, ModelError, RecipeError, WeightsError
+from ..errors import ContextError, ModelError, RecipeError
 from ..families.folder import ModelFolder
 from ..nn.attention import AttnContext
 from ..nn.cache import Cache
 from ..nn.config import LMHead, ModelConfig
 from ..nn.transformer import Transformer
-from .folder import CONFIG, WEIGHTS, proven, read_json, read_slots, read_tensors, refuse_unknown, task_type, weights_hash, write
+from .folder import CONFIG, read_json
 from .lora import Wrapper
-from .soft_prompt import MAX_TOKENS
-from .surgery import DEFAULT, activate, check_name, put
+from .surgery import DEFAULT, check_name
+from .virtual import check_fields, check_length, length_of, peft_type, put_on, read, save, takes
 
-KIND, _KEY = "PREFIX_TUNING", "prompt_embeddings"
+KIND = "PREFIX_TUNING"
 _STD = 0.02  # of first vectors that no network makes
-_HARMLESS = frozenset(
-    """auto_mapping base_model_name_or_path revision inference_mode peft_version task_type prefix_projection init_weights
-    encoder_hidden_size""".split()
-)
-_READ = frozenset("peft_type num_virtual_tokens token_dim num_transformer_submodules num_attention_heads num_layers".split())
+_HARMLESS = frozenset("prefix_projection init_weights encoder_hidden_size".split())
+_ENCODERS = ("bert", "roberta", "xlm-roberta")  # whose layers in transformers look at keys and values that they are given
 
 
 class PrefixVectors(nn.Module):
-    """Keys and values of one prefix, (n, 2 L K C); hidden: the width of the network that makes them of (n, K C), 0 for none."""
+    """Keys and values of one prefix, (n, 2 P K C); hidden: the width of the network that makes them of (n, K C), 0 for none."""
 
-    def __init__(self, length: int, layers: int, width: int, hidden: int, generator: torch.Generator) -> None:
+    def __init__(self, length: int, pairs: int, width: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
-        first = torch.randn(length, width if hidden else 2 * layers * width, generator=generator)
+        first = torch.randn(length, width if hidden else 2 * pairs * width, generator=generator)
         self.weight = nn.Parameter(first if hidden else first * _STD)
         self.network: nn.ModuleList | None = None
         if hidden:
-            self.network = nn.ModuleList((nn.Linear(width, hidden), nn.Linear(hidden, 2 * layers * width)))
+            self.network = nn.ModuleList((nn.Linear(width, hidden), nn.Linear(hidden, 2 * pairs * width)))
             with torch.no_grad():
                 for linear, inside in zip(self.network, (width, hidden)):
                     for part in linear.parameters():
@@ -89,13 +88,17 @@ class PrefixCache(Cache):
 
 
 class PrefixFront:
-    """Begins a decoder's cache with the active prefix."""
+    """Begins a decoder's cache, or what an encoder's layers look at, with the active prefix."""
 
     pages = False
     ids: list[int] = []
 
     def __init__(self, model: Transformer) -> None:
         self.model, self.whole = model, model.config
+
+    @property
+    def stack(self) -> Literal["encoder", "decoder"]:
+        return "encoder" if self.model.decoder is None else "decoder"
 
     def _active(self) -> PrefixVectors | None:
         embed = self.model.embed
@@ -133,8 +136,9 @@ class PrefixFront:
 
     def _sides(self, active: PrefixVectors, rows: int) -> tuple[Tensor, Tensor]:
         """Keys and values, (L, B, K, n, C) each."""
-        layers, heads, channels = shape(self.whole)
-        both = active().view(-1, layers, 2, heads, channels).permute(2, 1, 3, 0, 4)  # (n, L, 2, K, C) -> (2, L, K, n, C)
+        layers, heads, channels = _sizes(self.whole)
+        both = active().unflatten(1, (-1, 2, heads, channels)).permute(2, 1, 3, 0, 4)  # (n, P, 2, K, C) -> (2, P, K, n, C)
+        both = both[:, _pairs_of(self.whole, layers, both.shape[1])]
         keys, values = both[:, :, None].expand(-1, -1, rows, -1, -1, -1)
         return keys, values
 
@@ -142,89 +146,107 @@ class PrefixFront:
         return None if keep is None else F.pad(keep, (self._count, 0), value=True)
 
 
-def shape(config: ModelConfig) -> tuple[int, int, int]:
-    """(layers, key/value heads, channels of a head) of a decoder. Raises ModelError for a model that takes no prefix."""
-    stack = config.decoder
-    if stack is None or config.encoder is not None or not isinstance(config.head, LMHead):
-        raise ModelError("A prefix is for decoders that write text. Adapt this model with LoRA, or an encoder-decoder with a soft prompt.")
-    sizes = {(layer.attn.kv_heads, layer.attn.head_dim) for layer in stack.layers}
-    if len(sizes) > 1 or stack.relative or stack.alibi or any(layer.attn.window for layer in stack.layers):
+def _sizes(config: ModelConfig) -> tuple[int, int, int]:
+    """(layers, key/value heads, channels of a head) of the stack that a prefix stands before."""
+    stack = config.decoder or config.encoder
+    assert stack is not None
+    attn = stack.layers[0].attn
+    return len(stack.layers), attn.kv_heads, attn.head_dim
+
+
+def _pairs_of(config: ModelConfig, layers: int, pairs: int) -> list[int]:
+    """Which pair each layer has."""
+    return [2 * layer % pairs if config.kind == "seq2seq" else layer for layer in range(layers)]
+
+
+def shape(opened: ModelFolder) -> tuple[int, int, int]:
+    """(pairs of a new prefix, key/value heads, channels of a head). Raises ModelError for a model that takes no prefix."""
+    config = opened.model_config
+    takes(config, "prefix")
+    if config.kind == "seq2seq" and not isinstance(config.head, LMHead):
+        raise ModelError("A prefix stands before a decoder, which makes no vectors here. Adapt this model with a soft prompt or LoRA.")
+    if config.kind == "encoder" and opened.family.names[0] not in _ENCODERS:
+        raise ModelError(
+            f"The layers of '{opened.family.names[0]}' take no keys and values from outside in transformers, so PEFT has no prefix for it "
+            f"(of encoders it has for {', '.join(_ENCODERS)}). Adapt this model with a soft prompt or LoRA."
+        )
+    stack = config.decoder or config.encoder
+    assert stack is not None
+    if (
+        len({(layer.attn.kv_heads, layer.attn.head_dim) for layer in stack.layers}) > 1
+        or stack.alibi
+        or (stack.relative and config.kind != "seq2seq")
+        or any(layer.attn.window for layer in stack.layers)
+    ):
         raise ModelError(
             "The layers of this model differ in their heads, or look at distances or windows: no prefix fits. Use a soft prompt."
         )
-    [(heads, channels)] = sizes
-    return len(stack.layers), heads, channels
+    layers, heads, channels = _sizes(config)
+    return layers + (config.kind == "seq2seq" and layers % 2 == 0), heads, channels
 
 
 def attach_prefix(
-    model: Transformer, length: int, *, hidden: int = 0, generator: torch.Generator | None = None, name: str = DEFAULT
+    model: Transformer,
+    length: int,
+    opened: ModelFolder,
+    *,
+    hidden: int = 0,
+    generator: torch.Generator | None = None,
+    name: str = DEFAULT,
 ) -> None:
-    """Puts a prefix of `length` places on a model, freezes the rest, and makes it the active one.
+    """Puts a prefix of `length` places on a model, freezes the rest but for a label head's classifier, and makes it the active one.
 
-    hidden: the width of the network that makes its keys and values; 0: none. Raises RecipeError for a length or name that cannot be,
-    ModelError for a model that takes no prefix.
+    opened: the folder that the model was built from. hidden: the width of the network that makes keys and values; 0: none. Raises
+    RecipeError for a length or name that cannot be, ModelError for a model that takes no prefix.
     """
-    layers, heads, channels = shape(model.config)
+    pairs, heads, channels = shape(opened)
     check_name(model, name)
-    if not 1 <= length < min(model.config.context, MAX_TOKENS):
-        raise RecipeError(f"the prefix's length is {length}; allowed is 1 to {min(model.config.context, MAX_TOKENS) - 1}.")
-    if not isinstance(model.embed, PrefixEmbedding):
-        if isinstance(model.embed, Wrapper):
-            raise ModelError("The embedding is adapted already. A prefix and another adapter of the embedding do not go together.")
-        put(model, "embed", PrefixEmbedding(cast(nn.Module, model.embed)).train(model.training))
-    embed = cast(PrefixEmbedding, model.embed)
-    vectors = PrefixVectors(length, layers, heads * channels, hidden, generator or torch.Generator().manual_seed(0))
-    embed.adapters[name] = vectors.to(embed.weight.device).train(model.training)
-    model.front = model.front or PrefixFront(model)
-    activate(model, name)
+    check_length(model.config, length, "prefix")
+    vectors = PrefixVectors(length, pairs, heads * channels, hidden, generator or torch.Generator().manual_seed(0))
+    put_on(model, opened, PrefixEmbedding, PrefixFront, vectors, name)
 
 
 def save_prefix(path: Path | str, model: Transformer, opened: ModelFolder, base: Binding | None = None, name: str = DEFAULT) -> Path:
     """Writes one prefix as a folder that Quire and PEFT open, whole or not at all. As `soft_prompt.save_prompt`."""
-    layers, heads, channels = shape(opened.model_config)
+    _, heads, channels = shape(opened)
+    embed = model.embed
+    if not isinstance(embed, PrefixEmbedding) or name not in embed.adapters:
+        raise RecipeError(f"there is no prefix {name!r} on this model.")
     with torch.no_grad():
-        vectors = cast(PrefixVectors, cast(PrefixEmbedding, model.embed).adapters[name])().detach().float().contiguous()
+        vectors = cast(PrefixVectors, embed.adapters[name])().detach().float().contiguous()
     said = {
         "peft_type": KIND,
-        "task_type": task_type(opened.model_config),
-        "base_model_name_or_path": str(opened.path),
-        "inference_mode": True,
-        "num_virtual_tokens": vectors.shape[0],
         "token_dim": heads * channels,
-        "num_transformer_submodules": 1,
+        "num_transformer_submodules": 2 if opened.model_config.kind == "seq2seq" else 1,
         "num_attention_heads": heads,
-        "num_layers": layers,
+        "num_layers": vectors.shape[1] // (2 * heads * channels),
         "prefix_projection": False,
     }
-    return write(Path(path), {_KEY: vectors}, said, base, opened.changed)
+    return save(path, vectors, said, model, opened, base, name)
 
 
 def is_prefix(path: Path | str) -> bool:
     """Whether an adapter's folder holds a prefix."""
-    return read_json(Path(path)).get("peft_type") == KIND
+    return peft_type(path) == KIND
 
 
 def open_prefix(path: Path | str, model: Transformer, opened: ModelFolder, base: Binding | None = None, name: str = DEFAULT) -> str:
     """Reads a prefix's folder, Quire's or PEFT's, onto a model as its active one; returns a note, "" for none. Raises as `open_prompt`."""
-    path, config = Path(path), read_json(Path(path))
-    layers, heads, channels = shape(opened.model_config)
-    if config.get("peft_type") != KIND:
-        raise ModelError(f"{CONFIG}: peft_type is {str(config.get('peft_type'))[:80]!r}; allowed is {KIND}.")
-    refuse_unknown(config, _HARMLESS | _READ)
-    wanted = {"token_dim": heads * channels, "num_layers": layers, "num_attention_heads": heads, "num_transformer_submodules": 1}
-    for field, value in wanted.items():
-        if config.get(field) not in (None, value):
-            raise ModelError(f"{CONFIG}: {field} is {str(config[field])[:80]!r}; this base has {value}.")
-    count, most = config.get("num_virtual_tokens"), min(opened.model_config.context, MAX_TOKENS) - 1
-    if type(count) is not int or not 1 <= count <= most:
-        raise ModelError(f"{CONFIG}: num_virtual_tokens is {str(count)[:80]!r}; allowed is 1 to {most}.")
-    slots = read_slots(path)
-    note = proven(path, base, weights_hash(path), opened.path)
-    size = (count, 2 * layers * heads * channels)
-    if set(slots) != {_KEY} or slots[_KEY].shape != size:
-        raise WeightsError(f"{path / WEIGHTS} holds {sorted(slots)[:3]}; a prefix of this base is {_KEY} of shape {size}.")
-    vectors = read_tensors(path, slots)[_KEY]
-    attach_prefix(model, count, name=name)
+    path, of = Path(path), opened.model_config
+    config = read_json(path)
+    _, heads, channels = shape(opened)
+    check_name(model, name)
+    count = length_of(config, of, (KIND,), _HARMLESS)
+    layers, several = _sizes(of)[0], of.kind == "seq2seq"
+    wanted = {"token_dim": (heads * channels,), "num_attention_heads": (heads,), "num_transformer_submodules": (2 if several else 1,)}
+    check_fields(config, wanted | ({} if several else {"num_layers": (layers,)}))
+    pairs = config.get("num_layers") or layers
+    if type(pairs) is not int or pairs < layers:
+        raise ModelError(f"{CONFIG}: num_layers is {str(pairs)[:80]!r}; allowed for this base: {layers} and more.")
+    found = read(path, (count, 2 * pairs * heads * channels), "prefix", model, opened, base)
+    vectors = PrefixVectors(count, pairs, heads * channels, 0, torch.Generator())
     with torch.no_grad():
-        cast(PrefixVectors, cast(PrefixEmbedding, model.embed).adapters[name]).weight.copy_(vectors)
-    return note
+        vectors.weight.copy_(found.vectors)
+    put_on(model, opened, PrefixEmbedding, PrefixFront, vectors, name, found.names)
+    found.fill(model, name)
+    return found.note

@@ -4,40 +4,40 @@ They are virtual tokens: ids from the vocabulary's end on, which the embedding k
 before what it reads first (`PromptFront`), so training, evaluation and decoding all see them. P-tuning (Liu et al. 2021) trains the vectors
 through a small network, which is gone from what is saved. In an encoder-decoder the prompt stands before what the encoder reads.
 
+An encoder reads its prompt before everything, [CLS] too. So a head that labels a text by its first state reads the first virtual token's,
+and one that takes the mean counts the virtual tokens: as PEFT computes it. Labels of tokens, and vectors, are those of the text's own.
+
 On disk it is PEFT's prompt tuning: `prompt_embeddings` (n, D).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..binding import Binding
-from ..errors import ContextError, ModelError, RecipeError, WeightsError
+from ..errors import ContextError, ModelError, RecipeError
 from ..families.folder import ModelFolder
 from ..nn.attention import AttnContext
-from ..nn.config import LMHead, ModelConfig
+from ..nn.config import ModelConfig
+from ..nn.heads import LabelHeadModule
 from ..nn.transformer import Transformer
-from .folder import CONFIG, WEIGHTS, proven, read_json, read_slots, read_tensors, refuse_unknown, task_type, weights_hash, write
+from .folder import read_json
 from .lora import Wrapper
-from .surgery import DEFAULT, activate, check_name, put
+from .surgery import DEFAULT, check_name
+from .virtual import MAX_TOKENS, check_fields, check_length, length_of, peft_type, put_on, read, save, takes
 
-MAX_TOKENS = 1 << 16
 KINDS = ("PROMPT_TUNING", "P_TUNING")
-_KEY = "prompt_embeddings"
 _HARMLESS = frozenset(
-    """auto_mapping base_model_name_or_path revision inference_mode peft_version task_type num_attention_heads num_layers
-    prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs encoder_reparameterization_type
+    """prompt_tuning_init prompt_tuning_init_text tokenizer_name_or_path tokenizer_kwargs encoder_reparameterization_type
     encoder_hidden_size encoder_num_layers encoder_dropout""".split()
 )
-_READ = frozenset("peft_type num_virtual_tokens token_dim num_transformer_submodules".split())
 
 
 class PromptVectors(nn.Module):
@@ -87,21 +87,22 @@ class PromptEmbedding(Wrapper):
 def attach_prompt(
     model: Transformer,
     length: int,
+    opened: ModelFolder,
     *,
     text: Sequence[int] = (),
     hidden: int = 0,
     generator: torch.Generator | None = None,
     name: str = DEFAULT,
 ) -> None:
-    """Puts a prompt of `length` virtual tokens on a model, freezes the rest, and makes it the active one.
+    """Puts a prompt of `length` virtual tokens on a model, freezes the rest but for a label head's classifier, and makes it the active one.
 
-    text: the ids of a text whose embeddings it begins with, repeated or cut to the length; () draws ids of the vocabulary. hidden: the
-    width of P-tuning's network. Raises RecipeError for a length, id or name that cannot be, ModelError for a model that takes no prompt.
+    opened: the folder that the model was built from. text: the ids of a text whose embeddings it begins with, repeated or cut to the
+    length; () draws ids of the vocabulary. hidden: the width of P-tuning's network. Raises RecipeError for a length, id or name that cannot
+    be, ModelError for a model that takes no prompt.
     """
     config = model.config
     check_name(model, name)
-    if not 1 <= length < min(config.context, MAX_TOKENS):
-        raise RecipeError(f"the prompt's length is {length}; allowed is 1 to {min(config.context, MAX_TOKENS) - 1}.")
+    check_length(config, length, "prompt")
     if not 0 <= hidden <= MAX_TOKENS:
         raise RecipeError(f"hidden is {hidden}; allowed is 0 (no network) to {MAX_TOKENS}.")
     if wrong := [number for number in text if not 0 <= number < config.vocab]:
@@ -110,21 +111,14 @@ def attach_prompt(
     draw = generator or torch.Generator().manual_seed(0)
     ids = torch.tensor(text, dtype=torch.long).repeat(-(-length // len(text)))[:length] if text else None
     ids = torch.randint(config.vocab, (length,), generator=draw) if ids is None else ids
-    if not isinstance(model.embed, PromptEmbedding):
-        if isinstance(model.embed, Wrapper):
-            raise ModelError("The embedding is adapted already. A prompt and a low-rank adapter of the embedding do not go together.")
-        put(model, "embed", PromptEmbedding(cast(nn.Module, model.embed)).train(model.training))
-    embed = cast(PromptEmbedding, model.embed)
-    first = embed.weight.detach()[ids.to(embed.weight.device)].float()
-    embed.adapters[name] = PromptVectors(first, hidden, draw).train(model.training)
-    model.front = model.front or PromptFront(model)
-    activate(model, name)
+    weight = model.embed.weight
+    first = weight.detach()[ids.to(weight.device)].float()
+    put_on(model, opened, PromptEmbedding, PromptFront, PromptVectors(first, hidden, draw), name)
 
 
 def _takes(config: ModelConfig) -> None:
-    """Raises ModelError for a model that writes no text, or whose embeddings are changed before the first layer reads them."""
-    if not isinstance(config.head, LMHead):
-        raise ModelError("A soft prompt is for models that write text: it leaves a head of labels untrained. Adapt this one with LoRA.")
+    """Raises ModelError for a model that has no task in PEFT, or whose embeddings are changed before the first layer reads them."""
+    takes(config, "soft prompt")
     if config.embed_scale != 1.0 or config.embed_width:
         raise ModelError("This model scales or widens its embeddings, and a prompt's vectors with them, which PEFT's form does not say.")
 
@@ -150,9 +144,16 @@ class PromptFront:
     def ids(self) -> list[int]:
         return prompt_ids(self.model)
 
+    @property
+    def stack(self) -> Literal["encoder", "decoder"]:
+        return "decoder" if self.model.encoder is None else "encoder"
+
     def settle(self) -> None:
-        """The prompt takes its positions from the model's context."""
-        self.model.config = replace(self.whole, context=self.whole.context - len(prompt_ids(self.model)))
+        """The prompt takes its positions from the model's context; an encoder's label head finds its states before those of a row."""
+        count, head = len(prompt_ids(self.model)), self.model.head
+        self.model.config = replace(self.whole, context=self.whole.context - count)
+        if isinstance(head, LabelHeadModule) and self.stack == "encoder":
+            head.before = count
 
     def enter(self, tokens: Tensor, ctx: AttnContext, types: Tensor | None = None) -> tuple[Tensor, AttnContext, Tensor | None, int]:
         """Raises ContextError for packed rows: each of their texts would need a prompt.
@@ -193,17 +194,13 @@ def save_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base:
         vectors = _vectors(model, name)().detach().float()
     said = {
         "peft_type": "PROMPT_TUNING",
-        "task_type": task_type(config),
-        "base_model_name_or_path": str(opened.path),
-        "inference_mode": True,
-        "num_virtual_tokens": vectors.shape[0],
         "token_dim": vectors.shape[1],
         "num_transformer_submodules": 1,
         "num_attention_heads": stack.layers[0].attn.heads,
         "num_layers": len(stack.layers),
         "prompt_tuning_init": "RANDOM",
     }
-    return write(Path(path), {_KEY: vectors}, said, base, opened.changed)
+    return save(path, vectors, said, model, opened, base, name)
 
 
 def _vectors(model: Transformer, name: str) -> PromptVectors:
@@ -215,7 +212,7 @@ def _vectors(model: Transformer, name: str) -> PromptVectors:
 
 def is_prompt(path: Path | str) -> bool:
     """Whether an adapter's folder holds a soft prompt."""
-    return read_json(Path(path)).get("peft_type") in KINDS
+    return peft_type(path) in KINDS
 
 
 def open_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base: Binding | None = None, name: str = DEFAULT) -> str:
@@ -224,39 +221,16 @@ def open_prompt(path: Path | str, model: Transformer, opened: ModelFolder, base:
     Raises BindingError for a prompt of another base or one that was changed, ModelError for a config that asks for what is not computed,
     WeightsError for weights that do not fit.
     """
-    path, width = Path(path), opened.model_config.width
+    path, of = Path(path), opened.model_config
     config = read_json(path)
-    _takes(opened.model_config)
-    count = _length(config, opened.model_config)
-    slots = read_slots(path)
-    note = proven(path, base, weights_hash(path), opened.path)
+    _takes(of)
+    check_name(model, name)
+    count = length_of(config, of, KINDS, _HARMLESS)
+    sides = (1, 2) if of.kind == "seq2seq" else (1,)
+    check_fields(config, {"token_dim": (of.width,), "num_transformer_submodules": sides})
     rows = count * int(config.get("num_transformer_submodules") or 1)
-    shape = slots[_KEY].shape if _KEY in slots else None
-    if set(slots) != {_KEY} or shape != (rows, width):
-        raise WeightsError(
-            f"{path / WEIGHTS} holds {', '.join(re.sub(r'[^ -~]', '?', key)[:40] for key in sorted(slots)[:3])} of shape {shape}; "
-            f"a prompt is {_KEY} of shape {(rows, width)}."
-        )
-    vectors = read_tensors(path, slots)[_KEY][:count]  # PEFT stores an encoder-decoder's twice, and reads the first
-    attach_prompt(model, count, name=name)
-    with torch.no_grad():
-        _vectors(model, name).weight.copy_(vectors)
-    return note
-
-
-def _length(config: dict[str, Any], model: ModelConfig) -> int:
-    """How many virtual tokens adapter_config.json asks for. Raises ModelError naming the field."""
-    sides = (1, 2) if model.kind == "seq2seq" else (1,)
-    if config.get("peft_type") not in KINDS:
-        raise ModelError(f"{CONFIG}: peft_type is {str(config.get('peft_type'))[:80]!r}; allowed is {' or '.join(KINDS)}.")
-    refuse_unknown(config, _HARMLESS | _READ)
-    count, width = config.get("num_virtual_tokens"), config.get("token_dim")
-    if type(count) is not int or not 1 <= count < min(model.context, MAX_TOKENS):
-        raise ModelError(f"{CONFIG}: num_virtual_tokens is {str(count)[:80]!r}; allowed is 1 to {min(model.context, MAX_TOKENS) - 1}.")
-    if width not in (None, model.width):
-        raise ModelError(f"{CONFIG}: token_dim is {str(width)[:80]!r}; this base has a width of {model.width}.")
-    if config.get("num_transformer_submodules") not in (None, *sides):
-        raise ModelError(
-            f"{CONFIG}: num_transformer_submodules is {config['num_transformer_submodules']!r}; allowed for this base: {sides}."
-        )
-    return count
+    found = read(path, (rows, of.width), "prompt", model, opened, base)
+    vectors = PromptVectors(found.vectors[:count], 0, torch.Generator())  # PEFT stores an encoder-decoder's twice, and reads the first
+    put_on(model, opened, PromptEmbedding, PromptFront, vectors, name, found.names)
+    found.fill(model, name)
+    return found.note

@@ -7,6 +7,7 @@ where they were, so `unmerge` gives back the very same bits, and on a base that 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -14,11 +15,11 @@ from torch import nn
 
 from ..errors import ModelError, RecipeError, nearest
 from ..families.folder import ModelFolder
-from ..nn.config import LabelHead
 from ..nn.transformer import Transformer
 from .lora import AdaptedEmbedding, AdaptedLinear, LoRA, LowRank, WholeLinear, Wrapper, adapters_of, draw_b, first_a
 from .names import Places, chosen
 from .nf4 import NF4Linear
+from .whole import of_labels
 
 DEFAULT = "default"
 
@@ -44,7 +45,11 @@ def attach(
     check_name(model, name)
     places = Places(opened)
     targets = chosen(model, places, spec.targets)
-    whole = _whole(model, places, spec, targets)
+    if spec.whole is None:
+        whole = of_labels(model, places, tuple(targets))
+    else:
+        whole = chosen(model, places, spec.whole) if spec.whole else []
+    _check_whole(model, places, whole, targets)
     draw = generator or torch.Generator().manual_seed(0)
     first: dict[str, nn.Parameter] = {}  # by the place on disk
     for target in targets:
@@ -59,8 +64,7 @@ def attach(
     for stack in (model.encoder, model.decoder):
         if stack is not None and spec.dropout:
             stack.random = True  # what recomputes a layer must draw the adapter's dropout again
-    for target in whole:
-        cast(WholeLinear, _wrapped(model, target, WholeLinear)).add(name)
+    attach_whole(model, places, whole, name)
     activate(model, name)
     model.train(model.training)  # the new modules too
     return [*targets, *whole]
@@ -74,22 +78,20 @@ def check_name(model: nn.Module, name: str) -> None:
         raise RecipeError(f"there is an adapter {name!r} already. Choose another name, or detach it first.")
 
 
-def _whole(model: Transformer, places: Places, spec: LoRA, targets: list[str]) -> list[str]:
-    """The linears that are trained whole."""
-    names: list[str]
-    if spec.whole is None:
-        label = isinstance(model.config.head, LabelHead)
-        names = [name for name in map(str, ("head.dense", "head.classifier")) if label and name in places.ours and name not in targets]
-        names = [name for name in names if places.ours[name].labels or name in places.fresh]
-    else:
-        names = chosen(model, places, spec.whole) if spec.whole else []
+def _check_whole(model: Transformer, places: Places, names: list[str], targets: list[str]) -> None:
+    """Raises ModelError for what cannot be trained whole."""
     for name in names:
-        module = model.get_submodule(name)
         if name in targets:
             raise ModelError(f"{name} is both a target and trained whole. Leave it out of one of the two.")
-        if not places.ours[name].plain or not isinstance(module, WholeLinear | nn.Linear):
+        if not places.ours[name].plain or not isinstance(model.get_submodule(name), WholeLinear | nn.Linear):
             raise ModelError(f"{name} cannot be trained whole beside an adapter: it is fused on disk, packed, or no linear. Leave it out.")
-    return names
+
+
+def attach_whole(model: Transformer, places: Places, names: Sequence[str], name: str) -> None:
+    """Gives the adapter `name` copies of its own of the linears `names`. Raises ModelError for one that is adapted in another way."""
+    _check_whole(model, places, [*names], [])
+    for target in names:
+        cast(WholeLinear, _wrapped(model, target, WholeLinear)).add(name)
 
 
 def _wrapped(model: nn.Module, name: str, kind: type[Wrapper]) -> Wrapper:

@@ -42,7 +42,7 @@ class Encoder(Local):
     @torch.inference_mode()
     def _forward(self, rows: list[list[int]]) -> Tensor:
         tokens, keep = self.tensor(rows)
-        return self.model.encode(tokens, AttnContext(keep=keep))
+        return self.model.encode(tokens, AttnContext(keep=keep))[:, -tokens.shape[1] :]  # without those of a soft prompt
 
     @overload
     def fill(self, texts: str, blank: str = "___", top: int = 5, *, progress: Progress = None) -> Fills: ...  # type: ignore[overload-overlap]

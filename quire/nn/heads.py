@@ -68,10 +68,15 @@ class PoolerModule(nn.Module):
 
 
 class LabelHeadModule(nn.Module):
-    """Labels of a row (B, labels) or of every token (B, T, labels), from hidden (B, T, D)."""
+    """Labels of a row (B, labels) or of every token (B, T, labels), from hidden (B, T, D).
+
+    before: so many hidden states of a soft prompt stand before those of each row (`adapt.soft_prompt` says so). They are looked at where
+    one state stands for a row, as in PEFT, and get no labels of their own.
+    """
 
     def __init__(self, head: LabelHead, width: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.before = 0
         self.head, self.dropout = head, dropout
         self.dense = Linear(width, width, head.dense_bias) if head.dense else None
         self.norm = make_norm(head.norm, width) if head.norm else None
@@ -95,7 +100,11 @@ class LabelHeadModule(nn.Module):
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
     def forward(self, hidden: Tensor, keep: Tensor | None = None) -> Tensor:
-        x = self.pool(hidden, keep) if self.head.over in ("row", "next") else hidden
+        """keep (B, T): of the row's own tokens."""
+        if self.head.over in ("row", "next"):
+            x = self.pool(hidden, None if keep is None else F.pad(keep, (self.before, 0), value=True))
+        else:
+            x = hidden[:, self.before :]
         if self.dense is not None:
             x = activate(self.head.act, self.dense(self._drop(x) if self.head.twice else x))
             x = x if self.norm is None else self.norm(x)

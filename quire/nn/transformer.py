@@ -15,7 +15,7 @@ parallel-one   x = x + attn(n) + ffn(n), n = norm(x)          (Phi)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -226,6 +226,10 @@ class Front(Protocol):
     pages: bool
 
     @property
+    def stack(self) -> Literal["encoder", "decoder"]:
+        """The stack before whose text it stands."""
+
+    @property
     def ids(self) -> list[int]:
         """Its ids now, beyond the vocabulary; [] where it has none, or nothing is active."""
 
@@ -272,11 +276,14 @@ class Transformer(nn.Module):
         return stack(x, stack.frame(x, ctx, memory, memory_keep), recompute)
 
     def encode(self, tokens: Tensor, ctx: AttnContext | None = None, types: Tensor | None = None) -> Tensor:
-        """tokens, types (B, T) -> hidden states of the encoder (B, T, D), those of a soft prompt before them."""
+        """tokens, types (B, T) -> hidden states of the encoder (B, T, D), those of a soft prompt before them.
+
+        A decoder and a label head look at these too; who wants a text's own states takes the last T.
+        """
         if self.encoder is None:
             raise ContextError("This model has no encoder: it is a decoder alone.")
         ctx = ctx or AttnContext()
-        if self.front is not None:
+        if self.front is not None and self.front.stack == "encoder":
             tokens, ctx, types, _ = self.front.enter(tokens, ctx, types)
         return self._run(self.encoder, tokens, ctx, types)
 
@@ -294,7 +301,7 @@ class Transformer(nn.Module):
         if self.decoder is None:
             raise ContextError("This model has no decoder: it is an encoder alone and writes nothing.")
         ctx, before = ctx or AttnContext(), 0
-        if self.front is not None and self.encoder is None:
+        if self.front is not None and self.front.stack == "decoder":
             tokens, ctx, _, before = self.front.enter(tokens, ctx)
         elif self.front is not None:
             memory_keep = self.front.seen(memory_keep)
@@ -306,7 +313,7 @@ class Transformer(nn.Module):
         return hidden[:, before:] if before else hidden
 
     def forward(self, batch: Batch, ctx: AttnContext | None = None) -> Tensor:
-        """Hidden states (B, T, D) of the last stack. `ctx` overrides the batch, field by field."""
+        """Hidden states (B, T, D) of the last stack, as `encode` or `decode`. `ctx` overrides the batch, field by field."""
         main = _context(batch, ctx)
         if self.decoder is None:
             return self.encode(batch.tokens, main, batch.types)

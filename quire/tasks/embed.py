@@ -136,6 +136,7 @@ def pooled(model: Transformer, made: Batch, how: Sentence, skip: int | Tensor = 
     """(B, D) of a batch, in fp32 whatever autocast says: what is served and what is trained. skip: as in `vectors`, or (B,)."""
     context = AttnContext(positions=made.positions, keep=made.keep)
     hidden = model.decode(made.tokens, context) if model.encoder is None else model.encode(made.tokens, context, made.types)
+    hidden = hidden[:, -made.tokens.shape[1] :]  # a soft prompt is read and not pooled
     counted = made.keep
     if isinstance(skip, Tensor) or skip:
         text = torch.arange(made.tokens.shape[1], device=hidden.device) >= (skip[:, None] if isinstance(skip, Tensor) else skip)

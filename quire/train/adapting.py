@@ -77,10 +77,11 @@ class Adapter:
             spec = LoRA(part.rank, part.alpha, part.dropout, part.targets, part.stabilised, part.dora)
             attach(model, spec, self.opened, generator=draw)
         elif method == "prefix":
-            attach_prefix(model, part.tokens, hidden=part.hidden, generator=draw)
+            attach_prefix(model, part.tokens, self.opened, hidden=part.hidden, generator=draw)
         elif method in PROMPTS:
             text = tokenizer.encode(part.text) if part.text else ()
-            attach_prompt(model, part.tokens, text=text, hidden=part.hidden if method == "p-tuning" else 0, generator=draw)
+            hidden = part.hidden if method == "p-tuning" else 0
+            attach_prompt(model, part.tokens, self.opened, text=text, hidden=hidden, generator=draw)
         return model
 
     def _stored(self) -> torch.dtype | None:

@@ -16,7 +16,6 @@ from quire.adapt.surgery import trained
 from quire.decode import step
 from quire.errors import BindingError, ContextError, ModelError, QuireError, RecipeError
 from quire.families import ModelFolder
-from quire.families.decoders import LABELS
 from quire.nn.attention import AttnContext
 from quire.nn.batch import Batch
 from quire.nn.cache import Cache
@@ -47,7 +46,7 @@ def test_peft_opens_what_we_save(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     _, opened = saved_base(case, tmp_path / "base")
     model = opened.build()
-    attach_prompt(model, 5, hidden=16, generator=torch.Generator().manual_seed(1))
+    attach_prompt(model, 5, opened, hidden=16, generator=torch.Generator().manual_seed(1))
     save_prompt(tmp_path / "prompt", model, opened)
     close(case, with_peft(tmp_path / "base", tmp_path / "prompt", case), model)
     again = opened.build()
@@ -79,8 +78,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_begins_as_a_text(base: Path) -> None:
-    model = ModelFolder.open(base).build()
-    attach_prompt(model, 5, text=(7, 8, 9))
+    opened = ModelFolder.open(base)
+    model = opened.build()
+    attach_prompt(model, 5, opened, text=(7, 8, 9))
     vectors = model.embed.adapters["default"]
     assert isinstance(vectors, PromptVectors)
     assert torch.equal(vectors(), model.embed.weight[[7, 8, 9, 7, 8]])
@@ -95,9 +95,10 @@ def test_it_begins_as_a_text(base: Path) -> None:
 
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_only_the_prompt_learns(hidden: int, base: Path) -> None:
-    model = ModelFolder.open(base).build().train()
+    opened = ModelFolder.open(base)
+    model = opened.build().train()
     frozen = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    attach_prompt(model, 3, hidden=hidden)
+    attach_prompt(model, 3, opened, hidden=hidden)
     model.head(model(Batch(torch.tensor([[11, 12, 13]])))).square().mean().backward()
     assert len(trained(model)) == (7 if hidden else 1)
     assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in trained(model).values())
@@ -106,8 +107,9 @@ def test_only_the_prompt_learns(hidden: int, base: Path) -> None:
 
 
 def test_the_cache_holds_it_as_any_text(base: Path) -> None:
-    model = ModelFolder.open(base).build()
-    attach_prompt(model, 4)
+    opened = ModelFolder.open(base)
+    model = opened.build()
+    attach_prompt(model, 4, opened)
     tokens, whole = torch.tensor([[11, 12, 13]]), model.config.context
     with torch.no_grad():
         cache = Cache(model.config, 1, 3)
@@ -130,8 +132,8 @@ def test_refused(base: Path, tmp_path: Path) -> None:
     model = opened.build()
     for length, more in ((0, {}), (64, {}), (3, {"text": (10**6,)}), (3, {"hidden": -1}), (3, {"name": "a b"})):
         with pytest.raises(RecipeError):
-            attach_prompt(model, length, **more)
-    attach_prompt(model, 3)
+            attach_prompt(model, length, opened, **more)
+    attach_prompt(model, 3, opened)
     with pytest.raises(ContextError, match="share a row"):
         model(Batch(torch.tensor([[11]]), segments=torch.tensor([[0]])))
     with pytest.raises(ModelError, match="in another way"):
@@ -145,27 +147,20 @@ def test_refused(base: Path, tmp_path: Path) -> None:
     for change, message in (
         ({"peft_type": "LORA"}, "peft_type is 'LORA'; allowed is PROMPT_TUNING or P_TUNING"),
         ({"num_virtual_tokens": 10**9}, "num_virtual_tokens is '1000000000'"),
-        ({"num_virtual_tokens": 4}, "a prompt is prompt_embeddings of shape"),
+        ({"num_virtual_tokens": 4}, "a prompt of this base is prompt_embeddings of shape"),
         ({"token_dim": 8}, "token_dim is '8'"),
-        ({"num_transformer_submodules": 2}, "num_transformer_submodules is 2"),
-        ({"modules_to_save": ["head"]}, "modules_to_save"),
+        ({"num_transformer_submodules": 2}, "num_transformer_submodules is '2'; this base has 1"),
+        ({"virtual": ["head"]}, "virtual"),
     ):
         (folder / "adapter_config.json").write_text(json.dumps(config | change))
         with pytest.raises(QuireError, match=message):
             open_prompt(folder, opened.build(), opened)
 
 
-def test_labels_take_none(tmp_path: Path) -> None:
-    case = case_of("bert", architectures=["BertForSequenceClassification"], **LABELS)
-    _, opened = saved_base(case, tmp_path / "base")
-    with pytest.raises(ModelError, match="Adapt this one with LoRA"):
-        attach_prompt(opened.build(), 3)
-
-
 def test_scaled_embeddings_take_none(tmp_path: Path) -> None:
     _, opened = saved_base(case_of("gemma"), tmp_path / "base")
     with pytest.raises(ModelError, match="scales or widens"):
-        attach_prompt(opened.build(), 3)
+        attach_prompt(opened.build(), 3, opened)
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
@@ -179,7 +174,7 @@ def test_an_opened_model_answers_with_it(family: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "base", family)
     opened = ModelFolder.open(folder)
     model = opened.build()
-    attach_prompt(model, 4, generator=torch.Generator().manual_seed(3))
+    attach_prompt(model, 4, opened, generator=torch.Generator().manual_seed(3))
     save_prompt(tmp_path / "prompt", model, opened, bound(folder))
     plain, tuned = quire.load(folder), quire.load(folder, adapter=tmp_path / "prompt")
     assert tuned.identity != plain.identity and tuned.config.context == plain.config.context - 4

@@ -71,7 +71,7 @@ def test_a_dry_run_plans_with_the_adapter(tuned: Path, capsys: pytest.CaptureFix
     decoder = write_model(tuned / "decoder", "llama")
     opened = ModelFolder.open(decoder)
     model = opened.build()
-    attach_prompt(model, 5)
+    attach_prompt(model, 5, opened)
     save_prompt(tuned / "prompt", model, opened, bound(decoder))
     words = ("generate", decoder, "x", "--dry-run", "--json")
     found = [json.loads(printed(capsys, *words, *more)[0]) for more in ((), ("--adapter", tuned / "prompt"))]
@@ -144,7 +144,7 @@ def test_a_soft_prompt_stands_beside_its_base(tmp_path: Path, capsys: pytest.Cap
     base = write_model(tmp_path / "base", "llama")
     opened = ModelFolder.open(base)
     model = opened.build()
-    attach_prompt(model, 3, generator=torch.Generator().manual_seed(1))
+    attach_prompt(model, 3, opened, generator=torch.Generator().manual_seed(1))
     save_prompt(tmp_path / "run" / "adapter", model, opened, bound(base))
     words = ("generate", base, "def", "--max-tokens", 4, "--temperature", 0, "--json")
     plain, tuned = (json.loads(printed(capsys, *words, *more)[0]) for more in ((), ("--adapter", tmp_path / "run" / "adapter")))
