@@ -267,6 +267,6 @@ def _finish(
     if model is not None:
         certify.write(certify.certify(model), model)
     else:
-        say(f"what was learned stands beside its base: quire generate {recipe.model.start} --adapter {run.adapter}")
+        say(f"what was learned stands beside its base: {recipe.model.start}, with --adapter {run.adapter}")
     run.status("finished", outcome.step, outcome.steps, outcome.best, trainer.elapsed())
     return evaluation, model

@@ -33,7 +33,7 @@ from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import TASKS, Row, Tagged
 from ..text.tokenizer import Tokenizer
 from . import scratch, teacher
-from .adapting import PROMPTS, Adapter
+from .adapting import Adapter
 from .facts import new_tokens_frozen
 from .folder import RunFolder
 from .meters import finite
@@ -243,9 +243,6 @@ def settle(recipe: TrainRecipe) -> None:
     """Raises RecipeError for a combination that cannot be meant."""
     if not recipe.model.start:
         scratch.agree(recipe)
-    if recipe.task.name == "embed" and recipe.adapt.method in PROMPTS:
-        soft = f"adapt.method = '{recipe.adapt.method}'"
-        raise RecipeError(f"{soft} cannot be part of the folder that makes the vectors. Use full, lora or qlora.")
     if not recipe.data.sources:
         raise RecipeError("there are no rows: give files with data.sources.")
 

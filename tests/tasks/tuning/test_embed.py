@@ -144,8 +144,6 @@ def test_an_adapter_is_merged_into_the_folder(folder, tuned, tmp_path):
     assert np.abs(found - SentenceTransformer(str(path), device="cpu").encode_document(texts)).max() < 2e-5
     assert np.abs(found - quire.load(folder).embed(texts, "document")).max() > 1e-3
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
-    with pytest.raises(RecipeError, match="'p-tuning' cannot be part of the folder that makes the vectors"):
-        train(tuned("embed", folder, ranked(24), **{"adapt.method": "p-tuning", "out": str(tmp_path / "soft")}))
 
 
 def test_all_rows_of_one_text_fall_on_one_side():
