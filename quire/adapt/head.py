@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import BindingError, ModelError
 from ..families import heads
 from ..families.folder import ModelFolder
-from ..nn.config import LabelHead
+from ..nn.config import LabelHead, MLMHead
 from .folder import RECORD, base_of, read_json, read_slots
 
 # A record changes the head and what is said about its labels, nothing else of the base.
@@ -58,9 +58,11 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 def _told(path: Path, opened: ModelFolder) -> dict[str, Any]:
     """Of an adapter without a record: PEFT's word for the task, and how many rows its classifier has."""
-    over = _OVER.get(str(read_json(path).get("task_type")))
+    config, head = read_json(path), opened.model_config.head
+    if config.get("task_type") == "FEATURE_EXTRACTION" and config.get("peft_type") != "LORA" and isinstance(head, MLMHead):
+        return heads.fields(opened, "base")  # virtual tokens know no hidden words, so they were trained on the stack alone
+    over = _OVER.get(str(config.get("task_type")))
     rows = [slot.shape[0] for name, slot in read_slots(path).items() if name.endswith(_LAST) and ".lora_" not in name]
-    head = opened.model_config.head
     if over is None or len(set(rows)) != 1 or (isinstance(head, LabelHead) and (head.over, head.labels) == (over, rows[0])):
         return {}
     with _fitting(path, opened):

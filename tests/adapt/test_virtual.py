@@ -28,6 +28,7 @@ from quire.nn.batch import Batch
 from quire.nn.config import LabelHead
 from tests.adapt.oracle import Case, batch_for, case_of, disturb, saved_base, with_peft
 from tests.families.reference import our_outputs, their_outputs
+from tests.small import write_model
 
 
 def labels(family: str, architecture: str, **more: Any) -> Case:
@@ -199,6 +200,36 @@ def test_the_base_stays_under_it(tmp_path: Path) -> None:
             assert torch.equal(model.head(model(batch), batch.keep), wanted)
             detach(model, "default")
             assert torch.equal(model.head(model(batch), batch.keep), wanted) and model.config == plain.config
+
+
+@pytest.mark.parametrize(("task", "architecture"), [("SEQ_CLS", "SequenceClassification"), ("FEATURE_EXTRACTION", "")])
+def test_what_peft_alone_wrote_brings_its_head(task: str, architecture: str, tmp_path: Path) -> None:
+    """Onto a base with a head over hidden words, which PEFT's user never opened."""
+    import peft
+    import transformers
+
+    import quire
+
+    base = write_model(tmp_path / "base", "bert")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if architecture:
+            theirs = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+        else:
+            theirs = transformers.AutoModel.from_pretrained(base)
+        tuned = peft.get_peft_model(theirs, peft.PromptTuningConfig(task_type=task, num_virtual_tokens=5)).eval()
+        tuned.save_pretrained(str(tmp_path / "adapter"))
+        model = quire.load(base, adapter=tmp_path / "adapter")
+        ids = torch.tensor([model.contract.whole("def parse")])
+        with torch.no_grad():
+            found = tuned(input_ids=ids, attention_mask=torch.ones_like(ids))
+    if architecture:
+        scores = model.classify(["def parse"], "none")[0]
+        torch.testing.assert_close(torch.tensor([scores[f"LABEL_{n}"] for n in range(3)]), found.logits[0], atol=1e-5, rtol=1e-5)
+    else:
+        own = found.last_hidden_state[:, 5:]
+        torch.testing.assert_close(torch.from_numpy(model.hidden(["def parse"])[0]), own[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(model.embed(["def parse"], pool="mean", normalize=False)), own.mean(1))
 
 
 REFUSED = {

@@ -16,6 +16,7 @@ import transformers
 
 import quire
 from quire.cli.main import main
+from quire.engine.encoder import EncoderEngine
 from quire.errors import ModelError
 from quire.tasks.tuning.schemas import Labelled, Question, Tagged
 from quire.train.recipe import TrainRecipe
@@ -79,8 +80,11 @@ def test_a_task_is_learned_beside_a_frozen_base(tuned: Recipe, tmp_path: Path, t
 
 def classified(opened: Any, run: Path) -> None:
     rows = evaluation(run)
-    said = opened.classify([row["reads"][0] for row in rows])
+    texts = [row["reads"][0] for row in rows]
+    said = opened.classify(texts)
     assert [max(scores, key=scores.get) for scores in said] == [row["label"] for row in rows]
+    for one, other in zip(EncoderEngine(opened).classify(texts), said, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
 
 
 def tagged(opened: Any, run: Path) -> None:
