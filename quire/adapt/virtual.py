@@ -64,13 +64,13 @@ def put_on(
     of a label head that PEFT trains. Raises ModelError where the embedding or the head is adapted in another way.
     """
     places = Places(opened)
+    if isinstance(model.embed, Wrapper) and not isinstance(model.embed, kind):
+        raise ModelError("The embedding is adapted already. Soft prompts, prefixes and low rank of the embedding do not go together.")
+    attach_whole(model, places, whole.of_labels(model, places) if heads is None else heads, name)
     if not isinstance(model.embed, kind):
-        if isinstance(model.embed, Wrapper):
-            raise ModelError("The embedding is adapted already. Soft prompts, prefixes and low rank of the embedding do not go together.")
         put(model, "embed", kind(cast(nn.Module, model.embed)).train(model.training))
         model.front = front(model)
     embed = cast(Wrapper, model.embed)
-    attach_whole(model, places, whole.of_labels(model, places) if heads is None else heads, name)
     embed.adapters[name] = vectors.to(cast(Tensor, embed.weight).device).train(model.training)
     activate(model, name)
 

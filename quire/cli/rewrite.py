@@ -131,7 +131,7 @@ def run(verb: str, task: Task, options: Rewrite, source: str | None = None, targ
     if options.writing.sampling.logprobs and not options.files.as_json:
         raise RecipeError("--logprobs are written with --json; add it, or leave --logprobs out")
     model = opened_seq2seq(verb, options.model, options.machine)
-    told = plan(model.folder, model.config.vocab, task, None, source, target).how
+    told = plan(model.folder, model.config.vocab, task, None, source, target, model.changed).how
     how = options.writing.over(told)
     cut: list[int] = []
     ways: dict[str, Any] = {"source": source, "target": target} if task == "translation" else {}

@@ -102,7 +102,7 @@ class Seq2Seq(Writer):
         progress: Progress,
     ) -> list[Completion]:
         start = self._first()
-        chosen = plan(self.folder, self.config.vocab, task, how, source, target)
+        chosen = plan(self.folder, self.config.vocab, task, how, source, target, self.changed)
         return rewrite(self.model, self.contract, start, texts, chosen, long=long, cut=cut, progress=progress)
 
     def fill(self, text: str, blank: str = "___", sampling: Sampling | None = None) -> list[str]:

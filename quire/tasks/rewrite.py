@@ -48,9 +48,21 @@ class Plan:
     rules: Rules
 
 
-def plan(folder: Path, vocab: int, task: Task, how: How | None, source: str | None, target: str | None) -> Plan:
-    """What `how` (None: the folder) and the folder say. Raises ModelError and RecipeError naming the field."""
-    return planned(_object(folder / "config.json"), _object(folder / GENERATION), folder, vocab, task, how, source, target)
+def plan(
+    folder: Path,
+    vocab: int,
+    task: Task,
+    how: How | None,
+    source: str | None,
+    target: str | None,
+    changed: Mapping[str, Any] | None = None,
+) -> Plan:
+    """What `how` (None: the folder) and the folder say. changed: fields of config.json that an adapter brings instead of the folder's.
+
+    Raises ModelError and RecipeError naming the field.
+    """
+    config = _object(folder / "config.json") | dict(changed or {})
+    return planned(config, _object(folder / GENERATION), folder, vocab, task, how, source, target)
 
 
 def planned(

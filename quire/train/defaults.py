@@ -66,8 +66,8 @@ _RATES: dict[str, tuple[tuple[float, float, str], ...]] = {
 _TIMES_LORA = 10  # Biderman et al. 2024, "LoRA learns less and forgets less"
 _PROMPT_RATES = {
     "prompt": (3e-2, "PEFT's examples; Lester et al. 2021 use 0.3 with Adafactor: a few vectors must go far"),
-    "prefix": (1e-2, "PEFT's examples"),
-    "p-tuning": (1e-3, "PEFT's examples: the vectors come out of a network, which learns as one"),
+    "prefix": (1e-3, "keys and values come out of a network; at 1e-2, which PEFT's examples use without one, they drown what is read"),
+    "p-tuning": (3e-3, "the vectors come out of a network; PEFT's examples use 1e-3, which needs many more steps"),
 }
 _BATCHES = {
     "chat": (16, "few rows give many steps; Taori et al. 2023 use 128 on 52,000 rows"),
