@@ -24,8 +24,11 @@ from quire.adapt import (
 from quire.adapt.surgery import trained
 from quire.errors import ModelError, WeightsError
 from quire.families.decoders import LABELS
+from quire.nn.attention import AttnContext
 from quire.nn.batch import Batch
 from quire.nn.config import LabelHead
+from quire.tasks.embed import pooled
+from quire.tasks.sentence import Sentence
 from tests.adapt.oracle import Case, batch_for, case_of, disturb, saved_base, with_peft
 from tests.families.reference import our_outputs, their_outputs
 from tests.small import write_model
@@ -163,6 +166,25 @@ def test_answers_keep_their_token_types(tmp_path: Path) -> None:
         wanted = torch.stack((out.start_logits, out.end_logits), -1)[:, 5:]
         found = model.head(model(batch), batch.keep)
     torch.testing.assert_close(found[batch.keep], wanted[batch.keep], atol=1e-5, rtol=1e-5)
+
+
+def test_vectors_of_an_encoder_decoder_are_its_encoders(tmp_path: Path) -> None:
+    case = case_of("t5", architectures=["T5Model"])
+    _, opened = saved_base(case, tmp_path / "base")
+    model = opened.build()
+    attach_prompt(model, 5, opened)
+    save_prompt(tmp_path / "adapter", model, opened)
+    theirs = with_peft(tmp_path / "base", tmp_path / "adapter", case)
+    source = batch_for(case, padded=True).source
+    assert source is not None and source.keep is not None
+    with torch.no_grad():
+        start = torch.zeros((3, 1), dtype=torch.long)
+        out = theirs(input_ids=source.tokens, attention_mask=source.keep.long(), decoder_input_ids=start)
+        wanted, width = out.encoder_last_hidden_state[:, 5:], source.tokens.shape[1]
+        found = model.encode(source.tokens, AttnContext(keep=source.keep))[:, -width:]
+    torch.testing.assert_close(found[source.keep], wanted[source.keep], atol=1e-5, rtol=1e-5)
+    mean = pooled(model, source, Sentence())
+    torch.testing.assert_close(mean[1], wanted[1, :7].mean(0), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("way", ["prompt", "prefix"])
