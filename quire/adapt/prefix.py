@@ -179,7 +179,8 @@ def shape(opened: ModelFolder) -> tuple[int, int, int]:
         or any(layer.attn.window for layer in stack.layers)
     ):
         raise ModelError(
-            "The layers of this model differ in their heads, or look at distances or windows: no prefix fits. Use a soft prompt."
+            "The layers of this model differ in their heads, or look at distances or windows: no prefix fits. Adapt this model with a soft "
+            "prompt or LoRA."
         )
     layers, heads, channels = _sizes(config)
     return layers + (config.kind == "seq2seq" and layers % 2 == 0), heads, channels

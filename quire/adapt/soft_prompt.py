@@ -120,7 +120,10 @@ def _takes(config: ModelConfig) -> None:
     """Raises ModelError for a model that has no task in PEFT, or whose embeddings are changed before the first layer reads them."""
     takes(config, "soft prompt")
     if config.embed_scale != 1.0 or config.embed_width:
-        raise ModelError("This model scales or widens its embeddings, and a prompt's vectors with them, which PEFT's form does not say.")
+        raise ModelError(
+            "This model scales or widens its embeddings; whether a prompt's vectors are meant before or behind that, PEFT's form does not "
+            "say. Adapt this model with LoRA."
+        )
 
 
 def prompt_ids(model: Transformer) -> list[int]:

@@ -8,29 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from quire.adapt import (
-    activate,
-    attach_prefix,
-    attach_prompt,
-    detach,
-    open_prefix,
-    open_prompt,
-    save_prefix,
-    save_prompt,
-    trainable,
-)
+from quire.adapt import activate, attach_prefix, attach_prompt, detach, open_prompt, save_prompt, trainable
 from quire.adapt.surgery import trained
 from quire.errors import ModelError, WeightsError
 from quire.families.decoders import LABELS
 from quire.nn.attention import AttnContext
-from quire.nn.batch import Batch
-from quire.nn.config import LabelHead
 from quire.tasks.embed import pooled
 from quire.tasks.sentence import Sentence
 from tests.adapt.oracle import Case, batch_for, case_of, disturb, saved_base, with_peft
-from tests.families.reference import our_outputs, their_outputs
+from tests.adapt.virtual import WAYS, close, rows, said
 from tests.small import write_model
 
 
@@ -54,43 +42,6 @@ PREFIXED = ("bert-texts", "bert-tokens", "bert-answers", "bert-vectors", "robert
 TASKS = {"texts": "SEQ_CLS", "tokens": "TOKEN_CLS", "answers": "QUESTION_ANS", "vectors": "FEATURE_EXTRACTION"}
 # (way, case): a soft prompt for every case, a prefix for those whose layers PEFT can give one
 BOTH = [*(("prompt", name) for name in CASES), *(("prefix", name) for name in PREFIXED)]
-WAYS = {"prompt": (attach_prompt, save_prompt, open_prompt), "prefix": (attach_prefix, save_prefix, open_prefix)}
-
-
-def rows(case: Case, padded: bool) -> Batch:
-    """Of answers and vectors PEFT hands on no token types."""
-    batch = batch_for(case, padded)
-    if batch.types is not None and not isinstance(case.model.head, LabelHead):
-        batch.types = None
-    if isinstance(case.model.head, LabelHead) and case.model.head.over == "span":
-        batch.types = None
-    return batch
-
-
-def said(case: Case, theirs: nn.Module, ours: Any, padded: bool) -> tuple[Tensor, Tensor]:
-    """What both make of a batch, without PEFT's virtual tokens and what it makes of padding.
-
-    Of a decoder PEFT's soft prompt takes the last position for a text's, padding or not: of padded rows the full one alone is right.
-    """
-    batch = rows(case, padded)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        wanted = their_outputs(case, theirs, batch)
-    name = "logits" if "logits" in wanted else "hidden"
-    found = our_outputs(ours, batch, {name: wanted[name]})[name]
-    wanted, width = wanted[name], batch.tokens.shape[1]
-    if wanted.ndim == 3:
-        seen = torch.ones(3, width, dtype=torch.bool) if batch.keep is None else batch.keep
-        return wanted[:, -width:][seen], found[:, -width:][seen]
-    full = slice(1) if padded and case.model.kind == "decoder" else slice(None)
-    return wanted[full], found[full]
-
-
-def close(case: Case, theirs: nn.Module, ours: Any) -> None:
-    for padded in (False, True):
-        with torch.no_grad():
-            wanted, found = said(case, theirs, ours, padded)
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("way", "name"), BOTH)
