@@ -73,7 +73,9 @@ def read_json(path: Path, name: str = CONFIG) -> dict[str, Any]:
             raise ModelError(f"{file} has {file.stat().st_size} bytes; allowed are {MAX_BYTES}.")
         return strict_json(file.read_bytes(), str(file))
     except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}. An adapter is a folder with {CONFIG} and {WEIGHTS}.") from None
+        own = path / "adapter"  # where a run leaves its own
+        hint = f" Did you mean {own}?" if (own / CONFIG).is_file() else ""
+        raise ModelError(f"{file} cannot be read: {error.strerror}. An adapter is a folder with {CONFIG} and {WEIGHTS}.{hint}") from None
     except WeightsError as error:
         raise ModelError(str(error)) from None
 

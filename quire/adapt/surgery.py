@@ -188,9 +188,9 @@ def check_plain(model: Transformer) -> None:
     """Raises ModelError where a model that is to be written as a folder still holds an adapter."""
     if wrappers(model):
         raise ModelError(
-            f"The model still holds adapters ({', '.join(adapters(model))}). A soft prompt cannot be merged, nor can an adapted embedding "
-            "whose table is tied to the output's: the adapter would change both. Keep them beside their base, save_adapter and save_prompt "
-            "write them; others go with merge."
+            f"The model still holds adapters ({', '.join(adapters(model))}). Soft prompts and prefixes cannot be merged, nor can an "
+            "adapted embedding whose table is tied to the output's: the adapter would change both. Their folders stay beside the base, which opens "
+            "with them (--adapter, or adapter= of quire.load); others go with merge."
         )
 
 

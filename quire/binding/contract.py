@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from .. import durable
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, RecipeError
 from ..text.definition import parse_json, read_optional
 from ..text.gguf import definition
 from ..text.template import CHATML, Template
@@ -175,7 +175,12 @@ class Contract:
         return f"this model was tuned on texts of at most {limit:,} tokens" if tuned else f"this model reads {limit:,} at once"
 
     def long(self, asked: Long | None) -> Long:
-        """What happens to a text that is too long: what was asked for, else as its training says, else it is an error."""
+        """What happens to a text that is too long: what was asked for, else as its training says, else it is an error.
+
+        Raises RecipeError for a word that says nothing.
+        """
+        if asked is not None and asked not in get_args(Long):
+            raise RecipeError(f"long is {asked!r}; allowed: {', '.join(get_args(Long))}.", field="long")
         return asked or (self.truncation.long if self.truncation is not None else "error")
 
     def prompt(self, text: str) -> list[int]:

@@ -114,9 +114,18 @@ def _key(number: int, ask: Ask) -> str:
 
 def answers(model: Decoder, asks: Sequence[tuple[int, Ask]], kept: Kept, done: Callable[[int], None]) -> list[Answer]:
     """The answers to what is asked, (number of the row, ask), in their order. Refused before any work, as by `Engine.request`."""
-    engine = model.engine
     found = {number: answer for number, _ in asks if (answer := kept.get(number)) is not None}
-    requests = {number: (ask, _request(model, ask)) for number, ask in asks if number not in found}
+    left = [(number, ask) for number, ask in asks if number not in found]
+    for number, answer in (_one_by_one if model.alone else _together)(model, left):
+        found[number] = answer
+        kept.put(number, answer)
+        done(len(found))
+    return [found[number] for number, _ in asks]
+
+
+def _together(model: Decoder, asks: Sequence[tuple[int, Ask]]) -> Iterator[tuple[int, Answer]]:
+    engine = model.engine
+    requests = {number: (ask, _request(model, ask)) for number, ask in asks}
     began = time.perf_counter()
     try:
         engine.add(*(request for _, request in requests.values()))
@@ -124,21 +133,37 @@ def answers(model: Decoder, asks: Sequence[tuple[int, Ask]], kept: Kept, done: C
             engine.step()
             for number in [number for number, (_, request) in requests.items() if request.done]:
                 ask, request = requests.pop(number)
-                found[number] = ask.asked.read(engine.result(request)), round(time.perf_counter() - began, 6)
-                kept.put(number, found[number])
-            done(len(asks) - len(requests))
+                yield number, (ask.asked.read(engine.result(request)), round(time.perf_counter() - began, 6))
     finally:
         for _, request in requests.values():
             engine.abort(request)
-    return [found[number] for number, _ in asks]
+
+
+def _one_by_one(model: Decoder, asks: Sequence[tuple[int, Ask]]) -> Iterator[tuple[int, Answer]]:
+    """With an adapter that no engine holds."""
+    from ..decode.loop import complete, room
+
+    starts = [_ids(model, ask) for _, ask in asks]
+    for ids in starts:
+        room(len(ids), model.config.context, "prompt")
+    for (number, ask), ids in zip(asks, starts):
+        began = time.perf_counter()
+        answer = complete(stream(model, ask), len(ids))
+        yield number, (ask.asked.read(answer), round(time.perf_counter() - began, 6))
 
 
 def stream(model: Decoder, ask: Ask) -> Iterator[Chunk]:
     """What the answer to one row says, as it comes."""
-    return model.engine.stream(_request(model, ask))
+    return model.said(_ids(model, ask), ask.sampling, ask.asked, _stop(model, ask))
 
 
 def _request(model: Decoder, ask: Ask) -> Request:
-    ids = model.chat_ids(ask.turns) if ask.turns else ask.text
-    stop_ids = model.contract.turn_end if ask.turns else ()
-    return model.engine.request(ids, ask.sampling, constraint=ask.asked.constraint(), stop_ids=stop_ids)
+    return model.engine.request(_ids(model, ask), ask.sampling, constraint=ask.asked.constraint(), stop_ids=_stop(model, ask))
+
+
+def _ids(model: Decoder, ask: Ask) -> list[int]:
+    return model.chat_ids(ask.turns) if ask.turns else model.contract.prompt(ask.text)
+
+
+def _stop(model: Decoder, ask: Ask) -> Sequence[int]:
+    return model.contract.turn_end if ask.turns else ()

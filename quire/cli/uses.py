@@ -143,6 +143,8 @@ def dry_run(
     from ..model import described
 
     opened, contract, context = described(path, machine.adapter)
+    if machine.adapter:
+        _proven(machine.adapter, opened)
     check(verb, opened.model_config, contract, str(opened.path), machine.adapter)
     counts = _counts(verb, contract, rows if as_read is None else as_read(opened, contract))
     most = context if verb in _GOES_ON else _most(verb, opened, contract, context)
@@ -163,6 +165,14 @@ def dry_run(
             f"{where} has {most + more:,} tokens, and {most:,} are read at once. Shorten or divide it{'' if verb in _GOES_ON else hint}."
         )
     return 0
+
+
+def _proven(adapter: Path, opened: ModelFolder) -> None:
+    """Raises BindingError for an adapter of another base, as opening the two does."""
+    from ..adapt.folder import proven, weights_hash
+    from ..binding import bound
+
+    proven(adapter, bound(opened.path), weights_hash(adapter), opened.path)
 
 
 def _tell(facts: dict[str, Any]) -> None:

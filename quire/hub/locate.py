@@ -42,7 +42,10 @@ def locate(path: Path | str) -> Path:
             f"quire merge BASE {path} OUT.{whole}"
         )
     if (path / "adapter" / "adapter_config.json").is_file():
-        raise ModelError(f"the run in {path} left a soft prompt, not a model. Give its base, with --adapter {path / 'adapter'}")
+        raise ModelError(
+            f"the run in {path} left a soft prompt or a prefix, which is no model by itself. Open its base with "
+            f"--adapter {path / 'adapter'}; `quire export {path} FOLDER --adapter` writes it as a folder of its own."
+        )
     if (path / "recipe.toml").is_file():
         raise ModelError(f"the run in {path} has no model yet. It is written when the run ends; go on with it: quire resume {path}")
     here = sorted(place.parent.parent for root in {path.parent, Path("runs")} for place in root.glob("*/model/config.json"))

@@ -29,17 +29,17 @@ class Decoder(Writer):
     def _chunks(
         self, ids: Sequence[int], source: Sequence[int] | None, sampling: Sampling | None, stop_ids: Sequence[int] = ()
     ) -> Iterator[Chunk]:
-        if self._alone:
+        if self.alone:
             return super()._chunks(ids, source, sampling, stop_ids)
         return self.engine.stream(self.engine.request(ids, sampling, stop_ids=stop_ids))
 
     @property
-    def _alone(self) -> bool:
+    def alone(self) -> bool:
         """Whether an adapter that no engine holds is on this model: then texts are written one by one, in the plain loop."""
         return self.model.front is not None and not self.model.front.pages
 
     def _check_alone(self, asked: bool) -> None:
-        if self._alone and asked:
+        if self.alone and asked:
             raise ModelError("with a prefix (prefix tuning) a model writes plain answers, one by one: no schema, regex, tools or n.")
 
     @overload
@@ -60,7 +60,7 @@ class Decoder(Writer):
         n, forms = more.pop("n", None), _forms(more)
         sampling = self._how(sampling, more)
         self._check_alone(bool(forms) or n is not None)
-        if self._alone:
+        if self.alone:
             return super().generate(prompts, sampling)
         asked = form(self.contract, self.config.vocab, forms)
         starts = [self.contract.prompt(prompt) for prompt in ([prompts] if isinstance(prompts, str) else texts_of(prompts))]
@@ -73,11 +73,12 @@ class Decoder(Writer):
         forms = _forms(more)
         sampling = self._how(sampling, more)
         asked = form(self.contract, self.config.vocab, forms)
-        return self._said(self.contract.prompt(prompt), sampling, asked)
+        return self.said(self.contract.prompt(prompt), sampling, asked)
 
-    def _said(self, ids: Sequence[int], sampling: Sampling, asked: Asked, stop_ids: Sequence[int] = ()) -> Iterator[Chunk]:
+    def said(self, ids: Sequence[int], sampling: Sampling, asked: Asked, stop_ids: Sequence[int] = ()) -> Iterator[Chunk]:
+        """What is written on from `ids`, as it comes; refused before the first chunk where it cannot be."""
         constraint = asked.constraint()
-        if self._alone:
+        if self.alone:
             self._check_alone(constraint is not None)
             return self._chunks(ids, None, sampling, stop_ids)
         request = self.engine.request(ids, sampling, constraint=constraint, stop_ids=stop_ids)
@@ -125,7 +126,7 @@ class Decoder(Writer):
         and forms that cannot be.
         """
         ids, how, asked = self._turn(messages, sampling, tools, tool_choice, parallel, more)
-        if self._alone:
+        if self.alone:
             self._check_alone(asked.constraint() is not None)
             return complete(self._chunks(ids, None, how, self.contract.turn_end), len(ids))
         [answer] = self.engine.generate([ids], how, constraint=asked.constraint, stop_ids=self.contract.turn_end)
@@ -143,7 +144,7 @@ class Decoder(Writer):
     ) -> Iterator[Chunk]:
         """As `chat`, piece by piece; pieces of tool calls are in `calls` of the chunks."""
         ids, how, asked = self._turn(messages, sampling, tools, tool_choice, parallel, more)
-        return self._said(ids, how, asked, self.contract.turn_end)
+        return self.said(ids, how, asked, self.contract.turn_end)
 
     def _turn(
         self,

@@ -14,6 +14,7 @@ from ..binding import Binding, Contract
 from ..errors import RecipeError, StorageError
 from ..families.folder import ModelFolder
 from ..native.linears import packed_bytes
+from ..nn.config import LabelHead
 from ..nn.transformer import Transformer
 from ..tasks.sentence import beside, carry, limit_to
 
@@ -46,12 +47,15 @@ def save(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StorageError(f"{folder} is not an empty folder. Give a new one.")
     check_plain(model)
-    config = {**ModelFolder.open(source).config, **changed}
+    opened = ModelFolder.open(source)
+    config = {**opened.config, **changed}
+    # an adapter's labels made it a model of another kind: how its base made vectors says nothing of it
+    labelled = isinstance(model.config.head, LabelHead) and not isinstance(opened.model_config.head, LabelHead)
     beside(source)  # what is not understood is refused before anything is written
     with durable.building(folder) as place:
         ModelFolder.save(place, model, config, dtype=None if dtype is None else DTYPES[dtype])
         contract.save(place)
-        if carry(source, place) and contract.truncation is not None:
+        if not labelled and carry(source, place) and contract.truncation is not None:
             limit_to(place, contract.truncation.longest)  # an adapter was trained on shorter texts than its base: others are to know it too
     binding = Binding.of(folder, lineage)
     binding.write(folder)

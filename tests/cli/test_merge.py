@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
 import quire
-from quire.adapt import LoRA, attach, attach_prompt, save_adapter, save_prompt
+from quire.adapt import LoRA, attach, attach_prefix, attach_prompt, save_adapter, save_prefix, save_prompt
 from quire.binding import Contract, bound
 from quire.binding.truncation import Truncation
 from quire.cli.main import main
@@ -77,6 +78,50 @@ def test_a_dry_run_plans_with_the_adapter(tuned: Path, capsys: pytest.CaptureFix
     found = [json.loads(printed(capsys, *words, *more)[0]) for more in ((), ("--adapter", tuned / "prompt"))]
     assert found[0]["context"] - found[1]["context"] == 5
     assert found[1]["context"] == quire.load(decoder, adapter=tuned / "prompt").config.context
+
+
+def test_a_dry_run_refuses_an_adapter_of_another_base(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter, other = tuned / "run" / "adapter", tuned / "other"
+    changed = quire.load(tuned / "base", dtype="fp32")
+    changed.model.embed.weight.data.mul_(1.5)
+    changed.save(other)
+    for more in ((), ("--dry-run",)):
+        _, error = printed(capsys, "classify", other, "def", "--adapter", adapter, *more, code=1)
+        assert f"was trained on the base '{tuned / 'base'}'" in error and str(other) in error
+    _, error = printed(capsys, "classify", tuned / "base", "def", "--adapter", tuned / "run", code=2)
+    assert f"Did you mean {adapter}?" in error
+
+
+def test_a_prefix_writes_one_answer_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No engine holds a prefix: the command line goes the way that Python goes."""
+    base = write_model(tmp_path / "base", "llama")
+    opened = ModelFolder.open(base)
+    model = opened.build()
+    attach_prefix(model, 3, opened)
+    disturb(model)
+    save_prefix(tmp_path / "prefix", model, opened, bound(base))
+    wanted = quire.load(base, adapter=tmp_path / "prefix").generate(["def", "class"], max_tokens=6, temperature=0.0)
+    words = ("generate", base, "--adapter", tmp_path / "prefix", "--max-tokens", 6, "--temperature", 0)
+    for prompt, answer in zip(("def", "class"), wanted):
+        assert printed(capsys, *words, prompt)[0].startswith(prompt + answer.text)
+    printed(capsys, *words, "def", "class", "--out", tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in lines] == [answer.text for answer in wanted]
+    assert not list(tmp_path.glob("*.partial"))
+    assert "one by one: no schema, regex" in printed(capsys, *words, "def", "--regex", "[a-z]+", code=2)[1]
+
+
+def test_labels_take_nothing_of_what_made_vectors(tmp_path: Path) -> None:
+    """An adapter of labels on a sentence encoder makes a model of labels: the base's modules for vectors were not trained with it."""
+    SentenceTransformer(str(write_model(tmp_path / "bert", "bert")), device="cpu").save(str(tmp_path / "base"))
+    opened = ModelFolder.open(tmp_path / "base")
+    opened = opened.with_head(heads.fields(opened, "row", ("no", "yes")))
+    model = opened.build()
+    attach(model, LoRA(2), opened)
+    disturb(model)
+    save_adapter(tmp_path / "adapter", model, opened, bound(tmp_path / "base"))
+    quire.load(tmp_path / "base", adapter=tmp_path / "adapter").save(tmp_path / "whole")
+    assert (tmp_path / "base" / "modules.json").exists() and not (tmp_path / "whole" / "modules.json").exists()
 
 
 def test_an_adapter_for_another_verb_says_which_one_it_is_for(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,4 +197,4 @@ def test_a_soft_prompt_stands_beside_its_base(tmp_path: Path, capsys: pytest.Cap
     _, error = printed(capsys, "generate", tmp_path / "run", "def", code=2)
     assert f"--adapter {tmp_path / 'run' / 'adapter'}" in error
     _, error = printed(capsys, "merge", base, tmp_path / "run" / "adapter", tmp_path / "whole", code=2)
-    assert "soft prompt" in error and not (tmp_path / "whole").exists()
+    assert "Soft prompts and prefixes cannot be merged" in error and not (tmp_path / "whole").exists()

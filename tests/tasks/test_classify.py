@@ -60,6 +60,8 @@ def test_what_does_not_fit_is_refused_or_cut_as_the_tokenizer_cuts(tmp_path, kin
     reference = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
     long = " ".join(TEXTS)
     for text in (long, (long, "short"), ("short", long), (long, long), (long, TEXTS[1])):
+        with pytest.raises(RecipeError, match="long is 'head_tail'; allowed: error, cut, head-tail."):
+            model.classify(["x"], long="head_tail")
         with pytest.raises(ContextError, match=r"text 1 has \d+ tokens .* this model reads 32 at once.*long=\"cut\""):
             model.classify(["x", text])
         pair = text if isinstance(text, tuple) else (text,)
