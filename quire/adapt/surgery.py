@@ -189,8 +189,8 @@ def check_plain(model: Transformer) -> None:
     if wrappers(model):
         raise ModelError(
             f"The model still holds adapters ({', '.join(adapters(model))}). Soft prompts and prefixes cannot be merged, nor can an "
-            "adapted embedding whose table is tied to the output's: the adapter would change both. Keep them beside the base, which opens with "
-            "them (--adapter, or adapter= of quire.load); others go with merge."
+            "adapted embedding whose table is tied to the output's: the adapter would change both. Keep them beside the "
+            "base, which opens with them (--adapter, or adapter= of quire.load); others go with merge."
         )
 
 
