@@ -39,6 +39,12 @@ def many(number: int, word: str) -> str:
     return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
+def left_out(cut: Sequence[int], what: str = "text") -> str:
+    """How much was not read, in words; "" where nothing was left out. cut: tokens left out of each `what`."""
+    texts = sum(1 for tokens in cut if tokens)
+    return f"{texts:,} {what}{'s were' if texts > 1 else ' was'} too long: {sum(cut):,} tokens left out" if texts else ""
+
+
 def coloured(out: TextIO) -> bool:
     return out.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
 

@@ -1,9 +1,9 @@
 """Search the standard library by meaning: what modules, classes and functions say of themselves, and the nearest to a question.
 
-Docstrings are read from the source files with `ast`; nothing is imported or run. Each becomes a vector (name and first paragraph), and a
-question is compared with all of them: exact search, one product. The vectors are kept in the user's cache, written whole or not at all,
-under the Python version and the model's identity with the hash of what was read: when one of them changes, or a byte is damaged, the index
-is built again.
+Docstrings are read from the source files with `ast`; nothing is imported or run. Each becomes a vector (name and first paragraph, as
+much as the model reads), and a question is compared with all of them: exact search, one product. The vectors are kept in the user's cache,
+written whole or not at all, under the Python version and the model's identity with the hash of what was read: when one of them changes, or
+a byte is damaged, the index is built again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import durable
-from .errors import CheckpointError, DataError, StorageError
+from .errors import CheckpointError, ContextError, DataError, StorageError, warn
+from .progress import left_out
 from .stdlib import module, parsed, sources
 from .types import Embedder
 
-_FORM = 3  # of the files in the cache
-_LONGEST = 240  # characters of an entry: no more tokens than the smallest encoders read
+_FORM = 4  # of the files in the cache
 _CHUNK = 256  # entries between two calls of `progress`
 _LARGEST = 1 << 26  # bytes of the list of entries
 
@@ -76,7 +76,10 @@ class Index:
         embedder cuts it; `cut` receives how many of its tokens were left out."""
         if top < 1 or not query.strip():
             raise DataError(f"the question is {query[:40]!r} and top is {top}; give some words, and 1 or more.")
-        (vector,) = _unit(self.embedder.embed([query], "query", cut=cut))
+        try:
+            (vector,) = _unit(self.embedder.embed([query], "query", cut=cut))
+        except ContextError as error:  # its advice is for who can say `long`, and part of a question is another question
+            raise ContextError(str(error).partition(", or say ")[0].removesuffix(".") + ".") from None
         scores = self.vectors @ vector  # (N,)
         found = []
         for number in np.argsort(-scores, kind="stable")[:top]:
@@ -90,14 +93,25 @@ def build_or_open(
     progress: Callable[[int, int], None] | None = None,
     root: Path | None = None,
     only: Collection[str] | None = None,
+    *,
+    cut: list[int] | None = None,
 ) -> Index:
     """The index of the standard library: from the cache, or built, which takes some seconds and calls progress(done, all) on the way.
 
     root: another folder of Python files. only: names of its modules, where a few are enough; such an index is not kept.
-    A cache that cannot be written costs the next call its time, and nothing else.
+    A docstring that is too long is cut as the model was tuned, else at its end; `cut` receives how many tokens of each were left out,
+    without it a warning tells. A cache that cannot be written costs the next call its time, and nothing else.
     Raises DataError where there is no source to read.
     """
-    root = Path(root or sysconfig.get_path("stdlib"))
+    index = _index(embedder, progress, Path(root or sysconfig.get_path("stdlib")), only)
+    if cut is not None:
+        cut.extend(index.cut)
+    elif said := left_out(index.cut, "docstring"):
+        warn(f"{said}. A list for cut= takes the numbers instead of this warning.")
+    return index
+
+
+def _index(embedder: Embedder, progress: Callable[[int, int], None] | None, root: Path, only: Collection[str] | None) -> Index:
     if not root.is_dir():
         raise DataError(f"{root} is {'no folder' if root.exists() else 'not there'}; give a folder of Python files.")
     files = {file.relative_to(root).as_posix(): file.read_bytes() for file in sources(root)}
@@ -162,7 +176,7 @@ def _embed(embedder: Embedder, texts: list[str], progress: Callable[[int, int], 
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     parts, lost = [], list[int]()
     for start in range(0, len(order), _CHUNK):
-        parts.append(embedder.embed([texts[number] for number in order[start : start + _CHUNK]], "document", cut=lost))
+        parts.append(_cut([texts[number] for number in order[start : start + _CHUNK]], embedder, lost))
         if progress is not None:
             progress(min(start + _CHUNK, len(order)), len(order))
     joined = np.concatenate(parts)
@@ -171,12 +185,20 @@ def _embed(embedder: Embedder, texts: list[str], progress: Callable[[int, int], 
     return vectors, [tokens for _, tokens in sorted(zip(order, lost))]
 
 
+def _cut(texts: list[str], embedder: Embedder, lost: list[int]) -> npt.NDArray[np.float32]:
+    """Vectors (N, D) of texts, those that are too long cut as the model was tuned, else at their end."""
+    try:
+        return embedder.embed(texts, "document", cut=lost)
+    except ContextError:  # before any work, of a model that knows no way to cut
+        return embedder.embed(texts, "document", long="cut", cut=lost)
+
+
 def _unit(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))
 
 
 def _words(entry: Entry) -> str:
-    return f"{entry.name}: {entry.text}"[:_LONGEST]
+    return f"{entry.name}: {entry.text}"
 
 
 # -- what the source says -----------------------------------------------------------------------------------------------------------

@@ -177,9 +177,14 @@ class Embedder(Protocol):
     identity: str
 
     def embed(
-        self, texts: Sequence[str], kind: Literal["document", "query"] | None = ..., *, cut: list[int] | None = ...
+        self,
+        texts: Sequence[str],
+        kind: Literal["document", "query"] | None = ...,
+        *,
+        long: Long | None = ...,
+        cut: list[int] | None = ...,
     ) -> npt.NDArray[np.float32]:
-        """Vectors (N, D). `cut` receives how many tokens of each text were left out."""
+        """Vectors (N, D). long: what happens to a text that is too long; `cut` receives how many tokens of each were left out."""
         ...
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import quire
 from quire import search
-from quire.errors import DataError
+from quire.errors import ContextError, DataError
 from quire.types import Embedder
 
 LIBRARY = {
@@ -49,10 +49,10 @@ class Words:
         self.identity = identity
         self.read = 0
 
-    def embed(self, texts, kind=None, *, cut=None):
+    def embed(self, texts, kind=None, *, long=None, cut=None):
         self.read += len(texts)
         if cut is not None:
-            cut += [max(0, len(text) - 18) for text in texts]
+            cut += [0] * len(texts)
         return np.array(
             [[text.lower().count(letter) + 0.01 for letter in "abcdefghijklmnopqrstuvwxyz"] for text in texts], dtype=np.float32
         )
@@ -167,3 +167,23 @@ def test_minilm_finds_by_meaning(library: Path) -> None:
         "dates.Date.parse",
         "pack.shut",
     ]
+
+
+def test_what_a_docstring_loses_is_told(library: Path) -> None:
+    """Whenever an index is made or opened, of a model too that was never taught to cut."""
+    model = quire.load("minilm")
+    text = " ".join(["The colour of the house."] * 100 + ["Zebras."])
+    (library / "long.py").write_text(f'"""{text}"""\n')
+    over = len(model.contract.whole(f"long: {text}")) - 256
+    for _ in range(2):  # built, and kept
+        with pytest.warns(RuntimeWarning, match=rf"^1 docstring was too long: {over} tokens left out\.") as told:
+            index = search.build_or_open(model, None, library)
+        assert [one.filename for one in told] == [__file__] and sum(index.cut) == over
+        cut: list[int] = []
+        search.build_or_open(model, None, library, cut=cut)
+        assert sorted(cut)[-2:] == [0, over]
+    (long,) = (number for number, entry in enumerate(index.entries) if entry.name == "long")
+    (as_read,) = model.embed([f"long: {text}"], "document", long="cut")
+    assert np.abs(index.vectors[long] - as_read).max() < 1e-3
+    with pytest.raises(ContextError, match=r"this model reads 256 at once\. Shorten or divide it\.$"):
+        index.search(text)

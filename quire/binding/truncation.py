@@ -7,7 +7,7 @@ folders have one that nobody trained with. Recorded and not hashed, as recommend
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,12 +23,6 @@ _LARGEST = 1 << 24
 def ways(said: str) -> str:
     """The ways to cut a text that is too long, for a message: `said` with each in the place of {}."""
     return " or ".join(said.format(way) for way in get_args(Long) if way != "error")
-
-
-def left_out(cut: Sequence[int], what: str = "text") -> str:
-    """How much was not read, in words; "" where nothing was left out. cut: tokens left out of each `what`."""
-    texts = sum(1 for tokens in cut if tokens)
-    return f"{texts:,} {what}{'s were' if texts > 1 else ' was'} too long: {sum(cut):,} tokens left out" if texts else ""
 
 
 @dataclass(frozen=True)

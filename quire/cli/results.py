@@ -184,7 +184,7 @@ def _at(row: Row, error: ContextError | DataError) -> ContextError | DataError:
 
 def tell_cut(cut: Sequence[int], what: str = "text") -> None:
     """Says how many texts were cut, as --long asked for or as the model was tuned. cut: how many tokens of each were left out."""
-    from ..binding.truncation import left_out
+    from ..progress import left_out
 
     if said := left_out(cut, what):
         tell(said)

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
         raise DataError(f"--library {options.library} is {what}; give a folder of Python files")
     rows = read(options.texts, options.files, Fields(("text", "question")), "search")
     if options.files.dry_run:
-        return dry_run("embed", options.model, rows, options.files, options.machine, as_read=prompted((rows, "query")))
+        return dry_run("search", options.model, rows, options.files, options.machine, as_read=prompted((rows, "query")))
     cut: list[int] = []
     with sink(options.files) as to:
         index = opened(open_for("embed", options.model, quick(options.machine)), options.library)
@@ -74,7 +74,7 @@ def opened(model: Opened, library: Path | None = None) -> Index:
     """The index, with progress while it is built for the first time."""
     from ..search import build_or_open
 
-    live: list[Later] = []
+    live, cut = list[Later](), list[int]()
 
     def progress(done: int, total: int) -> None:
         if not live:
@@ -82,7 +82,7 @@ def opened(model: Opened, library: Path | None = None) -> Index:
         live[0].update(done)
 
     try:
-        index = build_or_open(model, progress, library)
+        index = build_or_open(model, progress, library, cut=cut)
     except BaseException:
         for one in live:
             one.clear()
@@ -92,7 +92,7 @@ def opened(model: Opened, library: Path | None = None) -> Index:
     if index.unread:
         few = ", ".join(index.unread[:3]) + (" ..." if len(index.unread) > 3 else "")
         tell(f"{len(index.unread)} file{'s' * (len(index.unread) > 1)} left out, with errors of syntax: {few}")
-    tell_cut(index.cut, "docstring")
+    tell_cut(cut, "docstring")
     return index
 
 

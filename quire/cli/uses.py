@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _LABELS = {"row": "classify", "token": "tag", "span": "answer", "next": "next-sentence"}
 _GOES_ON = ("generate", "chat", "score", "fill", "eval")  # these read texts up to the model's context, however it was trained
 _PAIRS = ("classify", "next-sentence", "answer")  # these join two texts as the tokenizer says
-_VECTORS = ("embed", "similar", "cluster")
+_VECTORS = ("embed", "similar", "cluster", "search")
 _WRITTEN = {"row": "over whole texts", "token": "over tokens", "span": "where an answer begins and ends", "next": "whether a text follows"}
 
 
@@ -160,7 +160,8 @@ def dry_run(
         _tell(facts)
     if over and way == "error":
         where, more = over[0]
-        hint = {"tag": ", or have it read in windows: --aggregation simple --stride 32"}.get(verb, f", or say {ways('--long {}')}")
+        other = {"tag": ", or have it read in windows: --aggregation simple --stride 32", "search": ""}
+        hint = other.get(verb, f", or say {ways('--long {}')}")
         raise ContextError(
             f"{where} has {most + more:,} tokens, and {most:,} are read at once. Shorten or divide it{'' if verb in _GOES_ON else hint}."
         )

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from ..binding.contract import Contract
-from ..binding.truncation import left_out, ways
+from ..binding.truncation import ways
 from ..decode.loop import room
 from ..errors import ContextError, DataError, ModelError, RecipeError, warn
 from ..nn.batch import Batch
 from ..nn.transformer import Transformer
+from ..progress import left_out
 from ..text.rows import Encoded
 from ..types import Long as Long
 from ..types import Text

@@ -410,6 +410,20 @@ def test_search_finds_what_says_the_same(capsys, folders, library):
     assert "holds no Python source" in capsys.readouterr().err
 
 
+def test_search_says_what_it_left_out_and_refuses_a_long_question(capsys, folders, library, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (library / "long.py").write_text(f'"""{LONG}"""\n')
+    over = len(quire.load(folders["bert"]).contract.whole(f"long: {LONG.strip()}")) - 64
+    words = ["--model", str(folders["bert"]), "--library", str(library)]
+    for _ in ("built", "from the cache"):
+        assert main(["search", "x", *words]) == 0
+        said = capsys.readouterr().err
+        assert f"1 docstring was too long: {over} tokens left out" in said and "cut=" not in said
+    for more in ((), ("--dry-run",)):
+        assert main(["search", LONG, *words, *more]) == 2
+        assert capsys.readouterr().err.strip().endswith("64 are read at once. Shorten or divide it." if more else "divide it.")
+
+
 def test_search_shows_what_was_found(capsys, folders, library, terminal):
     assert main(["search", "read a date", "--model", str(folders["bert"]), "--library", str(library)]) == 0
     assert "dates.parse" in plain(capsys.readouterr().out)

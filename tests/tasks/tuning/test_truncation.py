@@ -292,7 +292,7 @@ def test_nothing_is_left_out_in_silence(base: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "library").mkdir()
     (tmp_path / "library" / "short.py").write_text(f'"""A door."""\ndef shut():\n    """{LONG}"""\n')
     cut = []
-    index = search.build_or_open(encoder, None, tmp_path / "library")
+    index = search.build_or_open(encoder, None, tmp_path / "library", cut=[])
     index.search(LONG, cut=cut)
     assert [tokens > 0 for tokens in index.cut] == [False, True] and cut[0] > 0
     for _ in range(2):  # built, and kept
