@@ -179,7 +179,9 @@ class EncoderEngine:
         if isinstance(self.model.config.head, LabelHead):
             label = classify.one_of(self.loaded.labels, label)
             scores = [row[label] for row in self.classify([(query, text) for text in texts], long=long, cut=cut)]
-        elif texts:
+            return classify.ranked(scores)
+        classify.none_of(label)
+        if texts:
             asked, found = self.embed([query], "query", long=long, cut=cut)[0], self.embed(texts, "document", long=long, cut=cut)
             scores = embed.near(self.loaded.sentence, asked[None], found)[0].tolist()
         else:

@@ -177,13 +177,15 @@ class Local:
         """(number of the text, score) of each text, that which suits the query best first.
 
         A model with a label head reads the query with each text; its score is that of its one label, or of `label` where it has several.
-        Any other compares vectors (`similar`). long, cut: as there, or, of pairs, in `embed`. Raises RecipeError when no label is clear.
+        Any other compares vectors (`similar`). long, cut: as there, or, of pairs, in `embed`. Raises RecipeError when no label is clear,
+        or one is named where there are none.
         """
         texts = texts_of(texts)
         if isinstance(self.config.head, LabelHead):
             label = classify.one_of(self._labels("row"), label)
             scores = [row[label] for row in self.classify([(query, text) for text in texts], long=long, cut=cut, progress=progress)]
         else:
+            classify.none_of(label)
             scores = self.similar([query], texts, long=long, cut=cut, progress=progress)[0].tolist() if texts else []
         return classify.ranked(scores)
 

@@ -7,6 +7,7 @@ refused with the reason. An unknown field is refused too, with the nearest known
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Union
 
@@ -99,6 +100,7 @@ def listed(part: Any, most: int, of_text: Callable[[str], list[Any]] | None = No
 
 
 _NOTHING = object()
+_WISH = re.compile(r"[A-Z][a-z]+ should (.*?)(?: after validation, not .*)?", re.DOTALL)  # "List should have at least 1 item ..."
 
 
 def refused(error: ValidationError | Sequence[Mapping[str, Any]], body: Any = _NOTHING) -> Refused:
@@ -130,8 +132,9 @@ def refused(error: ValidationError | Sequence[Mapping[str, Any]], body: Any = _N
     if kind in ("not_allowed", "value_error"):
         return Refused(400, f"'{param}': {message.removeprefix('Value error, ').removesuffix('.')}.", param=param, code="invalid_value")
     wishes = dict.fromkeys(str(one["msg"]).replace("valid dictionary or object to extract fields from", "JSON object") for one in same)
-    if all(wish.startswith("Input should ") for wish in wishes):
-        said = f"'{param}' should " + " or ".join(wish.removeprefix("Input should ") for wish in list(wishes)[:3])
+    plain = [_WISH.fullmatch(wish) for wish in wishes]
+    if all(plain):
+        said = f"'{param}' should " + " or ".join(wish[1] for wish in plain[:3] if wish)
     else:
         said = f"'{param}': {message[:1].lower()}{message[1:]}"
     return Refused(400, f"{said}; it is {_shown(first.get('input'))}.", param=param, code="invalid_value")

@@ -96,13 +96,13 @@ class Sampled(Body):
 
 def _id(name: str) -> int:
     if not name.isascii() or not name.isdigit() or len(name) > 9:
-        raise Refused(400, f"'logit_bias' has the key '{name[:40]}'; keys are token ids.", param="logit_bias")
+        raise Refused(400, f"'logit_bias' has the key '{name[:40]}'; keys are token ids.", param="logit_bias", code="invalid_value")
     return int(name)
 
 
 def _bias(value: float) -> float:
     if not -100 <= value <= 100:
-        raise Refused(400, f"'logit_bias' holds {value}; allowed: -100 to 100.", param="logit_bias")
+        raise Refused(400, f"'logit_bias' holds {value}; allowed: -100 to 100.", param="logit_bias", code="invalid_value")
     return value
 
 

@@ -27,7 +27,7 @@ from ..text.infill import infill
 from ..text.tokenizer import Tokenizer
 from ..types import Message, Sampling, TokenLogprob
 from .asks import Read, Tokens, Write
-from .known import NO_TEMPLATE, unfit
+from .known import NO_TEMPLATE, longest, unfit
 
 Said = list[Any]  # [id of the ask, what: begun piece end found error, its values ...]
 _NEVER = -9999.0  # the logarithm of no chance at all, as OpenAI writes it
@@ -162,11 +162,11 @@ class Desk:
         if ask.use != "rerank":
             readings = self.reader.readings(texts, ask.use, ask.kind, ask.long, limit=ask.limit, dimensions=ask.dimensions)
         elif by_label:
-            with about("label"):
-                classify.one_of(self.model.labels, ask.label)  # before any work
+            classify.one_of(self.model.labels, ask.label)  # before any work
             pairs = [(ask.query or "", text) for text in texts]
             readings = self.reader.readings(pairs, "classify", None, ask.long, limit=ask.limit)
         else:
+            classify.none_of(ask.label)
             with about("query"):
                 readings = self.reader.readings([ask.query or ""], "embed", "query", ask.long, limit=ask.limit)
             readings += self.reader.readings(texts, "embed", "document", ask.long, limit=ask.limit)
@@ -319,7 +319,7 @@ class Desk:
         return {
             "identity": model.identity,
             **self._able,
-            "context": model.config.context,
+            "context": longest(model.config, model.contract, model.folder),
             "vocab": model.config.vocab,
             "parameters": model.config.parameters(),
             "size": embed.size(model.model, model.sentence),

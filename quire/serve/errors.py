@@ -45,7 +45,9 @@ def of_worker(name: str, message: str, param: str | None = None) -> Refused:
     """An error that a worker told. name: its class in `quire.errors`, "" for one that is not ours. param: the field, where it is known."""
     if name == "ContextError":
         return Refused(400, message, param=param, code="context_length_exceeded")
-    if name in ("RecipeError", "DataError", "ModelError", "VerbError"):
+    if name in ("RecipeError", "DataError"):
+        return Refused(400, message, param=param, code=None if param is None else "invalid_value")
+    if name in ("ModelError", "VerbError"):  # the value would do for another model
         return Refused(400, message, param=param)
     if name == "ExtraError":
         return Refused(501, message, "server_error")

@@ -53,7 +53,7 @@ def routes(front: Front) -> APIRouter:
 
 
 def _model(worker: Worker) -> dict[str, Any]:
-    """max_model_len: the context's length, under the name that vLLM gives it."""
+    """max_model_len: how many tokens are read at once (`known.longest`), under the name that vLLM gives it."""
     facts = worker.facts
     return {
         "id": worker.name,

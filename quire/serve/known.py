@@ -12,6 +12,8 @@ from typing import Any
 
 from ..binding import Contract, gguf
 from ..families import family_for
+from ..nn.config import LabelHead, LMHead, ModelConfig
+from ..tasks import sentence
 from ..text.definition import parse_json, read_bytes
 from .asks import Ask, Read, Tokens, Write
 
@@ -33,11 +35,21 @@ def known(path: str) -> dict[str, Any]:
         file = folder / "config.json"
         config = parse_json(read_bytes(file, _LARGEST), str(file))
         model = family_for(config).build(config)
-        found |= {"kind": model.kind, "context": model.context}
+        found |= {"kind": model.kind, "context": longest(model, Contract.open(folder), folder)}
         if model.kind != "encoder":  # a folder of one may be without the head that its config names
             found["parameters"] = model.parameters()
     writes = found["kind"] != "encoder"
     return {**found, "writes": writes, "chats": found["kind"] == "decoder" and Contract.open(folder).template is not None}
+
+
+def longest(model: ModelConfig, contract: Contract, folder: Path) -> int:
+    """Tokens at most in what a model is served for: all positions of one that writes, a text of one that labels or makes vectors."""
+    if isinstance(model.head, LMHead):
+        return model.context
+    most = contract.limit(model.context)
+    if isinstance(model.head, LabelHead):
+        return most
+    return min(most, sentence.read(folder, model.width, contract.tokenizer.settings()).limit or most)
 
 
 def unfit(facts: Mapping[str, Any], ask: Ask) -> str | None:

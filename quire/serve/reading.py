@@ -86,7 +86,8 @@ class Cut(Body):
         """The fields of a `Read` that say what happens to a text that is too long."""
         most = self.truncate_prompt_tokens
         if most == 0:
-            raise Refused(400, "'truncate_prompt_tokens' is 0; allowed: 1 and more, or -1.", param="truncate_prompt_tokens")
+            message = "'truncate_prompt_tokens' is 0; allowed: 1 and more, or -1."
+            raise Refused(400, message, param="truncate_prompt_tokens", code="invalid_value")
         if self.truncate is False and most is not None:
             message = "'truncate': false and 'truncate_prompt_tokens' say different things. Give one."
             raise Refused(400, message, param="truncate_prompt_tokens")

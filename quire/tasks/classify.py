@@ -51,8 +51,15 @@ def one_of(labels: Mapping[int, str], label: str | None) -> str:
     if label is None and len(labels) == 1:
         return labels[0]
     if label is None or label not in labels.values():
-        raise RecipeError(f"label is {label!r}; this model has {', '.join(labels.values())}. Name the one whose score counts.")
+        said = f"label is {label!r}; this model has {', '.join(labels.values())}. Name the one whose score counts."
+        raise RecipeError(said, field="label")
     return label
+
+
+def none_of(label: str | None) -> None:
+    """Raises RecipeError for a label that is asked for where none is read: of a model that compares vectors."""
+    if label is not None:
+        raise RecipeError(f"label is {label!r}; this model has no labels: it compares vectors. Leave it out.", field="label")
 
 
 def ranked(scores: Sequence[float]) -> list[tuple[int, float]]:

@@ -87,8 +87,9 @@ def test_ranks_by_one_label_by_a_named_one_and_by_vectors(tmp_path: Path) -> Non
         for found in (model.rerank(query, TEXTS, label), EncoderEngine(model).rerank(query, TEXTS, label)):
             assert [number for number, _ in found] == sorted(range(len(TEXTS)), key=lambda number: -scores[number])
             assert [score for _, score in found] == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
-    with pytest.raises(RecipeError, match="label is None; this model has no, yes. Name the one whose score counts"):
+    with pytest.raises(RecipeError, match="label is None; this model has no, yes. Name the one whose score counts") as refused:
         model.rerank(query, TEXTS)
+    assert refused.value.field == "label"
     (tmp_path / "vectors").mkdir()
     model = opened(tmp_path / "vectors", "MaskedLM")
     near = model.similar([query], TEXTS)[0]
@@ -96,6 +97,11 @@ def test_ranks_by_one_label_by_a_named_one_and_by_vectors(tmp_path: Path) -> Non
         assert [number for number, _ in found] == np.argsort(-near, kind="stable").tolist()
         assert [score for _, score in found] == pytest.approx(sorted(near, reverse=True), abs=1e-5)
     assert model.rerank(query, []) == EncoderEngine(model).rerank(query, []) == []
+    for one in (model, EncoderEngine(model)):
+        for texts in (TEXTS, []):
+            with pytest.raises(RecipeError, match="label is 'yes'; this model has no labels: it compares vectors") as refused:
+                one.rerank(query, texts, "yes")
+            assert refused.value.field == "label"
 
 
 @pytest.mark.parametrize("seed", range(3))

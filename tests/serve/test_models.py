@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 import pytest
 
+import quire
+from quire import minilm
+from quire.binding import Contract
+from quire.binding.truncation import Truncation
+from quire.errors import ContextError
+from quire.serve.asks import Read
+from quire.serve.desk import Desk
+from quire.serve.known import known
 from quire.serve.models import Spec, size
 from tests.serve.conftest import Running, start
+from tests.tasks.readers import write
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -24,6 +34,19 @@ def test_models_are_listed_with_their_context_and_identity(server: Running) -> N
     assert set(listed) == {"chat", "base", "bert", "t5"}
     assert listed["chat"]["max_model_len"] == 512 and len(listed["chat"]["binding"]) == 64
     assert server.client.get("/v1/models/bert").json()["kind"] == "encoder"
+
+
+def test_the_length_that_is_told_is_the_one_that_is_read(tmp_path: Path) -> None:
+    """Of a sentence encoder what its folder allows, of one that labels what it was tuned on: asked without its weights, and with them."""
+    vectors, labels = minilm.folder(), write(tmp_path, "SequenceClassification", labels=["no", "yes"])
+    replace(Contract.open(labels), truncation=Truncation(16)).save(labels)
+    for folder, longest in ((vectors, 256), (labels, 16)):
+        desk = Desk(quire.load(folder), {})
+        assert known(str(folder))["context"] == desk.facts()["context"] == longest
+        use = "embed" if folder == vectors else "classify"
+        desk.prepare(1, Read(use, [[5] * longest], long="error"))
+        with pytest.raises(ContextError, match=rf"\b{longest}\b"):
+            desk.prepare(1, Read(use, [[5] * (longest + 1)], long="error"))
 
 
 def test_an_unknown_model_is_refused_with_those_that_are_there(server: Running) -> None:

@@ -116,7 +116,7 @@ def test_a_text_that_is_too_long_is_refused_with_numbers_or_cut_where_that_is_sa
     assert cut.json()["data"][0]["truncated_tokens"] == left
     error = refused(server, "/v1/embeddings", {"model": "bert", "input": "x", "truncate_prompt_tokens": 1})
     assert error["message"] == "'truncate_prompt_tokens' is 1; with the 2 tokens around a text, 3 is the least. Raise it."
-    assert error["param"] == "truncate_prompt_tokens" and error["code"] is None
+    assert error["param"] == "truncate_prompt_tokens" and error["code"] == "invalid_value"
     both = {"model": "bert", "input": "x", "truncate": False, "truncate_prompt_tokens": 3}
     assert "say different things" in refused(server, "/v1/embeddings", both)["message"]
 
@@ -259,8 +259,13 @@ def test_spelt_special_tokens_stay_text(server: Running, folders: dict[str, Path
         ("/v1/embeddings", {"input": ["x"] * 10_001}, "there are 10,001 texts; at most 10,000"),
         ("/v1/embeddings", {"encoding_format": "int8"}, "'float' or 'base64'"),
         ("/v1/embeddings", {"dimensions": 0}, "greater than or equal to 1"),
+        ("/v1/embeddings", {"dimensions": 9999}, "'dimensions' is 9999; this model's vectors have "),
+        ("/v1/embeddings", {"input": [[100_000]]}, "row 0 holds 100000; this model's ids go from 0 to "),
+        ("/v1/embeddings", {"truncate_prompt_tokens": 0}, "'truncate_prompt_tokens' is 0"),
+        ("/rerank", {"label": "x"}, "'label' is 'x'; this model has no labels: it compares vectors. Leave it out."),
+        ("/detokenize", {"tokens": [100_000]}, "'tokens' holds the id 100000"),
         ("/v1/embeddings", {"dimension": 8}, "unknown field 'dimension'"),
-        ("/rerank", {"documents": []}, "at least 1 item"),
+        ("/rerank", {"documents": []}, "'documents' should have at least 1 item; it is a list of 0."),
         ("/rerank", {"documents": [{"text": "a", "title": "b"}]}, "title"),
         ("/rerank", {"max_tokens_per_doc": 10}, "documents are cut only where 'truncate'"),
         ("/rerank", {"rank_fields": ["title"]}, "a document is one text"),
@@ -271,7 +276,9 @@ def test_spelt_special_tokens_stay_text(server: Running, folders: dict[str, Path
     ],
 )
 def test_what_cannot_be_is_refused_by_name(server: Running, path: str, more: dict[str, Any], said: str) -> None:
-    assert said in refused(server, path, {**ROUTES[path], **more})["message"]
+    error = refused(server, path, {**ROUTES[path], **more})
+    assert said in error["message"] and error["param"] and error["code"] in ("invalid_value", "unknown_field", "unsupported_field", None)
+    assert error["code"] is not None or more.keys() == {"tools"}, "what contradicts another field has no code"
 
 
 def test_what_a_model_refuses_names_the_field(server: Running, judges: tuple[Running, dict[str, Path]]) -> None:
