@@ -136,7 +136,7 @@ def _jsonl(path: Path, fault: Fault) -> Found:
             continue
         where = f"{path}:{number}"
         try:
-            row = squad.parse(line)
+            row = squad.parse(line.rstrip())  # of an object left open the fault is then at its end, not on a next line
         except (ValueError, RecursionError) as error:
             fault(where, f"no JSON: {squad.why(error)}, in {shown(line.strip())}. Each line must be one whole JSON object.")
             continue

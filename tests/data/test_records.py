@@ -140,6 +140,7 @@ def test_two_parallel_files(tmp_path: Path) -> None:
 
 
 BAD = {
+    "open.jsonl": ('{"text": "a", "label": "x"\n', r"open\.jsonl:1: no JSON: Expecting ',' delimiter at column 27, in "),
     "broken.jsonl": ('{"a": 1}\n{"a": \n', r"broken\.jsonl:2: no JSON: Expecting value at column \d+, in '\{\"a\":'"),
     "array.jsonl": ('{"a": 1}\n[1, 2]\n', r"array\.jsonl:2: \[1, 2\] is no JSON object"),
     "twice.jsonl": ('{"a": 1, "a": 2}\n', r"twice\.jsonl:1: no JSON: the key 'a' stands twice"),
