@@ -6,6 +6,7 @@ and never trained could not be answered. Whatever else is wrong with rows is tol
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from .records import parse_columns, parse_names, read
 
 _FEW = 50  # rows to hold out, below which a threshold of hashes may miss the share by far
 _LEAST = 10  # rows held out, below which a figure says little
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass
@@ -131,6 +133,8 @@ def load(
     if not sets.train:
         raise DataError(f"there is no row in {', '.join(sources)}.")
     _one_kind(sets, among)
+    if not labels:
+        _no_regression(sets)
     if not keep_repeated:
         before = len(sets.train)
         sets.train = list({row.digest(whole=True): row for row in reversed(sets.train)}.values())[::-1]
@@ -155,6 +159,22 @@ def _one_kind(sets: RowSets, among: Sequence[str]) -> None:
                 f"{name}: the label of {rows[0].where} is {kinds[0]}, and that of {train.where} is {kinds[1]}. Name the columns alike, or "
                 "say with task.labels = 'number' that labels are numbers."
             )
+
+
+def _no_regression(sets: RowSets) -> None:
+    """Raises DataError for labels that are numbers one and all, some with a fraction. Where a file has types, such a value is refused by
+    itself; a table writes a number as a text, and every score would be a class of its own."""
+    labels = dict.fromkeys(label for row in sets.train for label in labels_of(row) if isinstance(row, Labelled))
+    if not all(map(_NUMBER.fullmatch, labels)):
+        return
+    found = next((label for label in labels if float(label) % 1), None)
+    if found is not None:
+        row = next(row for row in sets.train if found in labels_of(row))
+        raise DataError(
+            f"{row.where}: '{sets.columns['train'].there['label']}' is {found!r}, a number with a fraction, and all "
+            f"{many(len(labels), 'label')} are numbers. For a regression set task.labels to 'number'; classes that look so must all be "
+            "named in data.label_names."
+        )
 
 
 def _divided(rows: Sequence[Row], share: float) -> tuple[list[Row], list[Row]]:

@@ -115,9 +115,9 @@ def label(value: Any, name: str, names: Mapping[str, str]) -> str:
     elif isinstance(value, float) and not math.isfinite(value):
         raise Wrong(f"'{name}' is {value!r}, which is no label. Take the row out, or give it its label.")
     elif isinstance(value, float):
-        raise Wrong(
-            f"'{name}' is {value!r}, a number with a fraction. For a regression set task.labels to 'number'; a class is a text or whole."
-        )
+        kind = "a number written with a point" if value.is_integer() else "a number with a fraction"
+        whole = f": write {value:.0f}" if value.is_integer() else ""
+        raise Wrong(f"'{name}' is {value!r}, {kind}. For a regression set task.labels to 'number'; a class is a text or whole{whole}.")
     found = text(value, name)
     if not names or found in names.values():
         return names.get(found, found)

@@ -227,6 +227,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"text": "t", "label": ""}, "'label' is empty"),
     ({"text": "t", "label": float("nan")}, "'label' is nan, which is no label. Take the row out"),
     ({"text": "t", "label": 0.5}, "'label' is 0.5, a number with a fraction. For a regression set task.labels to 'number'"),
+    (
+        {"text": "t", "label": 1.0},
+        "'label' is 1.0, a number written with a point. For a regression set task.labels to 'number'; a class is",
+    ),
     ({"text": "t", "label": {"a": 1}}, "'label' is {'a': 1}, of type dict"),
     ({"text": "t", "labels": ["x", "x"]}, "'labels' is ['x', 'x'], with a label twice"),
     ({"text": "t", "score": float("nan")}, "'score' is nan; a finite number is needed"),

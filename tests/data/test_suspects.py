@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,10 +244,8 @@ def test_a_split_far_from_what_was_asked_says_so() -> None:
     assert "held out:" not in last(90, 12, 0.1) + last(60, 1, 0.0) and "held out:" in last(990, 12, 0.1)
 
 
-def test_label_names_stand_for_numbers(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "rows.csv"
+def test_label_names_stand_for_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
     path.write_text("1,some text\n2,other text\n")
     sets = load([str(path)], share=0.0, names=("label", "text"), label_names=("1=World", "2=Sports"))
     assert [row.answers() for row in sets.train] == [("World",), ("Sports",)]
@@ -253,9 +253,30 @@ def test_label_names_stand_for_numbers(tmp_path: object) -> None:
         load([str(path)], names=("label", "text"), label_names=("1=World", "Sports"))
 
 
-def test_the_documentation_lists_every_check() -> None:
-    from pathlib import Path
+def scores(folder: Path, labels: Iterable[str], **options: Any) -> RowSets:
+    path = folder / "score.csv"
+    path.write_text("text,label\n" + "".join(f"some text {number},{label}\n" for number, label in enumerate(labels)))
+    return load([str(path)], share=0.0, **options)
 
+
+def test_scores_of_a_table_are_no_classes(tmp_path: Path) -> None:
+    tenths = [f"{number % 50 / 10}" for number in range(200)]
+    with pytest.raises(
+        DataError, match=r"score.csv:3: 'label' is '0.1', a number with a fraction, and all 50 labels are numbers. For a re"
+    ):
+        scores(tmp_path, tenths)
+    with pytest.raises(DataError, match=r"'label' is '-1e-05', a number with a fraction"):
+        scores(tmp_path, ["1", "-1e-05", ".0"])
+    assert [row.number for row in scores(tmp_path, tenths, number=True).train][:3] == [0.0, 0.1, 0.2]  # type: ignore[union-attr]
+    assert len({row.answers() for row in scores(tmp_path, tenths, label_names=sorted(set(tenths))).train}) == 50
+
+
+@pytest.mark.parametrize("labels", [("1", "2"), ("1.0", "2.0"), ("3.9", "3.10", "latest"), ("1.2.3", "1.3")])
+def test_classes_that_look_like_numbers_stay_classes(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    assert [row.answers() for row in scores(tmp_path, labels).train] == [(label,) for label in labels]
+
+
+def test_the_documentation_lists_every_check() -> None:
     page = (Path(__file__).parents[2] / "docs" / "checking.md").read_text()
     listed = [line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 3]
     assert listed == [f"| `{name}` | {what} |" for name, what in CHECKS.items()]
