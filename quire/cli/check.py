@@ -170,7 +170,7 @@ def facts(found: Examined, recipe: TrainRecipe) -> dict[str, Any]:
         **(
             {}
             if found.sets is None
-            else {key: value for key, value in found.sets.json().items() if key in ("train", "held_out", "test", "columns")}
+            else {key: value for key, value in found.sets.json().items() if key in ("train", "held_out", "test", "labels", "columns")}
         ),
         **({"tokens": sum(tokens), "longest": max(tokens)} if tokens else {}),
         "seconds": round(found.seconds, 3),

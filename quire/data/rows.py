@@ -15,18 +15,19 @@ from typing import Any
 
 from ..errors import DataError
 from ..progress import many
-from ..tasks.tuning.schemas import Labelled, Row, labels_of
+from ..tasks.tuning.schemas import Labelled, Row, Tagged, labels_of
 from . import pydoc_questions
 from .columns import Plan
 from .columns import rows as as_rows
 from .ledger import share as share_of
 from .overlap import sides as sides_of
 from .overlap import without_copies
-from .problems import Problems
+from .problems import Problems, shown
 from .records import parse_columns, parse_names, read
 
 _FEW = 50  # rows to hold out, below which a threshold of hashes may miss the share by far
 _LEAST = 10  # rows held out, below which a figure says little
+_NAMED = 5  # labels that are told by name
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -46,7 +47,9 @@ class RowSets:
     def json(self) -> dict[str, Any]:
         sizes = {"train": len(self.train), "held_out": len(self.held_out), "test": len(self.test)}
         columns = {side: plan.json() for side, plan in self.columns.items()}
-        return {**sizes, "columns": columns, "repeated": self.repeated, "overlapping": self.overlapping, "unknown": self.unknown}
+        labels = self._labels()
+        told = {"labels": {"count": len(labels), "first": labels[:_NAMED]}} if labels else {}
+        return {**sizes, **told, "columns": columns, "repeated": self.repeated, "overlapping": self.overlapping, "unknown": self.unknown}
 
     def leave_out_unknown(self) -> None:
         """Takes rows out of the evaluation that have a label which no training row has. Raises DataError when none is left of a file's."""
@@ -70,7 +73,15 @@ class RowSets:
         left = [many(count, f"repeated {name} row") for name, count in self.repeated.items() if count]
         left += [f"{many(self.overlapping, 'training row')} that the evaluation reads too"] * bool(self.overlapping)
         left += [f"{many(self.unknown, 'row')} of the evaluation with labels that are never trained"] * bool(self.unknown)
-        return [*self._columns(), sizes, *(f"left out: {what}" for what in left), *self._far()]
+        labels = self._labels()
+        what = "tags" if isinstance(self.train[0], Tagged) else "labels"
+        names = ", ".join(shown(label, 30) for label in labels[:_NAMED]) + ", …" * (len(labels) > _NAMED)
+        named = [f"{what}: {len(labels):,}: {names}"] * bool(labels)
+        return [*self._columns(), *named, sizes, *(f"left out: {what}" for what in left), *self._far()]
+
+    def _labels(self) -> list[str]:
+        """The names that the training rows are labelled with, in order."""
+        return sorted({label for row in self.train for label in labels_of(row)})
 
     def _columns(self) -> list[str]:
         """Which column was taken as what; of the evaluation's files, where they are read otherwise than those that train."""

@@ -244,6 +244,17 @@ def test_a_split_far_from_what_was_asked_says_so() -> None:
     assert "held out:" not in last(90, 12, 0.1) + last(60, 1, 0.0) and "held out:" in last(990, 12, 0.1)
 
 
+def test_how_many_labels_there_are_is_told() -> None:
+    def told(rows: list[Row]) -> tuple[list[str], Any]:
+        sets = RowSets(rows, [], [])
+        return [line for line in sets.lines() if line.startswith(("labels", "tags"))], sets.json().get("labels")
+
+    assert told(counted(b=2, a=1)) == (["labels: 2: 'a', 'b'"], {"count": 2, "first": ["a", "b"]})
+    assert told(labelled(*((f"text {n}", f"{n / 10}") for n in range(50))))[0] == ["labels: 50: '0.0', '0.1', '0.2', '0.3', '0.4', …"]
+    assert told([Tagged(("Ada", "runs"), ("B-PER", "O"))])[0] == ["tags: 2: 'B-PER', 'O'"]
+    assert told([Prompt("a", "b")]) == ([], None) == told([Labelled("a", number=0.5)])
+
+
 def test_label_names_stand_for_numbers(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("1,some text\n2,other text\n")
