@@ -6,10 +6,12 @@ Each check is a function of the rows that returns a `Finding` or None. What a da
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 
 from ..errors import nearest
 from ..progress import many
@@ -44,7 +46,7 @@ def look(ledger: Ledger, sets: RowSets, *, given: bool) -> None:
     ledger.look("same-answer", same_answer, train)
     ledger.look("one-label", one_label, train)
     ledger.look("label-spellings", label_spellings, every)
-    ledger.look("label-numbers", label_numbers, every)
+    ledger.look("label-numbers", label_numbers, train, held)
     ledger.look("label-unknown", label_unknown, train, held)
     if "label-unknown" in ledger.allow:
         sets.leave_out_unknown()
@@ -166,20 +168,49 @@ def _slip(one: str, other: str) -> bool:
     return len(mine) <= _SWAPPED and sorted(mine) == sorted(theirs)
 
 
-def label_numbers(rows: Sequence[Row]) -> Finding | None:
+def label_numbers(train: Sequence[Row], held: Sequence[Row] = ()) -> Finding | None:
     """Numbers among names, whether the file writes them as numbers or, as tables do, as texts. Where most labels are numbers, a name
-    among them ('other') may well be meant: that is told."""
-    labels = dict.fromkeys(label for row in rows if isinstance(row, Labelled) for label in row.labels)
+    among them ('other') may well be meant: that is told. One side may also write numbers for the names of the other."""
+    labels = dict.fromkeys(label for row in (*train, *held) if isinstance(row, Labelled) for label in row.labels)
     numbers = [label for label in labels if _NUMBER.fullmatch(label)]
     names = [label for label in labels if not _NUMBER.fullmatch(label)]
     if not numbers or not names:
         return None
     slipped = len(numbers) <= len(names)
-    what, odd, beside, usual = ("number", numbers, "names", names) if slipped else ("name", names, "numbers", numbers)
+    trained = {label for row in train for label in labels_of(row)}
+    apart = bool(trained) and (trained.isdisjoint(numbers) or trained.isdisjoint(names))
+    as_numbers = trained.isdisjoint(numbers) if apart else slipped  # is a number what is odd?
+    what, odd, beside, usual = ("number", numbers, "names", names) if as_numbers else ("name", names, "numbers", numbers)
+    rows = held if apart else (*train, *held)
     found = [row for row in rows if not set(odd).isdisjoint(labels_of(row))]
     says = f"{share(len(found), len(rows))} have a {what} as label ({_quoted(odd)}) among {beside} ({_quoted(usual)}): a class of its own."
-    fix = 'Write all labels alike, or say what every number stands for, as in data.label_names = ["0=bad", "1=good"].'
+    if apart:
+        says = (
+            f"{share(len(found), len(rows))} of the evaluation have a {what} as label ({_quoted(odd)}), and the training rows have "
+            f"{beside} ({_quoted(usual)})."
+        )
+    fix = f"Write all labels alike{_names_of(numbers, names, apart)}."
     return Finding(slipped, says, first(f"{row.where}: {', '.join(map(repr, labels_of(row)))}" for row in found), fix, len(found))
+
+
+def _names_of(numbers: Sequence[str], names: Sequence[str], apart: bool) -> str:
+    """How `data.label_names` would say what the numbers stand for. It must have every label, so names get numbers that are free.
+
+    apart: the numbers and the names are of the same classes, and are paired in order.
+    """
+    if not all(map(str.isdecimal, numbers)):  # no key of `data.label_names`
+        return ""
+    ordered = sorted(numbers, key=int)
+    meant = names if apart else []
+    pairs = list(zip_longest(ordered, sorted(meant)[: len(ordered)]))
+    left = sorted(set(names) - {name for _, name in pairs})
+    free = (number for number in map(str, range(len(numbers) + len(names))) if number not in numbers)
+    entries = [f"{number}={name or f'class {number}'}" for number, name in pairs] + [f"{next(free)}={name}" for name in left]
+    shows = ", ".join(json.dumps(entry, ensure_ascii=False) for entry in entries[:SHOWN]) + ", …" * (len(entries) > SHOWN)
+    return (
+        f", or say what every number stands for, with an entry for each label, as in data.label_names = [{shows}]"
+        + ", where they count so" * apart
+    )
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +243,41 @@ def test_a_split_far_from_what_was_asked_says_so() -> None:
     assert "no figure will tell" in last(60, 0, 0.1)
     assert "32 of 100 rows (32 %)" in last(68, 32, 0.1) and "stay on one side. Give rows with data.eval" in last(68, 32, 0.1)
     assert "held out:" not in last(90, 12, 0.1) + last(60, 1, 0.0) and "held out:" in last(990, 12, 0.1)
+
+
+def named(finding: Finding | None) -> list[str]:
+    assert finding is not None
+    return list(json.loads(finding.fix[finding.fix.index("[") : finding.fix.index("]") + 1]))
+
+
+def test_what_is_said_of_numbers_among_names_works_as_it_stands(tmp_path: Path) -> None:
+    labels = ["good", "bad", "3", "good", "0"]
+    finding = suspects.label_numbers(scores(tmp_path, labels).train)
+    assert named(finding) == ["0=class 0", "3=class 3", "1=bad", "2=good"]
+    assert "'3'" in said(finding) and "with an entry for each label" in said(finding)
+    sets = scores(tmp_path, labels, label_names=named(finding))
+    assert [row.answers() for row in sets.train] == [("good",), ("bad",), ("class 3",), ("good",), ("class 0",)]
+    assert suspects.label_numbers(sets.train) is None
+    among = suspects.label_numbers(labelled(*((f"text {label}", label) for label in "0 1 2 other".split())))
+    assert among and not among.refused and named(among) == ["0=class 0", "1=class 1", "2=class 2", "3=other"]
+    many = suspects.label_numbers(labelled(("a", "7"), *((f"text {n}", f"name {n}") for n in range(9))))
+    assert many and many.fix.endswith('["7=class 7", "0=name 0", "1=name 1", "2=name 2", "3=name 3", …].')
+    dotted = suspects.label_numbers(labelled(("a", "0.5"), ("b", "good")))
+    assert dotted and dotted.fix == "Write all labels alike."  # no number that a name can be given to
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_numbers_of_one_side_are_paired_with_the_names_of_the_other(turned: bool) -> None:
+    names, numbers = labelled(("a", "good"), ("b", "bad"), ("c", "ugly")), labelled(("d", "1"), ("e", "0"), name="eval.jsonl")
+    finding = suspects.label_numbers(numbers, names) if turned else suspects.label_numbers(names, numbers)
+    assert named(finding) == ["0=bad", "1=good", "2=ugly"]
+    what = (
+        "3 of 3 rows (100 %) of the evaluation have a name as label ('good', 'bad', 'ugly'), and the training rows have numbers ('1', '0')"
+    )
+    other = (
+        "2 of 2 rows (100 %) of the evaluation have a number as label ('1', '0'), and the training rows have names ('good', 'bad', 'ugly')"
+    )
+    assert (what if turned else other) in said(finding) and said(finding).endswith("], where they count so.")
 
 
 def test_how_many_labels_there_are_is_told() -> None:
