@@ -12,7 +12,8 @@ from typing import Any
 from .. import recipe as recipes
 from ..errors import RecipeError
 from .defaults import SUPERVISED
-from .recipe import TrainRecipe
+from .optimizer import schedule
+from .recipe import OptimPart, TrainRecipe
 
 TEXT = ("causal", "masked", "denoise")
 _LOW_RANK, _VIRTUAL = ("lora", "qlora"), ("prompt", "prefix", "p-tuning")
@@ -74,6 +75,19 @@ def refuse(recipe: TrainRecipe) -> None:
                     f"model.{name} = {getattr(recipe.model, name)!r} is for a new model, and model.start = {recipe.model.start!r} has its "
                     "own. " + ("Rows are shortened with data.longest." if name == "context" else f"Take model.{name} out.")
                 )
+
+
+def refuse_no_rate(part: OptimPart, steps: int) -> None:
+    """Raises RecipeError when no step of the schedule has a learning rate: a curve that falls to zero is there at its only step."""
+    rates = [part.lr] + ([part.muon_lr] if part.name == "muon" else [])
+    if any(rate > 0 for rate in rates) and any(schedule(part, step, steps) > 0 for step in range(min(steps, 1000))):
+        return
+    where = "the only step" if steps == 1 else f"all {steps:,} steps"
+    raise RecipeError(
+        f"the learning rate is zero at {where} (optim.lr = {part.lr:g}, optim.schedule = '{part.schedule}', optim.final = "
+        f"{part.final:g}): nothing would be learned. Train for more steps, set optim.schedule = 'constant', or give optim.lr a value "
+        "above 0 (1e-5 to 1e-3 are usual)."
+    )
 
 
 def _readers() -> Iterator[tuple[str, str, tuple[str, ...]]]:

@@ -35,7 +35,7 @@ from ..tasks.task import Objective
 from ..tasks.tuning.embed import Embed
 from ..tasks.tuning.example import Example
 from ..text.tokenizer import Tokenizer
-from .optimizer import Optimizer, schedule
+from .optimizer import Optimizer
 from .parallel import Compute
 from .recipe import OptimPart
 
@@ -208,16 +208,6 @@ class FirstSteps:
             ]
             if zero and any(rate > 0 for rate in rates.values()):
                 raise TrainingError(f"step {step}: {_listed(zero)} is still zero after two steps, so this adapter does nothing.")
-
-
-def refuse_no_rate(part: OptimPart, steps: int) -> None:
-    """Raises TrainingError when no step of the schedule has a learning rate."""
-    rates = [part.lr] + ([part.muon_lr] if part.name == "muon" else [])
-    if not any(rate > 0 for rate in rates) or not any(schedule(part, step, steps) > 0 for step in range(min(steps, 1000))):
-        raise TrainingError(
-            f"the learning rate is zero at all {steps:,} steps (optim.lr = {part.lr:g}, optim.schedule = '{part.schedule}', optim.final = "
-            f"{part.final:g}): nothing would be learned. Give optim.lr a value above 0 (1e-5 to 1e-3 are usual) or train for more steps."
-        )
 
 
 def few(task: Objective, batch: Batch) -> tuple[Batch, list[Batch]]:

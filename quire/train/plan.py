@@ -23,6 +23,7 @@ from ..nn.batch import Batch
 from ..nn.config import LMHead, MLMHead, ModelConfig, Stack
 from ..nn.transformer import Transformer
 from ..progress import many
+from .conflicts import refuse_no_rate
 from .optimizer import kinds
 from .parallel import TORCH, Compute
 from .recipe import TrainRecipe
@@ -99,7 +100,8 @@ class Plan:
 
 
 def draw_up(recipe: TrainRecipe, model: Transformer, measured: Calibration, setting: Setting, tokens_a_step: int, epoch: float) -> Plan:
-    """The plan of a recipe once its steps are known. `epoch`: tokens of one pass over the data."""
+    """The plan of a recipe once its steps are known. `epoch`: tokens of one pass over the data. Raises RecipeError where no step learns."""
+    refuse_no_rate(recipe.optim, measured.steps)
     part, tokens, compute = recipe.train, measured.steps * tokens_a_step, setting.compute
     memory, notes = estimate_memory(model, recipe, setting), [measured.note] if measured.note else []
     has = machine.memory()[0] // 2**20

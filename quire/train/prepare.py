@@ -113,6 +113,8 @@ def settle(recipe: TrainRecipe) -> TrainRecipe:
     for name, value in (("warmup", recipe.optim.warmup), ("decay", recipe.optim.decay)):
         if not 0 <= value <= 1:
             raise RecipeError(f"optim.{name} = {value} must be a share of the steps, from 0 to 1")
+    if part.steps:
+        conflicts.refuse_no_rate(recipe.optim, part.steps)
     if not recipe.model.start and recipe.task.name not in SUPERVISED:
         _agree(recipe, recipe.model.family)
         # Sizes that no model can have are refused before a corpus is read; the vocabulary's true size comes with the tokenizer.

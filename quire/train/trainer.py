@@ -29,7 +29,7 @@ from ..nn.transformer import Transformer
 from ..tasks.task import Objective
 from . import state
 from .check import Health, NoMemory, Patience, out_of_memory, refuse_untrained, what_would_fit
-from .facts import LOOKED_AT, FirstSteps, refuse_no_rate
+from .facts import LOOKED_AT, FirstSteps
 from .folder import RunFolder
 from .meters import Meters, Row
 from .optimizer import Optimizer, schedule
@@ -166,8 +166,6 @@ class Trainer:
 
     def _first_steps(self) -> FirstSteps | None:
         """The facts of a run that begins here, or that an earlier sitting has not seen all of."""
-        if not self.step:
-            refuse_no_rate(self.recipe.optim, self.steps)
         if self.looked_at >= LOOKED_AT:
             return None
         taken = self.recipe.adapt.positions

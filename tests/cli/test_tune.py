@@ -16,7 +16,7 @@ from quire.errors import DataError, RecipeError
 from quire.train import conflicts, defaults
 from quire.train.conflicts import OF_DATA, OF_METHOD, OF_TASK
 from quire.train.defaults import Case, choices
-from quire.train.recipe import AdaptPart, DataPart, TaskPart, TrainRecipe
+from quire.train.recipe import AdaptPart, DataPart, OptimPart, TaskPart, TrainRecipe
 from tests.small import write_model
 from tests.tasks.readers import write
 
@@ -246,6 +246,25 @@ def test_a_dry_run_tells_the_plan_and_then_refuses(models: dict[str, str], file:
     assert main(["tune", models["encoder"], str(path), "--train.threads", "1", "--dry-run", "--json"]) == 2
     told = capsys.readouterr()
     assert json.loads(told.out)["minutes"] > 0 and "label-spellings: 1 label looks like another" in told.err
+
+
+def test_a_schedule_without_a_rate() -> None:
+    with pytest.raises(RecipeError, match="the learning rate is zero at the only step"):
+        conflicts.refuse_no_rate(OptimPart(schedule="linear", final=0.0, warmup=0.0), 1)
+    conflicts.refuse_no_rate(OptimPart(schedule="linear", final=0.0, warmup=0.0), 2)
+    conflicts.refuse_no_rate(OptimPart(schedule="constant", warmup=0.0), 1)
+
+
+@pytest.mark.parametrize(
+    "budget", [("--train.steps", "1"), ("--train.steps", "1", "--dry-run"), ("--train.epochs", "1", "--train.batch", "64")]
+)
+def test_a_run_without_a_rate_is_refused_before_it_leaves_anything(
+    models: dict[str, str], file: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: tuple[str, ...]
+) -> None:
+    words = ["tune", models["encoder"], both_labels(file), "--out", str(tmp_path / "run"), "--train.threads", "1", "--optim.warmup", "0"]
+    assert main([*words, *budget]) == 2 and not (tmp_path / "run").exists()
+    assert "the learning rate is zero at the only step (optim.lr = " in (said := capsys.readouterr().err)
+    assert "Train for more steps, set optim.schedule = 'constant'" in said
 
 
 def test_help_names_our_options_and_the_keys(capsys: pytest.CaptureFixture[str]) -> None:

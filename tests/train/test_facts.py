@@ -20,7 +20,6 @@ from quire.nn.heads import LMHeadModule
 from quire.tasks.tuning.example import Example
 from quire.train import facts, state
 from quire.train.folder import RunFolder
-from quire.train.recipe import OptimPart
 from quire.train.run import train
 
 
@@ -108,12 +107,6 @@ def test_an_optimizer_that_does_nothing_is_found_at_step_1() -> None:
 def test_an_adapter_that_stays_zero_is_found_at_step_2() -> None:
     said = fails("adapter-without-gradient", zeroed_after_step_2, train__checkpointing=False)
     assert "is still zero after two steps, so this adapter does nothing" in said
-
-
-def test_a_schedule_without_a_rate_is_refused() -> None:
-    with pytest.raises(TrainingError, match="the learning rate is zero at all 1 steps"):
-        facts.refuse_no_rate(OptimPart(schedule="linear", final=0.0, warmup=0.0), 1)
-    facts.refuse_no_rate(OptimPart(schedule="linear", final=0.0, warmup=0.0), 2)
 
 
 def test_the_facts_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
