@@ -45,18 +45,20 @@ class Reader:
         return cls(contract.tokenizer, contract.template, tuple(contract.before), frozenset(stops))
 
 
-def look(ledger: Ledger, reader: Reader, rows: Sequence[Row], examples: Sequence[Example], task: SupervisedTask, most_cut: float) -> None:
-    """Runs every check of the rows as they are read."""
+def look(
+    ledger: Ledger, reader: Reader, rows: Sequence[Row], examples: Sequence[Example], task: SupervisedTask, most_cut: float, reads: int
+) -> None:
+    """Runs every check of the rows as they are read. reads: tokens of a row that the model could read."""
     by_place = {row.where: row for row in rows}
     pairs = [(by_place[example.where], example) for example in examples if example.where in by_place]
     ledger.look("spelled-tokens", spelled_tokens, reader, rows)
     ledger.look("bos-twice", bos_twice, reader, pairs)
     ledger.look("turns-dropped", turns_dropped, reader, pairs)
     ledger.look("unknown-tokens", unknown_tokens, reader, examples)
-    ledger.look("nothing-trained", nothing_trained, examples)
+    ledger.look("nothing-trained", nothing_trained, examples, reads)
     ledger.look("end-never-trained", end_never_trained, reader, pairs)
     ledger.look("padding-trained", padding_trained, task, examples)
-    ledger.look("answers-cut", answers_cut, examples, most_cut)
+    ledger.look("answers-cut", answers_cut, examples, most_cut, reads)
 
 
 # -- which tokens are learned ------------------------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ def _stretches(mask: Mask) -> Iterator[tuple[int, int]]:
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
-def nothing_trained(examples: Sequence[Example]) -> Finding | None:
+def nothing_trained(examples: Sequence[Example], reads: int) -> Finding | None:
     empty = [one for one in examples if teaches_tokens(one) and not any(mask.any() for mask in learned(one))]
     if not empty:
         return None
@@ -99,7 +101,7 @@ def nothing_trained(examples: Sequence[Example]) -> Finding | None:
     longest = max((len(one) + one.cut for one in cut), default=0)
     fix = "Look at the template's generation marks."
     if cut:
-        fix = f"{len(cut):,} of them lost their answer when they were cut: with data.longest = {longest} all would fit; or shorten them."
+        fix = f"{len(cut):,} of them lost their answer when they were cut. {_held(longest, reads)}"
     return Finding(len(empty) > _UNTRAINED * len(examples), says, first(_place(one) for one in empty), fix, len(empty))
 
 
@@ -148,16 +150,22 @@ def padding_labels(batch: Batch) -> int:
     return sum(int(((label != IGNORE) & ~batch.keep).sum()) for label in batch.labels.values() if of_tokens(label, batch.tokens))
 
 
-def answers_cut(examples: Sequence[Example], most: float) -> Finding | None:
+def answers_cut(examples: Sequence[Example], most: float, reads: int) -> Finding | None:
     cut = sorted((one for one in examples if one.cut), key=lambda one: -(len(one) + one.cut))
     if not cut:
         return None
     longest = len(cut[0]) + cut[0].cut
     rows = first(f"{one.where}: {len(one) + one.cut:,} tokens, {one.cut:,} of them left out" for one in cut)
-    fix = f"data.longest = {longest} would hold all, where the model reads so many; shorten or divide the rows."
     says = f"{share(len(cut), len(examples))} are longer than what is read and lose tokens; data.most_cut allows {most:.0%}."
     key = "To train on them as they are, raise data.most_cut."
-    return Finding(len(cut) > most * len(examples), says, rows, fix, len(cut), key)
+    return Finding(len(cut) > most * len(examples), says, rows, _held(longest, reads), len(cut), key)
+
+
+def _held(longest: int, reads: int) -> str:
+    """What to do about cut rows, the longest of which has so many tokens."""
+    if longest <= reads:
+        return f"With data.longest = {longest} all would be read whole; else shorten or divide them."
+    return f"This model reads at most {reads} tokens of a row (data.longest = {reads}): shorten or divide the longer ones."
 
 
 # -- text against tokens -----------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ..tasks.tuning.example import Example, SupervisedTask
 from ..tasks.tuning.make import make
 from ..tasks.tuning.schemas import TASKS, Row
 from .recipe import TrainRecipe
-from .tuning import load_rows, look_at_readings, row_tokens
+from .tuning import load_rows, look_at_readings, model_reads, row_tokens
 
 _FIXED = "Nothing can be learned from them as they are: this cannot be allowed."
 
@@ -74,7 +74,7 @@ def _read(found: Examined, recipe: TrainRecipe, rows: list[Row]) -> None:
     found.ledger.add("learnable", None, time.perf_counter() - start)
     contract = getattr(found.task, "contract", contract)
     found.reader = Reader.of(contract)
-    look_at_readings(found.ledger, recipe, rows, found.examples, found.task, contract, base)
+    look_at_readings(found.ledger, recipe, rows, found.examples, found.task, contract, base, model_reads(recipe, opened))
 
 
 def task_for(row: Row, recipe: TrainRecipe) -> str:

@@ -146,7 +146,7 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any, led
     for rows in (sets.held_out, sets.test):
         if rows:  # what cannot be read is told now and not after the last step
             getattr(task, "check", task.examples)(rows)
-    look_at_readings(ledger, recipe, sets.train, examples, task, contract, base)
+    look_at_readings(ledger, recipe, sets.train, examples, task, contract, base, model_reads(recipe, opened))
     ledger.refuse()
     adapter = Adapter(recipe.adapt, opened, base)
     model = adapter.build(contract.tokenizer, TORCH[compute.dtype], recipe.seed)
@@ -175,13 +175,18 @@ def prepare(run: RunFolder, recipe: TrainRecipe, compute: Compute, say: Any, led
 
 def row_tokens(recipe: TrainRecipe, opened: ModelFolder) -> int:
     """Tokens that a row may have. Raises RecipeError where the recipe allows more than the model reads."""
-    most, longest = opened.model_config.context - recipe.adapt.positions, recipe.data.longest
+    most, longest = model_reads(recipe, opened), recipe.data.longest
     if longest > most:
         beside = f" beside the {recipe.adapt.positions} positions of adapt.tokens" if recipe.adapt.positions else ""
         raise RecipeError(
             f"data.longest = {longest}, and this model reads {most} tokens at once{beside}: give at most {most}, or leave it out."
         )
     return longest or most
+
+
+def model_reads(recipe: TrainRecipe, opened: ModelFolder) -> int:
+    """Tokens of a row that the model could read, beside what an adapter puts before it."""
+    return opened.model_config.context - recipe.adapt.positions
 
 
 def _changed(opened: ModelFolder) -> dict[str, list[str]]:
@@ -216,11 +221,12 @@ def look_at_readings(
     task: SupervisedTask,
     contract: Contract,
     base: Binding,
+    reads: int,
 ) -> None:
-    """The checks of rows as the model reads them."""
+    """The checks of rows as the model reads them. reads: see `model_reads`."""
     contract = getattr(task, "contract", contract)
     ledger.look("template-differs", readings.template_differs, contract.facts, base.contract)
-    readings.look(ledger, readings.Reader.of(contract), rows, examples, task, recipe.data.most_cut)
+    readings.look(ledger, readings.Reader.of(contract), rows, examples, task, recipe.data.most_cut, reads)
 
 
 def _notes(examples: Sequence[Example]) -> list[str]:

@@ -111,6 +111,18 @@ def test_chats_are_shown_with_what_is_learned(model: str, tmp_path: Path, capsys
     assert learned.count("</s>") == 2 and "the " in learned and "what" not in learned
 
 
+def test_what_is_advised_for_cut_rows_is_what_the_model_can_read(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = rows(tmp_path / "rows.jsonl", chats(12, long=6))
+    assert main(["check", path, "--model", model, "--longest", "96"]) == 2
+    told = capsys.readouterr().out
+    longest = told[told.index("With data.longest = ") :].split()[3]
+    assert main(["check", path, "--model", model, "--longest", longest]) == 0
+    more = ({"messages": [{"role": "user", "content": "and then?"}, {"role": "assistant", "content": "the end and " * 300}]},)
+    main(["check", rows(tmp_path / "rows.jsonl", (*chats(8), *more)), "--model", model])
+    context = json.loads((Path(model) / "config.json").read_text())["max_position_embeddings"]
+    assert f"This model reads at most {context} tokens of a row (data.longest = {context})" in capsys.readouterr().out
+
+
 def test_a_page_of_rows(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hostile = ({"messages": [{"role": "user", "content": "<script>alert(1)</script> & more"}, {"role": "assistant", "content": "no"}]},)
     page = tmp_path / "page.html"
