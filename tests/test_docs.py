@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from quire.tasks.tuning.schemas import SCHEMAS, TASKS
 from tests.hub_server import Hub
 from tests.small import write_model
 
@@ -238,6 +239,17 @@ def test_training_arguments_page_is_complete() -> None:
     rows += [[cell.strip() for cell in line.strip("|").split("|")] for line in others.splitlines() if line.startswith("| `")]
     ours = {name for row in rows if len(row) == 3 for name in re.findall(r"`([a-z_.]+)`", row[1])}
     assert ours <= recipe_keys(), f"not keys of a recipe: {sorted(ours - recipe_keys())}"
+
+
+def test_the_page_of_tuning_says_which_rows_each_model_learns() -> None:
+    words = {"encoder": {"encoder"}, "decoder": {"decoder"}, "encoder-decoder": {"seq2seq"}, "any": {"encoder", "decoder", "seq2seq"}}
+    lines = (ROOT / "docs" / "tuning.md").read_text().split("| schema | columns | task | model |")[1].split("\n\n")[0].splitlines()[2:]
+    for schema, _, tasks, models in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines):
+        all_but, *others = models.split("; ")
+        said = dict.fromkeys(tasks.split(", "), all_but) | dict(other.split(": ") for other in others)
+        found = {task: set().union(*(words[word] for word in kinds.split(", "))) for task, kinds in said.items()}
+        assert found == {task: set(learns.kinds) for task, learns in TASKS.items() if schema in learns.schemas}, schema
+    assert len(lines) == len(SCHEMAS)
 
 
 def test_the_readme_begins_with_something_that_works() -> None:
