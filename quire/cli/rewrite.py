@@ -124,7 +124,7 @@ def run(verb: str, task: Task, options: Rewrite, source: str | None = None, targ
     if options.files.dry_run:
 
         def as_read(opened: ModelFolder, _: Contract) -> list[Row]:
-            prefix = plan(opened.path, opened.model_config.vocab, task, None, source, target).prefix
+            prefix = plan(opened.path, opened.model_config.vocab, task, None, source, target, opened.changed).prefix
             return [replace(row, text=prefix + row.text) for row in rows]
 
         return dry_run(verb, options.model, rows, options.files, options.machine, long, as_read=as_read)

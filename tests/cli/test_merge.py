@@ -124,6 +124,19 @@ def test_labels_take_nothing_of_what_made_vectors(tmp_path: Path) -> None:
     assert (tmp_path / "base" / "modules.json").exists() and not (tmp_path / "whole" / "modules.json").exists()
 
 
+def test_a_dry_run_counts_the_prefix_of_the_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what the verb then puts before a text, not the base's."""
+    base = write_model(tmp_path / "t5", "t5", bound=False)
+    opened = ModelFolder.open(base).with_head({"task_specific_params": {"summarization": {"prefix": "sum up: ", "max_length": 3}}})
+    model = opened.build()
+    attach(model, LoRA(2), opened)
+    save_adapter(tmp_path / "adapter", model, opened, bound(base))
+    words = ("summarize", base, "def", "--json")
+    plain, planned = (json.loads(printed(capsys, *words, "--dry-run", *more)[0]) for more in ((), ("--adapter", tmp_path / "adapter")))
+    answer = json.loads(printed(capsys, *words, "--adapter", tmp_path / "adapter")[0])
+    assert planned["tokens"] == answer["prompt_tokens"] > plain["tokens"]
+
+
 def test_an_adapter_for_another_verb_says_which_one_it_is_for(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, adapter = tuned / "base", tuned / "qa"
     opened = ModelFolder.open(base)
