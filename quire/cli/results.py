@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from ..durable import writing
 from ..errors import ContextError, DataError, QuireError
+from ..progress import left_out
 from .lines import Files, Row, tell
 
 _PATIENCE = 1.0  # seconds before progress is shown
@@ -184,7 +185,5 @@ def _at(row: Row, error: ContextError | DataError) -> ContextError | DataError:
 
 def tell_cut(cut: Sequence[int], what: str = "text") -> None:
     """Says how many texts were cut, as --long asked for or as the model was tuned. cut: how many tokens of each were left out."""
-    from ..progress import left_out
-
     if said := left_out(cut, what):
         tell(said)

@@ -87,10 +87,14 @@ class PlainLoss:
 
 
 class Later(Ledger):
-    """Waits with its refusals until the plan is told: `Ledger.refuse` then raises them."""
+    """Waits with its refusals until the plan is told."""
 
     def refuse(self) -> None:
         pass
+
+    def due(self) -> None:
+        """Raises what `refuse` would have raised."""
+        super().refuse()
 
 
 def dry_plan(recipe: TrainRecipe, say: Say, on_plan: Callable[[Plan], None] = lambda plan: None) -> Plan:
@@ -104,9 +108,9 @@ def dry_plan(recipe: TrainRecipe, say: Say, on_plan: Callable[[Plan], None] = la
                 plan = _plan_of_rows(RunFolder(place), recipe, say, ledger)
                 on_plan(plan)
         except Exception:
-            Ledger.refuse(ledger)  # of rows that are to be refused no more can be asked
+            ledger.due()  # of rows that are to be refused no more can be asked
             raise
-        Ledger.refuse(ledger)
+        ledger.due()
         return plan
     path = recipe.tokenizer.path or (hub.locate(recipe.model.start) if recipe.model.start else "")
     tokenizer = Tokenizer.open(path) if path else None
