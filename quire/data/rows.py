@@ -6,7 +6,6 @@ and never trained could not be answered. Whatever else is wrong with rows is tol
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,11 +23,11 @@ from .overlap import sides as sides_of
 from .overlap import without_copies
 from .problems import Problems, shown
 from .records import parse_columns, parse_names, read
+from .values import as_number
 
 _FEW = 50  # rows to hold out, below which a threshold of hashes may miss the share by far
 _LEAST = 10  # rows held out, below which a figure says little
 _NAMED = 5  # labels that are told by name
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass
@@ -176,15 +175,17 @@ def _no_regression(sets: RowSets) -> None:
     """Raises DataError for labels that are numbers one and all, some with a fraction. Where a file has types, such a value is refused by
     itself; a table writes a number as a text, and every score would be a class of its own."""
     labels = dict.fromkeys(label for row in sets.train for label in labels_of(row) if isinstance(row, Labelled))
-    if not all(map(_NUMBER.fullmatch, labels)):
+    numbers = {label: as_number(label) for label in labels}
+    if None in numbers.values():
         return
-    found = next((label for label in labels if float(label) % 1), None)
+    found = next((label for label, number in numbers.items() if number is not None and number % 1), None)
     if found is not None:
         row = next(row for row in sets.train if found in labels_of(row))
+        point = ", written with a point" if "," in found else ""
         raise DataError(
             f"{row.where}: '{sets.columns['train'].there['label']}' is {found!r}, a number with a fraction, and all "
-            f"{many(len(labels), 'label')} are numbers. For a regression set task.labels to 'number'; classes that look so must all be "
-            "named in data.label_names."
+            f"{many(len(labels), 'label')} are numbers. For a regression set task.labels to 'number'{point}; classes that look so must "
+            "all be named in data.label_names."
         )
 
 

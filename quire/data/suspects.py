@@ -7,7 +7,6 @@ Each check is a function of the rows that returns a `Finding` or None. What a da
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ from . import overlap
 from .ledger import SHOWN, Finding, Ledger, first, share
 from .problems import shown
 from .rows import RowSets
+from .values import as_number
 
 _EMPTY = 0.01  # of the rows may answer nothing
 _CONTRADICTING = 0.1  # of the rows may read like another and answer otherwise
@@ -27,7 +27,6 @@ _ALIKE_ROWS = 8  # rows that answer the same are no accident from here on
 _LONG_NAME = 6  # letters of a label in which one slip of the finger can be told from another word
 _SWAPPED = 4  # letters that may have changed their places
 _RARE = 20  # a label so many times as frequent as the one that looks like it is what was meant
-_NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)?")
 _FEW = 5  # rows of a label that may be a slip
 _WORDS = 5  # a text of fewer words stands on both sides by chance
 _NEAR = 0.01  # of the evaluation's rows may have a near copy among the training rows; a random split of one source ten times as many
@@ -172,8 +171,8 @@ def label_numbers(train: Sequence[Row], held: Sequence[Row] = ()) -> Finding | N
     """Numbers among names, whether the file writes them as numbers or, as tables do, as texts. Where most labels are numbers, a name
     among them ('other') may well be meant: that is told. One side may also write numbers for the names of the other."""
     labels = dict.fromkeys(label for row in (*train, *held) if isinstance(row, Labelled) for label in row.labels)
-    numbers = [label for label in labels if _NUMBER.fullmatch(label)]
-    names = [label for label in labels if not _NUMBER.fullmatch(label)]
+    numbers = [label for label in labels if as_number(label) is not None]
+    names = [label for label in labels if as_number(label) is None]
     if not numbers or not names:
         return None
     slipped = len(numbers) <= len(names)

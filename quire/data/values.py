@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..errors import nearest
 from .problems import shown
 
 _MISSING = object()
+_NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 _LARGEST = 1e18  # of a label or score: its squared error is a number of 32 bits
 
 
@@ -104,6 +106,11 @@ def listed(value: Any, name: str, of: str) -> list[Any]:
         kind = "missing" if value is None else f"{shown(value)}, of type {type(value).__name__}"
         raise Wrong(f"'{name}' is {kind}; a list of {of} is needed.")
     return list(value)
+
+
+def as_number(label: str) -> float | None:
+    """The number that a label is written as, with a point or a comma; None for a name."""
+    return float(label.replace(",", ".")) if _NUMBER.fullmatch(label) else None
 
 
 def label(value: Any, name: str, names: Mapping[str, str]) -> str:

@@ -314,6 +314,8 @@ def test_scores_of_a_table_are_no_classes(tmp_path: Path) -> None:
         scores(tmp_path, tenths)
     with pytest.raises(DataError, match=r"'label' is '-1e-05', a number with a fraction"):
         scores(tmp_path, ["1", "-1e-05", ".0"])
+    with pytest.raises(DataError, match="'label' is '0,5', a number with a fraction, .* 'number', written with a point; classes"):
+        scores(tmp_path, ['"0,5"', '"1,5"'])
     assert [row.number for row in scores(tmp_path, tenths, number=True).train][:3] == [0.0, 0.1, 0.2]  # type: ignore[union-attr]
     assert len({row.answers() for row in scores(tmp_path, tenths, label_names=sorted(set(tenths))).train}) == 50
 
