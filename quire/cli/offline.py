@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,14 +117,15 @@ def answers(model: Decoder, asks: Sequence[tuple[int, Ask]], kept: Kept, done: C
     """The answers to what is asked, (number of the row, ask), in their order. Refused before any work, as by `Engine.request`."""
     found = {number: answer for number, _ in asks if (answer := kept.get(number)) is not None}
     left = [(number, ask) for number, ask in asks if number not in found]
-    for number, answer in (_one_by_one if model.alone else _together)(model, left):
-        found[number] = answer
-        kept.put(number, answer)
-        done(len(found))
+    with closing((_one_by_one if model.alone else _together)(model, left)) as answered:
+        for number, answer in answered:
+            found[number] = answer
+            kept.put(number, answer)
+            done(len(found))
     return [found[number] for number, _ in asks]
 
 
-def _together(model: Decoder, asks: Sequence[tuple[int, Ask]]) -> Iterator[tuple[int, Answer]]:
+def _together(model: Decoder, asks: Sequence[tuple[int, Ask]]) -> Generator[tuple[int, Answer]]:
     engine = model.engine
     requests = {number: (ask, _request(model, ask)) for number, ask in asks}
     began = time.perf_counter()
@@ -139,7 +141,7 @@ def _together(model: Decoder, asks: Sequence[tuple[int, Ask]]) -> Iterator[tuple
             engine.abort(request)
 
 
-def _one_by_one(model: Decoder, asks: Sequence[tuple[int, Ask]]) -> Iterator[tuple[int, Answer]]:
+def _one_by_one(model: Decoder, asks: Sequence[tuple[int, Ask]]) -> Generator[tuple[int, Answer]]:
     """With an adapter that no engine holds."""
     from ..decode.loop import complete, room
 
